@@ -130,8 +130,8 @@ pub trait Float:
     fn powf(self, p: Self) -> Self;
     fn tanh(self) -> Self;
     fn abs(self) -> Self;
-    /// The error function, to within 2 units in the last place of its type.
-    fn erf(self) -> Self;
+    /// The complementary error function, 1 - erf, without its cancellation.
+    fn erfc(self) -> Self;
     fn max(self, other: Self) -> Self;
     fn min(self, other: Self) -> Self;
     fn mul_add(self, a: Self, b: Self) -> Self;
@@ -139,7 +139,7 @@ pub trait Float:
 }
 
 macro_rules! float {
-    ($t:ty, $erf:path) => {
+    ($t:ty, $erfc:path) => {
         impl Float for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -169,8 +169,8 @@ macro_rules! float {
                 <$t>::abs(self)
             }
             #[inline(always)]
-            fn erf(self) -> Self {
-                $erf(self)
+            fn erfc(self) -> Self {
+                $erfc(self)
             }
             #[inline(always)]
             fn max(self, other: Self) -> Self {
@@ -191,5 +191,5 @@ macro_rules! float {
         }
     };
 }
-float!(f32, libm::erff);
-float!(f64, libm::erf);
+float!(f32, libm::erfcf);
+float!(f64, libm::erfc);

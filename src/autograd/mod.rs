@@ -1,0 +1,336 @@
+//! The tape: which operator made a tensor from which, and how gradients go back.
+//!
+//! A gradient rule is written with the same recorded tensor functions as the
+//! forward pass. With `create_graph` the saved tensors that it sees are the
+//! recorded ones, so that what it computes can be differentiated again;
+//! without, they are detached and nothing is recorded. Rules live with their
+//! operators in `src/ops`.
+//!
+//! Three designs were weighed for "is this being recorded?": a global switch
+//! (state that a service cannot share), a flag on every operator (noise in
+//! every signature), and what is here: a tensor knows its node, an operator
+//! records when an input has one.
+
+mod check;
+
+pub use check::{CheckOptions, grad_check, grad_grad_check};
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::tensor::Tensor;
+
+/// Gives nodes identities that grow along the tape, so that descending order is
+/// a valid order for the backward pass. It carries no other state: results do
+/// not depend on its value.
+static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
+
+/// One gradient per input of the operator, `None` where none flows.
+pub(crate) type Gradients = Vec<Option<Tensor>>;
+type Rule = Box<dyn Fn(&Backward) -> Result<Gradients> + Send + Sync>;
+
+/// A tensor's place on the tape.
+pub struct Node {
+    id: u64,
+    op: &'static str,
+    edges: Vec<Option<Arc<Node>>>,
+    saved: Vec<Option<Tensor>>,
+    /// The output without its node, which would be a reference cycle.
+    output: Option<Tensor>,
+    rule: Option<Rule>,
+    stamp: Option<Stamp>,
+}
+
+/// What version a parameter had when it entered the tape.
+struct Stamp {
+    name: String,
+    current: Arc<AtomicU64>,
+    seen: u64,
+}
+
+/// What an operator keeps for its gradient rule.
+#[derive(Clone, Copy)]
+pub(crate) struct Save {
+    /// Bit i: input i.
+    pub inputs: u32,
+    pub output: bool,
+}
+
+impl Save {
+    pub const NONE: Self = Self::inputs(0);
+    pub const OUTPUT: Self = Self {
+        inputs: 0,
+        output: true,
+    };
+    pub const ALL: Self = Self::inputs(u32::MAX);
+
+    pub const fn inputs(bits: u32) -> Self {
+        Self {
+            inputs: bits,
+            output: false,
+        }
+    }
+
+    pub const fn and_output(self) -> Self {
+        Self {
+            output: true,
+            ..self
+        }
+    }
+}
+
+/// What a gradient rule is given.
+pub(crate) struct Backward<'a> {
+    node: &'a Arc<Node>,
+    /// Gradient of the loss with respect to the operator's output.
+    pub grad: Tensor,
+    needs: Vec<bool>,
+    /// Whether what the rule computes will itself be differentiated.
+    pub create_graph: bool,
+}
+
+impl Backward<'_> {
+    /// Input `i` as it was in the forward pass. It must have been saved.
+    pub fn input(&self, i: usize) -> Result<Tensor> {
+        let saved = self.node.saved.get(i).and_then(Option::as_ref);
+        let saved = saved.ok_or_else(|| Error::op(self.node.op, "internal: input not saved"))?;
+        Ok(self.as_asked(saved, self.node.edges[i].clone()))
+    }
+
+    /// The operator's own output. It must have been saved.
+    pub fn output(&self) -> Result<Tensor> {
+        let saved = self.node.output.as_ref();
+        let saved = saved.ok_or_else(|| Error::op(self.node.op, "internal: output not saved"))?;
+        Ok(self.as_asked(saved, Some(self.node.clone())))
+    }
+
+    /// `f()` if there is an input `i` and it wants a gradient.
+    pub fn when(&self, i: usize, f: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
+        let wanted = self.needs.get(i).copied().unwrap_or(false);
+        wanted.then(f).transpose()
+    }
+
+    fn as_asked(&self, saved: &Tensor, node: Option<Arc<Node>>) -> Tensor {
+        if self.create_graph {
+            saved.clone().with_node(node)
+        } else {
+            saved.clone()
+        }
+    }
+}
+
+impl Node {
+    fn next_id() -> u64 {
+        NEXT_NODE.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn leaf() -> Arc<Self> {
+        Arc::new(Self {
+            id: Self::next_id(),
+            op: "variable",
+            edges: Vec::new(),
+            saved: Vec::new(),
+            output: None,
+            rule: None,
+            stamp: None,
+        })
+    }
+
+    /// The leaf of a parameter at its present version.
+    pub(crate) fn parameter(name: &str, version: &Arc<AtomicU64>) -> Arc<Self> {
+        Arc::new(Self {
+            id: Self::next_id(),
+            op: "parameter",
+            edges: Vec::new(),
+            saved: Vec::new(),
+            output: None,
+            rule: None,
+            stamp: Some(Stamp {
+                name: name.to_owned(),
+                current: version.clone(),
+                seen: version.load(Ordering::Acquire),
+            }),
+        })
+    }
+
+    fn check_version(&self, op: &'static str) -> Result<()> {
+        match &self.stamp {
+            Some(s) if s.current.load(Ordering::Acquire) != s.seen => Err(Error::StaleParameter {
+                op,
+                name: s.name.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Node {
+    /// Frees a long tape without recursion, which would overflow the stack.
+    fn drop(&mut self) {
+        let mut pending: Vec<Arc<Node>> = Vec::new();
+        let take = |node: &mut Node, pending: &mut Vec<Arc<Node>>| {
+            pending.extend(node.edges.drain(..).flatten());
+            node.saved.clear();
+        };
+        take(self, &mut pending);
+        while let Some(node) = pending.pop() {
+            if let Some(mut sole) = Arc::into_inner(node) {
+                take(&mut sole, &mut pending);
+            }
+        }
+    }
+}
+
+/// Puts `output` on the tape if any input is on it.
+pub(crate) fn record(
+    op: &'static str,
+    inputs: &[&Tensor],
+    output: Tensor,
+    save: Save,
+    rule: impl Fn(&Backward) -> Result<Gradients> + Send + Sync + 'static,
+) -> Tensor {
+    if inputs.iter().all(|t| t.node.is_none()) {
+        return output;
+    }
+    let saved = inputs
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (save.inputs >> i & 1 == 1).then(|| t.detach()))
+        .collect();
+    let node = Node {
+        id: Node::next_id(),
+        op,
+        edges: inputs.iter().map(|t| t.node.clone()).collect(),
+        saved,
+        output: save.output.then(|| output.detach()),
+        rule: Some(Box::new(rule)),
+        stamp: None,
+    };
+    output.with_node(Some(Arc::new(node)))
+}
+
+/// Gradients of the sum of `outputs` (each weighted by the tensor of its shape
+/// in `weights`, if given) with respect to each of `inputs`; `None` for an
+/// input that no output depends on.
+///
+/// With `create_graph` the gradients are recorded and can be differentiated
+/// again.
+///
+/// # Errors
+/// An output that is not recorded or, without a weight, has more than one
+/// element; a parameter that was updated since the forward pass; an operator on
+/// the way that has no gradient.
+pub fn grad(
+    outputs: &[&Tensor],
+    weights: Option<&[&Tensor]>,
+    inputs: &[&Tensor],
+    create_graph: bool,
+) -> Result<Vec<Option<Tensor>>> {
+    let targets: Vec<u64> = inputs
+        .iter()
+        .map(|t| match &t.node {
+            Some(n) => Ok(n.id),
+            None => Err(Error::op("grad", "an input is not a variable or parameter")),
+        })
+        .collect::<Result<_>>()?;
+    if weights.is_some_and(|w| w.len() != outputs.len()) {
+        return Err(Error::op("grad", "one weight per output is needed"));
+    }
+
+    let mut pending: BTreeMap<u64, (Arc<Node>, Tensor)> = BTreeMap::new();
+    for (i, output) in outputs.iter().enumerate() {
+        let Some(node) = &output.node else {
+            return Err(Error::op(
+                "grad",
+                "an output does not depend on any variable",
+            ));
+        };
+        let seed = match weights {
+            Some(w) if w[i].shape() == output.shape() => ops::cast(w[i], output.dtype())?,
+            Some(w) => {
+                let shapes = [w[i].shape(), output.shape()];
+                return Err(Error::shape("grad", &shapes, "weight and output differ"));
+            }
+            None if output.elements() == 1 => Tensor::full(1.0, output.shape(), output.dtype())?,
+            None => {
+                let problem = "an output of several elements needs a weight";
+                return Err(Error::shape("grad", &[output.shape()], problem));
+            }
+        };
+        accumulate(&mut pending, node, seed)?;
+    }
+
+    let wanted: HashSet<u64> = targets.iter().copied().collect();
+    let useful = reaching(pending.values().map(|(n, _)| n), &wanted);
+    let mut found: HashMap<u64, Tensor> = HashMap::new();
+    while let Some((id, (node, gradient))) = pending.pop_last() {
+        let gradient = if create_graph {
+            gradient
+        } else {
+            gradient.detach()
+        };
+        if wanted.contains(&id) {
+            found.insert(id, gradient.clone());
+        }
+        let Some(rule) = &node.rule else { continue };
+        let needs: Vec<bool> = node
+            .edges
+            .iter()
+            .map(|e| e.as_ref().is_some_and(|n| useful.contains(&n.id)))
+            .collect();
+        if !needs.contains(&true) {
+            continue;
+        }
+        for edge in node.edges.iter().flatten() {
+            edge.check_version(node.op)?;
+        }
+        let gradients = rule(&Backward {
+            node: &node,
+            grad: gradient,
+            needs: needs.clone(),
+            create_graph,
+        })?;
+        for ((edge, gradient), needed) in node.edges.iter().zip(gradients).zip(needs) {
+            if let (Some(edge), Some(gradient), true) = (edge, gradient, needed) {
+                accumulate(&mut pending, edge, gradient)?;
+            }
+        }
+    }
+    Ok(targets.iter().map(|id| found.get(id).cloned()).collect())
+}
+
+fn accumulate(
+    pending: &mut BTreeMap<u64, (Arc<Node>, Tensor)>,
+    node: &Arc<Node>,
+    gradient: Tensor,
+) -> Result<()> {
+    let sum = match pending.remove(&node.id) {
+        Some((_, earlier)) => ops::add(&earlier, &gradient)?,
+        None => gradient,
+    };
+    pending.insert(node.id, (node.clone(), sum));
+    Ok(())
+}
+
+/// The nodes from which one of `wanted` can be reached, so that no gradient is
+/// computed that nobody asked for.
+fn reaching<'a>(roots: impl Iterator<Item = &'a Arc<Node>>, wanted: &HashSet<u64>) -> HashSet<u64> {
+    let mut seen: BTreeMap<u64, &Arc<Node>> = BTreeMap::new();
+    let mut stack: Vec<&Arc<Node>> = roots.collect();
+    while let Some(node) = stack.pop() {
+        if seen.insert(node.id, node).is_none() {
+            stack.extend(node.edges.iter().flatten());
+        }
+    }
+    let mut useful = wanted.clone();
+    // Ascending identities: every node comes after the nodes that it came from.
+    for (id, node) in seen {
+        if node.edges.iter().flatten().any(|e| useful.contains(&e.id)) {
+            useful.insert(id);
+        }
+    }
+    useful
+}

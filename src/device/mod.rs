@@ -1,0 +1,21 @@
+//! Where a tensor lives and its operators run.
+//!
+//! A closed enum: each operator has one `match` over it, so adding a device
+//! makes the compiler list every operator that has no implementation for it.
+
+use std::fmt;
+
+pub mod cpu;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    Cpu,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Modules whose field names are PyTorch's keys.
+//!
+//! A module holds [`Param`]s and [`Buffer`]s and has a `forward`. What a
+//! forward pass may do (train-mode statistics, dropout, recording) is said by
+//! the [`Pass`] that it is given, so one model can serve any number of threads.
+
+mod param;
+
+pub use param::{Buffer, Param, Pass};
+
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+/// A named member of a module's state.
+#[derive(Clone)]
+pub enum Slot {
+    Param(Param),
+    Buffer(Buffer),
+}
+
+impl Slot {
+    pub fn value(&self) -> Tensor {
+        match self {
+            Self::Param(p) => p.value(),
+            Self::Buffer(b) => b.value(),
+        }
+    }
+
+    /// # Errors
+    /// Another shape or dtype than the slot has.
+    pub fn set(&self, value: Tensor) -> Result<()> {
+        match self {
+            Self::Param(p) => p.set(value),
+            Self::Buffer(b) => b.set(value),
+        }
+    }
+}
+
+/// What can be visited: a module or a model made of modules.
+pub trait State: Send + Sync {
+    /// Calls `visit` with each parameter and buffer and its PyTorch key below
+    /// `prefix` (empty at the root), in PyTorch's order.
+    fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot));
+
+    /// Every parameter and buffer with its key.
+    fn state(&self) -> Vec<(String, Slot)> {
+        let mut all = Vec::new();
+        self.visit("", &mut |key, slot| all.push((key, slot)));
+        all
+    }
+
+    /// The parameters with their keys.
+    fn parameters(&self) -> Vec<(String, Param)> {
+        let slots = self.state().into_iter();
+        slots
+            .filter_map(|(key, slot)| match slot {
+                Slot::Param(p) => Some((key, p)),
+                Slot::Buffer(_) => None,
+            })
+            .collect()
+    }
+}
+
+/// A module of one input and one output.
+pub trait Module: State {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor>;
+}
+
+/// `prefix.name`, or `name` at the root.
+pub fn key(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{prefix}.{name}")
+    }
+}

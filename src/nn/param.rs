@@ -1,0 +1,216 @@
+//! The only things that change in place: parameters and buffers.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::autograd::Node;
+use crate::error::{Error, Result};
+use crate::random::Philox;
+use crate::tensor::Tensor;
+
+struct Held {
+    value: Tensor,
+    leaf: Arc<Node>,
+}
+
+struct Shared {
+    name: String,
+    version: Arc<AtomicU64>,
+    held: RwLock<Held>,
+}
+
+/// A learned tensor. Clones share it.
+///
+/// Every update raises its version; a backward pass through a forward pass that
+/// saw an older version is an error, never a silently wrong gradient.
+#[derive(Clone)]
+pub struct Param(Arc<Shared>);
+
+impl Param {
+    /// `name` is used in messages.
+    pub fn new(name: impl Into<String>, value: Tensor) -> Self {
+        let name = name.into();
+        let version = Arc::new(AtomicU64::new(0));
+        let leaf = Node::parameter(&name, &version);
+        Self(Arc::new(Shared {
+            name,
+            version,
+            held: RwLock::new(Held {
+                value: value.detach(),
+                leaf,
+            }),
+        }))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The present values on the tape, to compute and to ask gradients with.
+    pub fn recorded(&self) -> Tensor {
+        let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.value.clone().with_node(Some(held.leaf.clone()))
+    }
+
+    /// The present values off the tape.
+    pub fn value(&self) -> Tensor {
+        let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.value.clone()
+    }
+
+    /// How often the values were replaced.
+    pub fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Acquire)
+    }
+
+    /// Replaces the values.
+    ///
+    /// # Errors
+    /// Another shape or dtype.
+    pub fn set(&self, value: Tensor) -> Result<()> {
+        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+        same_kind(&self.0.name, &held.value, &value)?;
+        self.0.version.fetch_add(1, Ordering::AcqRel);
+        *held = Held {
+            value: value.detach(),
+            leaf: Node::parameter(&self.0.name, &self.0.version),
+        };
+        Ok(())
+    }
+}
+
+/// State that is not learned by gradients: running statistics, counters.
+#[derive(Clone)]
+pub struct Buffer(Arc<(String, RwLock<Tensor>)>);
+
+impl Buffer {
+    pub fn new(name: impl Into<String>, value: Tensor) -> Self {
+        Self(Arc::new((name.into(), RwLock::new(value.detach()))))
+    }
+
+    pub fn value(&self) -> Tensor {
+        let value = self.0.1.read().unwrap_or_else(PoisonError::into_inner);
+        value.clone()
+    }
+
+    /// Replaces the values.
+    ///
+    /// # Errors
+    /// Another shape or dtype.
+    pub fn set(&self, value: Tensor) -> Result<()> {
+        let mut held = self.0.1.write().unwrap_or_else(PoisonError::into_inner);
+        same_kind(&self.0.0, &held, &value)?;
+        *held = value.detach();
+        Ok(())
+    }
+}
+
+fn same_kind(name: &str, old: &Tensor, new: &Tensor) -> Result<()> {
+    if old.shape() == new.shape() && old.dtype() == new.dtype() {
+        return Ok(());
+    }
+    let (s, t) = (old.shape(), new.shape());
+    let expected = format!(
+        "{name} holds {s:?} {}, not {t:?} {}",
+        old.dtype(),
+        new.dtype()
+    );
+    Err(Error::shape("set", &[s, t], expected))
+}
+
+/// What one forward pass may do.
+pub struct Pass {
+    training: bool,
+    recording: bool,
+    random: Cell<Philox>,
+}
+
+impl Pass {
+    /// Inference: running statistics, no dropout, nothing recorded.
+    pub fn eval() -> Self {
+        Self {
+            training: false,
+            recording: false,
+            random: Cell::new(Philox::new(0)),
+        }
+    }
+
+    /// Training: batch statistics, dropout from `random`, recorded.
+    pub fn train(random: Philox) -> Self {
+        Self {
+            training: true,
+            recording: true,
+            random: Cell::new(random),
+        }
+    }
+
+    /// Eval-mode arithmetic whose gradients can be asked for.
+    pub fn eval_recorded() -> Self {
+        Self {
+            recording: true,
+            ..Self::eval()
+        }
+    }
+
+    /// Train-mode statistics without a tape, e.g. to calibrate batch norm.
+    pub fn statistics() -> Self {
+        Self {
+            training: true,
+            ..Self::eval()
+        }
+    }
+
+    pub fn training(&self) -> bool {
+        self.training
+    }
+
+    /// The values of a parameter, on the tape if this pass records.
+    pub fn tensor(&self, param: &Param) -> Tensor {
+        if self.recording {
+            param.recorded()
+        } else {
+            param.value()
+        }
+    }
+
+    /// Takes `blocks` blocks of four random words: the stream positioned at
+    /// their start. The pass goes on after them.
+    pub fn random(&self, blocks: u64) -> Philox {
+        let mut stream = self.random.get();
+        let taken = stream;
+        stream.reserve(blocks);
+        self.random.set(stream);
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autograd::grad;
+    use crate::dtype::DType;
+    use crate::ops;
+
+    #[test]
+    fn backward_after_an_update_is_an_error_that_names_the_parameter() {
+        let p = Param::new("layer.weight", Tensor::full(2.0, &[3], DType::F32).unwrap());
+        let x = p.recorded();
+        let loss = ops::sum_all(&ops::mul(&x, &x).unwrap()).unwrap();
+        let g = grad(&[&loss], None, &[&p.recorded()], false).unwrap();
+        let g = g[0].as_ref().unwrap().to_vec::<f32>().unwrap();
+        assert_eq!(g, [4.0; 3]);
+        p.set(Tensor::full(1.0, &[3], DType::F32).unwrap()).unwrap();
+        let error = grad(&[&loss], None, &[&x], false).unwrap_err();
+        assert!(error.to_string().contains("layer.weight"), "{error}");
+        assert_eq!(p.version(), 1);
+    }
+
+    #[test]
+    fn another_shape_is_refused() {
+        let p = Param::new("w", Tensor::zeros(&[2], DType::F32).unwrap());
+        assert!(p.set(Tensor::zeros(&[3], DType::F32).unwrap()).is_err());
+        assert!(p.set(Tensor::zeros(&[2], DType::F64).unwrap()).is_err());
+        assert_eq!(p.version(), 0);
+    }
+}

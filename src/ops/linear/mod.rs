@@ -1,0 +1,101 @@
+//! `linear`: a product with a transposed weight, a bias and an activation.
+
+mod cpu;
+
+use crate::autograd::{Save, record};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::ops::pointwise::{Function, apply};
+use crate::tensor::Tensor;
+
+/// What follows a product or convolution in the same pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Activation {
+    None,
+    Relu,
+    LeakyRelu(f64),
+    Gelu,
+    Silu,
+    Tanh,
+    Sigmoid,
+}
+
+impl Activation {
+    pub(crate) fn function(self) -> Option<Function> {
+        match self {
+            Self::None => None,
+            Self::Relu => Some(Function::LeakyRelu(0.0)),
+            Self::LeakyRelu(slope) => Some(Function::LeakyRelu(slope)),
+            Self::Gelu => Some(Function::Gelu),
+            Self::Silu => Some(Function::Silu),
+            Self::Tanh => Some(Function::Tanh),
+            Self::Sigmoid => Some(Function::Sigmoid),
+        }
+    }
+
+    /// As an operator of its own.
+    pub fn apply(self, x: &Tensor) -> Result<Tensor> {
+        match self.function() {
+            Some(f) => apply(f, x),
+            None => Ok(x.clone()),
+        }
+    }
+}
+
+/// `activation(x w^T + bias)`: x (.., K), w (N, K), bias (N) -> (.., N).
+///
+/// Off the tape bias and activation are applied to the product while it is in
+/// cache; on the tape the activation is an operator of its own, because its
+/// gradient needs its input. The values are the same bits.
+///
+/// # Errors
+/// Sizes that do not fit.
+pub fn linear(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    activation: Activation,
+) -> Result<Tensor> {
+    let k = x.shape().last().copied();
+    let fits = w.rank() == 2
+        && k == Some(w.shape()[1])
+        && bias.is_none_or(|b| b.shape() == &w.shape()[..1]);
+    if !fits {
+        let mut shapes = vec![x.shape(), w.shape()];
+        shapes.extend(bias.map(Tensor::shape));
+        return Err(Error::shape(
+            "linear",
+            &shapes,
+            "x (.., K), w (N, K), bias (N)",
+        ));
+    }
+    let mut inputs = vec![x, w];
+    inputs.extend(bias);
+    let recorded = inputs.iter().any(|t| t.is_recorded());
+    let inside = if recorded {
+        Activation::None
+    } else {
+        activation
+    };
+    let y = match x.device() {
+        Device::Cpu => cpu::linear(x, w, bias, inside)?,
+    };
+    if !recorded {
+        return Ok(y);
+    }
+    let z = record("linear", &inputs, y, Save::inputs(0b11), move |b| {
+        let (x, w) = (b.input(0)?, b.input(1)?);
+        let (n, k) = (w.shape()[0], w.shape()[1]);
+        let rows = x.elements().checked_div(k).unwrap_or(0);
+        let g = ops::reshape(&b.grad, &[rows, n])?;
+        Ok(vec![
+            b.when(0, || ops::reshape(&ops::matmul(&g, &w)?, x.shape()))?,
+            b.when(1, || {
+                ops::matmul(&ops::transpose(&g, 0, 1)?, &ops::reshape(&x, &[rows, k])?)
+            })?,
+            b.when(2, || ops::sum(&g, &[0], false))?,
+        ])
+    });
+    activation.apply(&z)
+}

@@ -1,0 +1,125 @@
+//! The functions and their derivatives as formulas of one element.
+//!
+//! [`visit`] hands the formula of a function and order to a loop as a closure
+//! of its own type, so that every loop over elements holds exactly one formula
+//! and the compiler can vectorise it.
+
+use super::Function;
+use crate::dtype::Float;
+
+/// A loop that takes a formula.
+pub(crate) trait Loop<T> {
+    type Output;
+    fn run(self, f: impl Fn(T) -> T + Sync) -> Self::Output;
+}
+
+/// Runs `body` with f^(order).
+pub(crate) fn visit<T: Float, L: Loop<T>>(f: Function, order: u32, body: L) -> L::Output {
+    let c = T::from_f64;
+    let (zero, one, two) = (T::ZERO, T::ONE, c(2.0));
+    let sigmoid = move |x: T| one / (one + (-x).exp());
+    match (f, order) {
+        (Function::Exp, _) => body.run(|x: T| x.exp()),
+        (Function::Log, 0) => body.run(|x: T| x.ln()),
+        (Function::Log, 1) => body.run(|x: T| one / x),
+        (Function::Log, _) => body.run(|x: T| -(one / (x * x))),
+        (Function::Sqrt, 0) => body.run(|x: T| x.sqrt()),
+        (Function::Sqrt, 1) => body.run(|x: T| c(0.5) / x.sqrt()),
+        (Function::Sqrt, _) => body.run(|x: T| c(-0.25) / (x * x.sqrt())),
+        (Function::Pow(p), 0) => body.run(|x: T| x.powf(c(p))),
+        (Function::Pow(p), 1) => body.run(|x: T| c(p) * x.powf(c(p - 1.0))),
+        // Without this case x^1 would give 0 * infinity at x = 0.
+        (Function::Pow(p), _) if p == 0.0 || p == 1.0 => body.run(|_| zero),
+        (Function::Pow(p), _) => body.run(|x: T| c(p * (p - 1.0)) * x.powf(c(p - 2.0))),
+        (Function::Abs, 0) => body.run(|x: T| x.abs()),
+        (Function::Abs, 1) => body.run(|x: T| {
+            if x > zero {
+                one
+            } else if x < zero {
+                -one
+            } else {
+                zero
+            }
+        }),
+        // Written out rather than with min and max, which would drop a NaN.
+        (Function::Clamp(low, high), 0) => body.run(|x: T| {
+            if x < c(low) {
+                c(low)
+            } else if x > c(high) {
+                c(high)
+            } else {
+                x
+            }
+        }),
+        (Function::Clamp(low, high), 1) => body.run(|x: T| {
+            if x >= c(low) && x <= c(high) {
+                one
+            } else {
+                zero
+            }
+        }),
+        (Function::LeakyRelu(slope), 0) => {
+            let slope = c(slope);
+            body.run(|x: T| if x > zero { x } else { x * slope })
+        }
+        (Function::LeakyRelu(slope), 1) => {
+            let slope = c(slope);
+            body.run(|x: T| if x > zero { one } else { slope })
+        }
+        (Function::Abs | Function::Clamp(..) | Function::LeakyRelu(_), _) => body.run(|_| zero),
+        (Function::Gelu, 0) => body.run(|x: T| x * normal_cdf(x)),
+        (Function::Gelu, 1) => body.run(|x: T| normal_cdf(x) + x * normal_pdf(x)),
+        (Function::Gelu, _) => body.run(|x: T| normal_pdf(x) * (two - x * x)),
+        (Function::Silu, 0) => body.run(|x: T| x * sigmoid(x)),
+        (Function::Silu, 1) => body.run(|x: T| {
+            let s = sigmoid(x);
+            s * (one + x * (one - s))
+        }),
+        (Function::Silu, _) => body.run(|x: T| {
+            let s = sigmoid(x);
+            s * (one - s) * (two + x * (one - two * s))
+        }),
+        (Function::Tanh, 0) => body.run(|x: T| x.tanh()),
+        (Function::Tanh, 1) => body.run(|x: T| {
+            let t = x.tanh();
+            one - t * t
+        }),
+        (Function::Tanh, _) => body.run(|x: T| {
+            let t = x.tanh();
+            -two * t * (one - t * t)
+        }),
+        (Function::Sigmoid, 0) => body.run(sigmoid),
+        (Function::Sigmoid, 1) => body.run(|x: T| {
+            let s = sigmoid(x);
+            s * (one - s)
+        }),
+        (Function::Sigmoid, _) => body.run(|x: T| {
+            let s = sigmoid(x);
+            s * (one - s) * (one - two * s)
+        }),
+    }
+}
+
+struct InPlace<'a, T>(&'a mut [T]);
+
+impl<T: Float> Loop<T> for InPlace<'_, T> {
+    type Output = ();
+    fn run(self, f: impl Fn(T) -> T + Sync) {
+        self.0.iter_mut().for_each(|v| *v = f(*v));
+    }
+}
+
+/// f of every value, for the epilogue of a product.
+pub(crate) fn apply_in_place<T: Float>(f: Function, values: &mut [T]) {
+    visit(f, 0, InPlace(values));
+}
+
+/// By erfc, because 1 + erf(x) cancels for negative x.
+fn normal_cdf<T: Float>(x: T) -> T {
+    T::from_f64(0.5) * (x * T::from_f64(-std::f64::consts::FRAC_1_SQRT_2)).erfc()
+}
+
+fn normal_pdf<T: Float>(x: T) -> T {
+    let scale = T::from_f64(0.398_942_280_401_432_7); // 1 / sqrt(2 pi)
+    scale * (x * x * T::from_f64(-0.5)).exp()
+}

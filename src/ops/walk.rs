@@ -1,0 +1,203 @@
+//! How element-wise CPU operators step through differently laid out operands.
+//!
+//! The axes are put in the output's physical order, axes of size 1 dropped and
+//! neighbours merged wherever every operand allows it, so that the common cases
+//! (same layout, a scalar, a per-channel vector against NHWC) become one or two
+//! plain loops.
+
+use crate::device::cpu;
+use crate::dtype::Element;
+use crate::error::Result;
+use crate::shape::{Format, Layout, Shape};
+use crate::tensor::Tensor;
+
+struct Walk<const N: usize> {
+    dims: Vec<usize>,
+    /// Per axis, the stride of each operand.
+    strides: Vec<[usize; N]>,
+    offsets: [usize; N],
+}
+
+impl<const N: usize> Walk<N> {
+    /// `out` must be dense; `inputs` must broadcast to its shape.
+    fn new(out: &Layout, inputs: [&Layout; N]) -> Self {
+        let inputs = inputs.map(|l| l.broadcast_to(*out.shape()));
+        let mut dims: Vec<usize> = Vec::new();
+        let mut strides: Vec<[usize; N]> = Vec::new();
+        for axis in out.physical_order() {
+            let size = out.shape()[axis];
+            if size == 1 {
+                continue;
+            }
+            let here = inputs.map(|l| l.strides()[axis]);
+            match (dims.last_mut(), strides.last_mut()) {
+                (Some(d), Some(s)) if (0..N).all(|i| s[i] == here[i] * size) => {
+                    *d *= size;
+                    *s = here;
+                }
+                _ => {
+                    dims.push(size);
+                    strides.push(here);
+                }
+            }
+        }
+        if dims.is_empty() {
+            dims.push(1);
+            strides.push([0; N]);
+        }
+        Self {
+            dims,
+            strides,
+            offsets: inputs.map(|l| l.offset()),
+        }
+    }
+
+    /// Calls `f(position, count, starts, steps)` for the runs that make up
+    /// output elements `start..start + len`.
+    fn runs(
+        &self,
+        start: usize,
+        len: usize,
+        f: &mut dyn FnMut(usize, usize, [usize; N], [usize; N]),
+    ) {
+        let inner = self.dims.len() - 1;
+        let steps = self.strides[inner];
+        let mut done = 0;
+        while done < len {
+            let mut rest = start + done;
+            let column = rest % self.dims[inner];
+            rest /= self.dims[inner];
+            let mut at = self.offsets;
+            for i in 0..N {
+                at[i] += column * steps[i];
+            }
+            for axis in (0..inner).rev() {
+                let index = rest % self.dims[axis];
+                rest /= self.dims[axis];
+                for i in 0..N {
+                    at[i] += index * self.strides[axis][i];
+                }
+            }
+            let count = (self.dims[inner] - column).min(len - done);
+            f(done, count, at, steps);
+            done += count;
+        }
+    }
+}
+
+/// The layout of an element-wise result: that of the first operand of the full
+/// shape, without its holes.
+fn result_layout(shape: Shape, inputs: &[&Layout]) -> Layout {
+    let full = inputs.iter().filter(|l| *l.shape() == shape);
+    let mut fallback = Layout::contiguous(shape);
+    for l in full {
+        if l.is_dense() {
+            return l.packed();
+        }
+        if shape.len() == 4 && l.strides()[1] == 1 {
+            fallback = Layout::new(shape, Format::ChannelsLast).unwrap_or(fallback);
+        }
+    }
+    fallback
+}
+
+/// `f` of every element.
+pub(crate) fn map1<A: Element, U: Element>(
+    op: &'static str,
+    a: &Tensor,
+    f: impl Fn(A) -> U + Sync,
+) -> Result<Tensor> {
+    let layout = result_layout(*a.layout().shape(), &[a.layout()]);
+    let walk = Walk::new(&layout, [a.layout()]);
+    let a = a.elements_of::<A>(op)?;
+    Ok(Tensor::build(layout, |out: &mut [U]| {
+        cpu::for_chunks(out, 1, &|start, chunk| {
+            walk.runs(start, chunk.len(), &mut |at, n, [ia], [sa]| {
+                let out = &mut chunk[at..at + n];
+                match sa {
+                    1 => out
+                        .iter_mut()
+                        .zip(&a[ia..ia + n])
+                        .for_each(|(o, &a)| *o = f(a)),
+                    _ => out
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(i, o)| *o = f(a[ia + i * sa])),
+                }
+            });
+        });
+    }))
+}
+
+/// `f` of every pair of elements, broadcast against each other.
+pub(crate) fn map2<A: Element, B: Element, U: Element>(
+    op: &'static str,
+    a: &Tensor,
+    b: &Tensor,
+    f: impl Fn(A, B) -> U + Sync,
+) -> Result<Tensor> {
+    let shape = Shape::broadcast(op, a.shape(), b.shape())?;
+    let layout = result_layout(shape, &[a.layout(), b.layout()]);
+    let walk = Walk::new(&layout, [a.layout(), b.layout()]);
+    let (a, b) = (a.elements_of::<A>(op)?, b.elements_of::<B>(op)?);
+    Ok(Tensor::build(layout, |out: &mut [U]| {
+        cpu::for_chunks(out, 1, &|start, chunk| {
+            walk.runs(start, chunk.len(), &mut |at, n, [ia, ib], steps| {
+                let out = &mut chunk[at..at + n];
+                match steps {
+                    [1, 1] => {
+                        let pairs = a[ia..ia + n].iter().zip(&b[ib..ib + n]);
+                        out.iter_mut()
+                            .zip(pairs)
+                            .for_each(|(o, (&a, &b))| *o = f(a, b));
+                    }
+                    [1, 0] => {
+                        let b = b[ib];
+                        let a = &a[ia..ia + n];
+                        out.iter_mut().zip(a).for_each(|(o, &a)| *o = f(a, b));
+                    }
+                    [0, 1] => {
+                        let a = a[ia];
+                        let b = &b[ib..ib + n];
+                        out.iter_mut().zip(b).for_each(|(o, &b)| *o = f(a, b));
+                    }
+                    [sa, sb] => out
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(i, o)| *o = f(a[ia + i * sa], b[ib + i * sb])),
+                }
+            });
+        });
+    }))
+}
+
+/// `f` of every triple of elements, broadcast against each other.
+pub(crate) fn map3<A: Element, B: Element, C: Element, U: Element>(
+    op: &'static str,
+    [a, b, c]: [&Tensor; 3],
+    f: impl Fn(A, B, C) -> U + Sync,
+) -> Result<Tensor> {
+    let shape = Shape::broadcast(op, a.shape(), b.shape())?;
+    let shape = Shape::broadcast(op, &shape, c.shape())?;
+    let layouts = [a.layout(), b.layout(), c.layout()];
+    let layout = result_layout(shape, &[layouts[1], layouts[2], layouts[0]]);
+    let walk = Walk::new(&layout, layouts);
+    let (a, b, c) = (
+        a.elements_of::<A>(op)?,
+        b.elements_of::<B>(op)?,
+        c.elements_of::<C>(op)?,
+    );
+    Ok(Tensor::build(layout, |out: &mut [U]| {
+        cpu::for_chunks(out, 1, &|start, chunk| {
+            walk.runs(
+                start,
+                chunk.len(),
+                &mut |at, n, [ia, ib, ic], [sa, sb, sc]| {
+                    chunk[at..at + n].iter_mut().enumerate().for_each(|(i, o)| {
+                        *o = f(a[ia + i * sa], b[ib + i * sb], c[ic + i * sc]);
+                    });
+                },
+            );
+        });
+    }))
+}

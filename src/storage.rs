@@ -1,0 +1,37 @@
+//! Shared untyped bytes on a device.
+
+use std::sync::Arc;
+
+use crate::device::{Device, cpu};
+use crate::dtype::Element;
+
+#[derive(Clone)]
+pub enum Storage {
+    Cpu(Arc<cpu::Buffer>),
+}
+
+impl Storage {
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Cpu(_) => Device::Cpu,
+        }
+    }
+
+    /// Bytes held, padding and elements outside any view included.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Cpu(b) => b.bytes().len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// A CPU storage of `elements` zeros that `fill` then writes.
+    pub(crate) fn cpu<T: Element>(elements: usize, fill: impl FnOnce(&mut [T])) -> Self {
+        let mut buffer = cpu::Buffer::zeroed(elements * size_of::<T>());
+        fill(buffer.as_mut_slice());
+        Self::Cpu(Arc::new(buffer))
+    }
+}

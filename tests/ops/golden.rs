@@ -1,0 +1,251 @@
+//! The 146 operator cases of tests/golden, one named test each: outputs and
+//! gradients against numbers from PyTorch.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use eosin::autograd::grad;
+use eosin::{DType, Result, Tensor};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::common::{formula, relative_l2};
+use crate::harness::Suite;
+
+/// One case: the operator's attributes and its inputs by argument name.
+pub struct Case {
+    pub name: String,
+    pub op: String,
+    pub attrs: Value,
+    inputs: BTreeMap<String, Tensor>,
+}
+
+/// Outputs by name.
+pub type Outputs = Result<Vec<(&'static str, Tensor)>>;
+
+impl Case {
+    pub fn input(&self, name: &str) -> &Tensor {
+        self.optional(name)
+            .unwrap_or_else(|| panic!("{}: no input {name}", self.name))
+    }
+
+    pub fn optional(&self, name: &str) -> Option<&Tensor> {
+        self.inputs.get(name)
+    }
+
+    pub fn number(&self, name: &str) -> f64 {
+        let value = self.attrs[name].as_f64();
+        value.unwrap_or_else(|| panic!("{}: no number {name}", self.name))
+    }
+
+    /// An attribute that is one size or a pair of sizes.
+    pub fn pair(&self, name: &str) -> [usize; 2] {
+        let size = |v: &Value| v.as_u64().map(|v| v as usize);
+        let value = &self.attrs[name];
+        let pair = match value {
+            Value::Array(a) if a.len() == 2 => size(&a[0]).zip(size(&a[1])),
+            _ => size(value).map(|v| (v, v)),
+        };
+        let (a, b) = pair.unwrap_or_else(|| panic!("{}: no size {name}", self.name));
+        [a, b]
+    }
+
+    pub fn flag(&self, name: &str) -> bool {
+        let value = self.attrs[name].as_bool();
+        value.unwrap_or_else(|| panic!("{}: no flag {name}", self.name))
+    }
+
+    /// A tensor of the formula by the name `ops/<case>/<name>`.
+    fn upstream(&self, output: &str, like: &Tensor) -> Result<Tensor> {
+        let name = format!("ops/{}/gy_{output}", self.name);
+        Tensor::from_slice(
+            &formula::values(&name, like.elements(), -1.0, 1.0),
+            like.shape(),
+        )
+    }
+}
+
+/// What computes a case, if the module knows it.
+type Family = fn(&Case) -> Option<Outputs>;
+
+const FAMILIES: &[Family] = &[
+    crate::arithmetic::golden,
+    crate::layout::golden,
+    crate::matmul::golden,
+    crate::pointwise::golden,
+    crate::reduce::golden,
+];
+
+pub fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+pub fn tests(suite: &mut Suite) {
+    for file in ["ops_conv", "ops_norm_act", "ops_attention", "ops_misc"] {
+        let text = std::fs::read_to_string(folder().join(format!("{file}.json")));
+        let manifest: Value = serde_json::from_str(&text.expect("a manifest")).expect("JSON");
+        let manifest = Arc::new(manifest);
+        let bytes = std::fs::read(folder().join(format!("{file}.safetensors")));
+        let bytes = Arc::new(bytes.expect("golden tensors"));
+        let count = manifest["cases"].as_array().map_or(0, Vec::len);
+        let claimed = manifest["case_count"].as_u64();
+        suite.test(format!("golden::{file}::case_count"), move || {
+            assert_eq!(Some(count as u64), claimed);
+            Ok(())
+        });
+        for i in 0..count {
+            let name = manifest["cases"][i]["name"]
+                .as_str()
+                .expect("a name")
+                .to_owned();
+            let (manifest, bytes) = (manifest.clone(), bytes.clone());
+            suite.test(format!("golden::{file}::{name}::cpu"), move || {
+                run(&manifest["cases"][i], &manifest["tensors"], &bytes)
+            });
+        }
+    }
+}
+
+fn case(spec: &Value) -> Result<Case> {
+    let text = |v: &Value| v.as_str().expect("text").to_owned();
+    let mut inputs = BTreeMap::new();
+    for input in spec["inputs"].as_array().expect("inputs") {
+        let shape: Vec<usize> = serde_json::from_value(input["shape"].clone()).expect("a shape");
+        let bound = |k: &str| input[k].as_f64().expect("a bound");
+        let n = shape.iter().product();
+        let values = formula::values(&text(&input["name"]), n, bound("lo"), bound("hi"));
+        let t = Tensor::from_slice(&values, &shape)?;
+        let t = if input["grad"] == true {
+            t.variable()
+        } else {
+            t
+        };
+        inputs.insert(text(&input["arg"]), t);
+    }
+    Ok(Case {
+        name: text(&spec["name"]),
+        op: text(&spec["op"]),
+        attrs: spec["attrs"].clone(),
+        inputs,
+    })
+}
+
+fn run(spec: &Value, manifest: &Value, bytes: &[u8]) -> Result<()> {
+    let case = case(spec)?;
+    let golden = SafeTensors::deserialize(bytes).expect("golden tensors");
+    let outputs = FAMILIES
+        .iter()
+        .find_map(|f| f(&case))
+        .unwrap_or_else(|| panic!("no module computes {:?}", case.op))?;
+
+    let mut results: BTreeMap<String, Tensor> = BTreeMap::new();
+    let recorded: Vec<_> = outputs.iter().filter(|(_, t)| t.is_recorded()).collect();
+    let weights: Vec<Tensor> = recorded
+        .iter()
+        .map(|(name, t)| case.upstream(name, t))
+        .collect::<Result<_>>()?;
+    let arguments: Vec<_> = case
+        .inputs
+        .iter()
+        .filter(|(_, t)| t.is_recorded())
+        .collect();
+    let gradients = grad(
+        &recorded.iter().map(|(_, t)| t).collect::<Vec<_>>(),
+        Some(&weights.iter().collect::<Vec<_>>()),
+        &arguments.iter().map(|(_, t)| *t).collect::<Vec<_>>(),
+        false,
+    )?;
+    for ((name, input), g) in arguments.iter().zip(gradients) {
+        let g = match g {
+            Some(g) => g,
+            None => Tensor::zeros(input.shape(), DType::F32)?,
+        };
+        results.insert(format!("grad_{name}"), g);
+    }
+    for (name, t) in outputs {
+        results.insert(name.to_owned(), t);
+    }
+
+    let prefix = format!("{}/", case.name);
+    // Second-order sums cancel more: the tolerance that the manifest states.
+    let tolerance: f64 = if case.op.contains("double") {
+        2e-5
+    } else {
+        1e-5
+    };
+    let mut compared = 0;
+    for (full, about) in manifest.as_object().expect("tensors") {
+        let Some(name) = full.strip_prefix(&prefix) else {
+            continue;
+        };
+        let got = results
+            .get(name)
+            .unwrap_or_else(|| panic!("{name} was not computed"));
+        let shape: Vec<usize> = serde_json::from_value(about["shape"].clone()).expect("a shape");
+        let scalar = shape == [1] && got.rank() == 0;
+        assert!(
+            scalar || got.shape() == shape,
+            "{name}: {:?}, not {shape:?}",
+            got.shape()
+        );
+        let measured = about["rel_l2_err"].as_f64().unwrap_or(0.0);
+        let tolerance = tolerance.max(10.0 * measured);
+        let got = got.to_f64_vec()?;
+        for (what, want, got) in parts(&golden, full, about["stored"] == "full", &got) {
+            let error = relative_l2(&got, &want);
+            assert!(error <= tolerance, "{name}{what}: off by {error:e}");
+        }
+        compared += 1;
+    }
+    assert!(compared > 0, "nothing was compared");
+    Ok(())
+}
+
+/// The stored parts of a golden tensor and the matching parts of `got`.
+fn parts(
+    golden: &SafeTensors,
+    name: &str,
+    full: bool,
+    got: &[f64],
+) -> Vec<(&'static str, Vec<f64>, Vec<f64>)> {
+    if full {
+        return vec![("", array(golden, name), got.to_vec())];
+    }
+    let n = got.len();
+    let norm = got.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let spread = (0..64).map(|j| got[j * n / 64]).collect();
+    vec![
+        (".norm", array(golden, &format!("{name}.norm")), vec![norm]),
+        (
+            ".head",
+            array(golden, &format!("{name}.head")),
+            got[..64].to_vec(),
+        ),
+        (".spread", array(golden, &format!("{name}.spread")), spread),
+    ]
+}
+
+fn array(golden: &SafeTensors, name: &str) -> Vec<f64> {
+    let view = golden
+        .tensor(name)
+        .unwrap_or_else(|_| panic!("golden data lacks {name}"));
+    let bytes = view.data();
+    use safetensors::Dtype;
+    match view.dtype() {
+        Dtype::F32 => bytes
+            .chunks(4)
+            .map(|c| f32::from_le_bytes(c.try_into().expect("4")).into()),
+        Dtype::F64 => return eight(bytes, f64::from_le_bytes),
+        Dtype::I64 => return eight(bytes, |b| i64::from_le_bytes(b) as f64),
+        other => panic!("{name}: dtype {other:?}"),
+    }
+    .collect()
+}
+
+fn eight(bytes: &[u8], f: impl Fn([u8; 8]) -> f64) -> Vec<f64> {
+    bytes
+        .chunks(8)
+        .map(|c| f(c.try_into().expect("8")))
+        .collect()
+}

@@ -1,0 +1,323 @@
+//! What every operator must pass.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use eosin::autograd::{CheckOptions, grad, grad_check, grad_grad_check};
+use eosin::ops::{Order, REGISTRY};
+use eosin::shape::Format;
+use eosin::{DType, Result, Tensor, ops};
+use libtest_mimic::Trial;
+
+use crate::common::{relative_l2, tensor};
+
+type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
+
+/// One input of a sample.
+#[derive(Clone)]
+pub enum Input {
+    /// Formula values in [low, high), in the dtype of the test.
+    Float(Vec<usize>, f64, f64),
+    /// Fixed values of another dtype.
+    Fixed(Tensor),
+}
+
+/// One way to call an operator.
+pub struct Sample {
+    pub op: &'static str,
+    pub name: &'static str,
+    pub inputs: Vec<Input>,
+    pub call: Function,
+    /// Whether low precision makes sense: false where a rounded input may
+    /// change a choice (an order, a maximum).
+    pub smooth: bool,
+}
+
+impl Sample {
+    /// A sample whose inputs are in [-1, 1).
+    pub fn new(
+        op: &'static str,
+        name: &'static str,
+        shapes: &[&[usize]],
+        call: impl Fn(&[Tensor]) -> Result<Tensor> + Send + Sync + 'static,
+    ) -> Self {
+        let unit = |s: &&[usize]| Input::Float(s.to_vec(), -1.0, 1.0);
+        Self {
+            op,
+            name,
+            inputs: shapes.iter().map(unit).collect(),
+            call: Arc::new(call),
+            smooth: true,
+        }
+    }
+
+    /// The range of every float input.
+    pub fn range(mut self, low: f64, high: f64) -> Self {
+        for input in &mut self.inputs {
+            if let Input::Float(_, l, h) = input {
+                (*l, *h) = (low, high);
+            }
+        }
+        self
+    }
+
+    /// Adds a fixed input (an index, a mask) after the others.
+    pub fn fixed(mut self, t: Tensor) -> Self {
+        self.inputs.push(Input::Fixed(t));
+        self
+    }
+
+    /// Low precision may change a choice.
+    pub fn choice(mut self) -> Self {
+        self.smooth = false;
+        self
+    }
+
+    fn inputs(&self, dtype: DType) -> Result<Vec<Tensor>> {
+        let each = self.inputs.iter().enumerate();
+        each.map(|(i, input)| match input {
+            Input::Fixed(t) => Ok(t.clone()),
+            Input::Float(shape, low, high) => {
+                let name = format!("{}/{}/{i}", self.op, self.name);
+                tensor(&name, shape, *low, *high, dtype)
+            }
+        })
+        .collect()
+    }
+}
+
+#[derive(Default)]
+pub struct Suite {
+    pub trials: Vec<Trial>,
+}
+
+impl Suite {
+    /// Adds a test; a panic or an error fails it.
+    pub fn test(
+        &mut self,
+        name: impl Into<String>,
+        body: impl FnOnce() -> Result<()> + Send + 'static,
+    ) {
+        self.trials.push(Trial::test(name, move || {
+            match catch_unwind(AssertUnwindSafe(body)) {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(e)) => Err(e.to_string().into()),
+                Err(panic) => Err(panic_message(panic).into()),
+            }
+        }));
+    }
+
+    pub fn samples(&mut self, samples: Vec<Sample>) {
+        let covered: BTreeSet<&str> = samples.iter().map(|s| s.op).collect();
+        for registered in REGISTRY {
+            let has = covered.contains(registered.name);
+            let name = registered.name;
+            self.test(format!("registry::{name}::has_samples"), move || {
+                assert!(has, "{name} has no sample");
+                Ok(())
+            });
+        }
+        for sample in samples {
+            self.sample(sample);
+        }
+    }
+
+    fn sample(&mut self, sample: Sample) {
+        let order = REGISTRY
+            .iter()
+            .find(|r| r.name == sample.op)
+            .map(|r| r.order);
+        let (op, name) = (sample.op, sample.name);
+        let sample = Arc::new(sample);
+        let mut add = |what: &str, body: fn(&Sample) -> Result<()>| {
+            let sample = sample.clone();
+            self.test(format!("{op}::{name}::cpu::{what}"), move || body(&sample));
+        };
+        match order {
+            None => add("is_registered", |s| panic!("{} is not in REGISTRY", s.op)),
+            Some(Order::None) => {}
+            Some(Order::First) => {
+                add("f64::gradient", gradient);
+                add("f32::gradient", single_precision_gradient);
+                add("f64::second_gradient_is_refused", refuses_second_gradient);
+            }
+            Some(Order::Second) => {
+                add("f64::gradient", gradient);
+                add("f32::gradient", single_precision_gradient);
+                add("f64::second_gradient", second_gradient);
+            }
+        }
+        add("f32::values", single_precision);
+        add("f32::layouts", layouts);
+        add("f32::threads", threads);
+        if sample.smooth {
+            let mut add = |what: &str, body: fn(&Sample) -> Result<()>| {
+                let sample = sample.clone();
+                self.test(format!("{op}::{name}::cpu::{what}"), move || body(&sample));
+            };
+            add("bf16::values", |s| low_precision(s, DType::BF16));
+            add("f16::values", |s| low_precision(s, DType::F16));
+        }
+    }
+}
+
+fn gradient(s: &Sample) -> Result<()> {
+    grad_check(&*s.call, &s.inputs(DType::F64)?, CheckOptions::default())
+}
+
+fn second_gradient(s: &Sample) -> Result<()> {
+    grad_grad_check(&*s.call, &s.inputs(DType::F64)?, CheckOptions::default())
+}
+
+fn refuses_second_gradient(s: &Sample) -> Result<()> {
+    let outcome = grad_grad_check(&*s.call, &s.inputs(DType::F64)?, CheckOptions::default());
+    let error = outcome.expect_err("a second gradient that is not declared");
+    assert!(matches!(error, eosin::Error::NoGradient { .. }), "{error}");
+    Ok(())
+}
+
+/// Output and, where there is one, gradients with weight 1, as f64.
+fn everything(s: &Sample, inputs: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+    let variables: Vec<Tensor> = inputs
+        .iter()
+        .map(|t| {
+            if t.dtype().is_float() {
+                t.variable()
+            } else {
+                t.clone()
+            }
+        })
+        .collect();
+    let output = (s.call)(&variables)?;
+    let mut all = vec![output.to_f64_vec()?];
+    if output.is_recorded() {
+        let wanted: Vec<&Tensor> = variables.iter().filter(|t| t.is_recorded()).collect();
+        let weight = tensor("weight", output.shape(), -1.0, 1.0, output.dtype())?;
+        for g in grad(&[&output], Some(&[&weight]), &wanted, false)?
+            .into_iter()
+            .flatten()
+        {
+            all.push(g.to_f64_vec()?);
+        }
+    }
+    Ok(all)
+}
+
+fn close(what: &str, got: &[Vec<f64>], want: &[Vec<f64>], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{what}: another number of results");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let error = relative_l2(g, w);
+        // Not `<`: a NaN must not pass.
+        assert!(error <= tolerance, "{what}: result {i} is off by {error:e}");
+    }
+}
+
+/// f32 against f64: golden/README.md's floor for another summation order.
+fn single_precision(s: &Sample) -> Result<()> {
+    let got = (s.call)(&s.inputs(DType::F32)?)?;
+    let exact = (s.call)(&s.inputs(DType::F64)?)?;
+    let (got, exact) = (vec![got.to_f64_vec()?], vec![exact.to_f64_vec()?]);
+    close("f32", &got, &exact, 1e-5);
+    Ok(())
+}
+
+fn single_precision_gradient(s: &Sample) -> Result<()> {
+    let got = everything(s, &s.inputs(DType::F32)?)?;
+    let exact = everything(s, &s.inputs(DType::F64)?)?;
+    assert!(got.len() > 1, "no gradient was found");
+    close("f32 gradient", &got, &exact, 1e-4);
+    Ok(())
+}
+
+/// Half precision rounds inputs before and the result after f32 arithmetic, so
+/// it equals the f32 result on the rounded inputs, rounded. An operator made of
+/// several others rounds between them: a few units in the last place.
+fn low_precision(s: &Sample, dtype: DType) -> Result<()> {
+    let inputs = s.inputs(dtype)?;
+    let got = (s.call)(&inputs)?;
+    let wide: Vec<Tensor> = inputs
+        .iter()
+        .map(|t| {
+            if t.dtype() == dtype {
+                ops::cast(t, DType::F32)
+            } else {
+                Ok(t.clone())
+            }
+        })
+        .collect::<Result<_>>()?;
+    let exact = (s.call)(&wide)?;
+    if exact.dtype().is_float() {
+        assert_eq!(got.dtype(), dtype, "the result has another dtype");
+    }
+    // Units in the last place: 2^-8 and 2^-11, four roundings on the way.
+    let unit = if dtype == DType::BF16 {
+        1.0 / 256.0
+    } else {
+        1.0 / 2048.0
+    };
+    close(
+        "low precision",
+        &[got.to_f64_vec()?],
+        &[exact.to_f64_vec()?],
+        4.0 * unit,
+    );
+    Ok(())
+}
+
+/// A tensor with the same values in a transposed storage: every stride differs.
+fn restrided(t: &Tensor) -> Result<Tensor> {
+    let order: Vec<usize> = (0..t.rank()).rev().collect();
+    let turned = ops::permute(&t.detach(), &order)?.to_format(Format::Contiguous)?;
+    ops::permute(&turned, &order)
+}
+
+/// The same values in other layouts give the same result and gradients.
+/// Summation orders may differ between layouts, hence not bit for bit.
+fn layouts(s: &Sample) -> Result<()> {
+    let plain = s.inputs(DType::F32)?;
+    let want = everything(s, &plain)?;
+    let variants: [(&str, fn(&Tensor) -> Result<Tensor>); 3] = [
+        ("strided", restrided),
+        ("channels last", |t| match t.rank() {
+            4 => t.to_format(Format::ChannelsLast),
+            _ => Ok(t.clone()),
+        }),
+        ("channels padded and poisoned", |t| match t.rank() {
+            4 => t.with_poisoned_padding(8),
+            _ => Ok(t.clone()),
+        }),
+    ];
+    for (name, relayout) in variants {
+        let inputs: Vec<Tensor> = plain.iter().map(relayout).collect::<Result<_>>()?;
+        close(name, &everything(s, &inputs)?, &want, 1e-5);
+    }
+    Ok(())
+}
+
+/// One, two and three threads give the same bits.
+fn threads(s: &Sample) -> Result<()> {
+    let inputs = s.inputs(DType::F32)?;
+    let run = |n: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
+        pool.expect("a thread pool")
+            .install(|| everything(s, &inputs))
+    };
+    let one = run(1)?;
+    for n in [2, 3] {
+        let same = one.iter().flatten().map(|v| v.to_bits());
+        assert!(
+            same.eq(run(n)?.iter().flatten().map(|v| v.to_bits())),
+            "{n} threads differ"
+        );
+    }
+    Ok(())
+}
+
+fn panic_message(panic: Box<dyn std::any::Any + Send>) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+        .unwrap_or_else(|| "panicked".to_owned())
+}

@@ -1,0 +1,41 @@
+//! Every operator against everything that is asked of it.
+//!
+//! Tests are generated: each operator's module gives [`Sample`]s, and for each
+//! sample there are named tests of its gradients (f64, finite differences), of
+//! its low-precision results, and of its independence of layout and threads.
+//! [`golden`] adds one test per golden case. What an operator lacks shows as a
+//! failing `registry::` test.
+
+mod arithmetic;
+mod common;
+mod golden;
+mod harness;
+mod layout;
+mod matmul;
+mod pointwise;
+mod reduce;
+
+use harness::{Sample, Suite};
+
+fn samples() -> Vec<Sample> {
+    let mut all = Vec::new();
+    all.extend(arithmetic::samples());
+    all.extend(layout::samples());
+    all.extend(matmul::samples());
+    all.extend(pointwise::samples());
+    all.extend(reduce::samples());
+    all
+}
+
+fn main() {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let mut suite = Suite::default();
+    suite.samples(samples());
+    golden::tests(&mut suite);
+    arithmetic::tests(&mut suite);
+    layout::tests(&mut suite);
+    matmul::tests(&mut suite);
+    pointwise::tests(&mut suite);
+    reduce::tests(&mut suite);
+    libtest_mimic::run(&arguments, suite.trials).exit();
+}
