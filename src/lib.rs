@@ -5,6 +5,8 @@ pub mod dtype;
 pub mod error;
 #[cfg(feature = "formats")]
 pub mod metrics;
+#[cfg(feature = "formats")]
+pub mod train;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
