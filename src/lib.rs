@@ -5,12 +5,16 @@ pub mod autograd;
 pub mod device;
 pub mod dtype;
 pub mod error;
+#[cfg(feature = "formats")]
+pub mod metrics;
 pub mod nn;
 pub mod ops;
 pub mod random;
 pub mod shape;
 pub mod storage;
 pub mod tensor;
+#[cfg(feature = "formats")]
+pub mod train;
 
 pub use device::Device;
 pub use dtype::DType;
