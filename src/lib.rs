@@ -3,6 +3,8 @@
 
 pub mod dtype;
 pub mod error;
+#[cfg(feature = "formats")]
+pub mod formats;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
