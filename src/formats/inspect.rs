@@ -416,12 +416,8 @@ impl fmt::Display for WeightsFacts {
         writeln!(f, "tensors     {}", grouped(self.tensors.len() as u64))?;
         write!(f, "parameters  {}", grouped(self.parameters as u64))?;
         for (key, value) in &self.metadata {
-            write!(
-                f,
-                "\nmetadata    {}: {}",
-                key.escape_debug(),
-                value.escape_debug()
-            )?;
+            let line = format!("{key}: {value}").replace(char::is_control, " ");
+            write!(f, "\nmetadata    {line}")?;
         }
         let width = self.tensors.iter().map(|t| t.key.chars().count()).max();
         let width = width.unwrap_or(0).min(60);

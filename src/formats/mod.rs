@@ -2,7 +2,7 @@
 //!
 //! - [`read_weights`]: `.pth`/`.pt` (zip and legacy) and safetensors, told apart
 //!   by their content; [`safetensors::write`] writes.
-//! - [`npy`]: NumPy arrays. [`inspect`]: what is in a file. [`atomic`]: the one
+//! - [`npy`]: NumPy arrays. [`inspect()`]: what is in a file. [`atomic`]: the one
 //!   way in which files are written. [`hash`]: SHA-256.
 //!
 //! Every reader works on a memory map and checks a claimed size against what
