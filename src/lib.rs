@@ -6,6 +6,8 @@ pub mod device;
 pub mod dtype;
 pub mod error;
 #[cfg(feature = "formats")]
+pub mod formats;
+#[cfg(feature = "formats")]
 pub mod metrics;
 pub mod nn;
 pub mod ops;

@@ -1,0 +1,181 @@
+//! Files appear whole or not at all.
+//!
+//! A file is written under a temporary name in its own folder, flushed to the
+//! disk and renamed. Whatever fails on the way, a reader never finds half a file
+//! under the final name, and the temporary one is removed.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+
+/// Writes `path` through `write`, replacing a file that is there.
+///
+/// A symbolic link is followed: its target is replaced, the link stays.
+///
+/// # Errors
+/// What `write` returns; or the folder is missing or read-only, the disk is
+/// full, or something other than a regular file has the name. Then `path` is as
+/// it was before.
+pub fn write_atomically(
+    path: impl AsRef<Path>,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    if let Ok(metadata) = fs::metadata(&target)
+        && !metadata.is_file()
+    {
+        // Renaming over a device or a folder would destroy or fail obscurely.
+        return Err(Error::file(
+            path,
+            "",
+            "exists and is not a regular file",
+            "give another output path",
+        ));
+    }
+    let (file, temporary) = Temporary::beside(&target, path)?;
+    fill(file, path, write)?;
+    fs::rename(&temporary.path, &target).map_err(|e| Error::io("write", path, e))?;
+    temporary.keep();
+    sync_folder(&target);
+    Ok(())
+}
+
+/// As [`write_atomically`], for content that is already in memory.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_bytes(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let path = path.as_ref();
+    write_atomically(path, |out| {
+        out.write_all(bytes)
+            .map_err(|e| Error::io("write", path, e))
+    })
+}
+
+/// Creates a folder and those above it; one that is there is fine.
+///
+/// # Errors
+/// A file is in the way, or the system refuses.
+pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    if let Some(file) = path.ancestors().find(|p| p.is_file()) {
+        return Err(Error::file(
+            file,
+            "",
+            format!("is a file, so the folder {} cannot be made", path.display()),
+            "give another output path",
+        ));
+    }
+    fs::create_dir_all(path).map_err(|e| Error::io("create the folder", path, e))
+}
+
+/// Runs `write` on `file` and sees the bytes onto the disk; `path` is named in errors.
+fn fill(
+    file: File,
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
+) -> Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    if let Err(error) = write(&mut out) {
+        // What is buffered belongs to a file that will be removed: do not write it.
+        drop(out.into_parts());
+        return Err(error);
+    }
+    let file = out
+        .into_inner()
+        .map_err(|e| Error::io("write", path, e.into_error()))?;
+    file.sync_all().map_err(|e| Error::io("write", path, e))
+}
+
+/// A rename lasts through a power cut once its folder is on the disk. Not every
+/// file system can do that, and the file itself is sound without it.
+fn sync_folder(path: &Path) {
+    if let Some(folder) = path.parent()
+        && let Ok(folder) = File::open(folder)
+    {
+        folder.sync_all().ok();
+    }
+}
+
+/// Removes its file when dropped, unless told to keep it.
+struct Temporary {
+    path: PathBuf,
+    remove: bool,
+}
+
+impl Temporary {
+    /// A new file in the folder of `target`, under a name that nobody has.
+    fn beside(target: &Path, named: &Path) -> Result<(File, Self)> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let Some(name) = target.file_name() else {
+            return Err(Error::usage(
+                format!("`{}` does not name a file", named.display()),
+                "give an output path that ends in a file name",
+            ));
+        };
+        loop {
+            let mut hidden = OsString::from(".");
+            hidden.push(name);
+            hidden.push(format!(
+                ".{}-{}.tmp",
+                std::process::id(),
+                COUNTER.fetch_add(1, Ordering::Relaxed)
+            ));
+            let path = target.with_file_name(hidden);
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(file) => return Ok((file, Self { path, remove: true })),
+                // Left by a killed process that had our id: take the next name.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(Error::io("write", named, e)),
+            }
+        }
+    }
+
+    fn keep(mut self) {
+        self.remove = false;
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if self.remove {
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `/dev/full` answers every write as a full disk does. It cannot be the
+    /// target of a rename, so this tests the half that writes.
+    #[test]
+    fn a_full_disk_is_an_error_that_names_the_path() {
+        let Ok(full) = OpenOptions::new().write(true).open("/dev/full") else {
+            eprintln!("skipped: there is no /dev/full here");
+            return;
+        };
+        let path = Path::new("weights.safetensors");
+        for size in [1, 4 << 20] {
+            let full = full.try_clone().unwrap();
+            let error = fill(full, path, |out| {
+                out.write_all(&vec![0; size])
+                    .map_err(|e| Error::io("write", path, e))
+            })
+            .unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.starts_with("cannot write weights.safetensors: "),
+                "{text}"
+            );
+            assert!(matches!(error, Error::Io { source, .. }
+                if source.kind() == std::io::ErrorKind::StorageFull));
+        }
+    }
+}
