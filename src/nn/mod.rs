@@ -4,8 +4,17 @@
 //! forward pass may do (train-mode statistics, dropout, recording) is said by
 //! the [`Pass`] that it is given, so one model can serve any number of threads.
 
+#[cfg(feature = "formats")]
+mod files;
+mod modules;
 mod param;
 
+#[cfg(feature = "formats")]
+pub use files::{load, state_weights};
+pub use modules::{
+    BatchNorm, Conv2d, ConvGeometry, ConvTranspose2d, ConvTransposeGeometry, Dropout, Lambda,
+    LayerNorm, Linear, Pool, Sequential,
+};
 pub use param::{Buffer, Param, Pass};
 
 use crate::error::Result;

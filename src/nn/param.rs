@@ -123,6 +123,7 @@ fn same_kind(name: &str, old: &Tensor, new: &Tensor) -> Result<()> {
 pub struct Pass {
     training: bool,
     recording: bool,
+    averaging: bool,
     random: Cell<Philox>,
 }
 
@@ -132,6 +133,7 @@ impl Pass {
         Self {
             training: false,
             recording: false,
+            averaging: false,
             random: Cell::new(Philox::new(0)),
         }
     }
@@ -141,6 +143,7 @@ impl Pass {
         Self {
             training: true,
             recording: true,
+            averaging: false,
             random: Cell::new(random),
         }
     }
@@ -153,16 +156,23 @@ impl Pass {
         }
     }
 
-    /// Train-mode statistics without a tape, e.g. to calibrate batch norm.
-    pub fn statistics() -> Self {
+    /// Batch statistics without a tape; running statistics become the plain
+    /// average over the passes since [`crate::nn::BatchNorm::reset`].
+    pub fn calibration() -> Self {
         Self {
             training: true,
+            averaging: true,
             ..Self::eval()
         }
     }
 
     pub fn training(&self) -> bool {
         self.training
+    }
+
+    /// Whether running statistics are averaged with equal weights.
+    pub fn averages(&self) -> bool {
+        self.averaging
     }
 
     /// The values of a parameter, on the tape if this pass records.

@@ -1,0 +1,5 @@
+//! The model families. Each reads like its paper; its README maps sections to
+//! functions and lists departures and quirks.
+
+pub mod deeppt;
+pub mod resnet;

@@ -1,0 +1,59 @@
+//! A module's state from and to weight files.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::formats::{Array, Weights, check_keys};
+use crate::nn::{Slot, State};
+use crate::ops;
+use crate::tensor::Tensor;
+
+/// Sets every parameter and buffer of `model` from `weights` by key, strictly;
+/// floats of another precision are converted to f32. `path` is for messages.
+///
+/// # Errors
+/// Missing, unexpected and misshapen keys, all in one message. Nothing is set
+/// then. A missing `num_batches_tracked` (PyTorch before 0.4.1 did not write
+/// it) is accepted and left as it is.
+pub fn load(model: &dyn State, weights: &Weights, path: &Path) -> Result<()> {
+    let state = model.state();
+    let expected: Vec<(String, Vec<usize>)> = state
+        .iter()
+        .map(|(key, slot)| (key.clone(), slot.value().shape().to_vec()))
+        .collect();
+    check_keys(path, &expected, weights)?;
+    let mut ready: Vec<(&Slot, Tensor)> = Vec::with_capacity(state.len());
+    for (key, slot) in &state {
+        let Some(array) = weights.get(key) else { continue };
+        let dtype = slot.value().dtype();
+        if array.dtype.is_float() != dtype.is_float() {
+            return Err(Error::file(
+                path,
+                format!("key `{key}`"),
+                format!("it holds {} where {dtype} is expected", array.dtype),
+                "use the weights of this architecture",
+            ));
+        }
+        let tensor = Tensor::from_bytes(&array.data, array.dtype, &array.shape)?;
+        ready.push((slot, ops::cast(&tensor, dtype)?));
+    }
+    ready.into_iter().try_for_each(|(slot, value)| slot.set(value))
+}
+
+/// Every parameter and buffer by key, in logical order, contiguous, unpadded.
+pub fn state_weights(model: &dyn State) -> Result<Weights> {
+    let mut weights = Weights::new();
+    for (key, slot) in model.state() {
+        weights.insert(key, to_array(&slot.value())?)?;
+    }
+    Ok(weights)
+}
+
+pub(crate) fn to_array(t: &Tensor) -> Result<Array> {
+    Array::new(t.dtype(), t.shape(), t.to_bytes()?)
+}
+
+pub(crate) fn to_tensor(array: &Array) -> Result<Tensor> {
+    Tensor::from_bytes(&array.data, array.dtype, &array.shape)
+}
+

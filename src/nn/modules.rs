@@ -1,0 +1,348 @@
+//! Layers. Initial weights follow PyTorch's defaults in distribution (uniform
+//! within 1/sqrt(fan_in)) and come from one seeded stream, so a model is a
+//! function of its seed.
+
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::nn::{Buffer, Module, Param, Pass, Slot, State, key};
+use crate::ops::{self, Activation};
+use crate::random::Philox;
+use crate::tensor::Tensor;
+
+pub use crate::ops::{Conv2d as ConvGeometry, ConvTranspose2d as ConvTransposeGeometry, Pool};
+
+/// Values uniform within `bound` of 0.
+fn uniform(name: &str, shape: &[usize], bound: f64, random: &mut Philox) -> Result<Param> {
+    let mut values = vec![0.0; shape.iter().product()];
+    random.fill_uniform(&mut values, -bound as f32, bound as f32);
+    Ok(Param::new(name, Tensor::from_slice(&values, shape)?))
+}
+
+fn constant(name: &str, shape: &[usize], value: f64) -> Result<Param> {
+    Ok(Param::new(name, Tensor::full(value, shape, DType::F32)?))
+}
+
+fn inverse_sqrt(fan_in: usize) -> f64 {
+    1.0 / (fan_in.max(1) as f64).sqrt()
+}
+
+/// Calls `visit` for named members that are parameters.
+macro_rules! visit_params {
+    ($prefix:expr, $visit:expr, $($name:literal => $param:expr),+ $(,)?) => {
+        $(if let Some(p) = $param {
+            $visit(key($prefix, $name), Slot::Param(p.clone()));
+        })+
+    };
+}
+
+/// y = x w^T + b: (.., in) -> (.., out).
+pub struct Linear {
+    pub weight: Param,
+    pub bias: Option<Param>,
+}
+
+impl Linear {
+    pub fn new(inputs: usize, outputs: usize, bias: bool, random: &mut Philox) -> Result<Self> {
+        let bound = inverse_sqrt(inputs);
+        Ok(Self {
+            weight: uniform("weight", &[outputs, inputs], bound, random)?,
+            bias: bias
+                .then(|| uniform("bias", &[outputs], bound, random))
+                .transpose()?,
+        })
+    }
+
+    /// With an activation in the same pass.
+    pub fn activated(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(|b| pass.tensor(b));
+        ops::linear(x, &pass.tensor(&self.weight), bias.as_ref(), activation)
+    }
+}
+
+impl State for Linear {
+    fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot)) {
+        visit_params!(prefix, visit, "weight" => Some(&self.weight), "bias" => &self.bias);
+    }
+}
+
+impl Module for Linear {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        self.activated(x, Activation::None, pass)
+    }
+}
+
+/// 2-D convolution: weight (K, C / groups, R, S).
+pub struct Conv2d {
+    pub weight: Param,
+    pub bias: Option<Param>,
+    pub geometry: ConvGeometry,
+}
+
+impl Conv2d {
+    pub fn new(
+        [inputs, outputs]: [usize; 2],
+        kernel: [usize; 2],
+        geometry: ConvGeometry,
+        bias: bool,
+        random: &mut Philox,
+    ) -> Result<Self> {
+        let shape = [outputs, inputs / geometry.groups.max(1), kernel[0], kernel[1]];
+        let bound = inverse_sqrt(shape[1] * kernel[0] * kernel[1]);
+        Ok(Self {
+            weight: uniform("weight", &shape, bound, random)?,
+            bias: bias
+                .then(|| uniform("bias", &[outputs], bound, random))
+                .transpose()?,
+            geometry,
+        })
+    }
+}
+
+impl State for Conv2d {
+    fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot)) {
+        visit_params!(prefix, visit, "weight" => Some(&self.weight), "bias" => &self.bias);
+    }
+}
+
+impl Module for Conv2d {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(|b| pass.tensor(b));
+        ops::conv2d(x, &pass.tensor(&self.weight), bias.as_ref(), self.geometry)
+    }
+}
+
+/// 2-D transposed convolution: weight (C, K / groups, R, S).
+pub struct ConvTranspose2d {
+    pub weight: Param,
+    pub bias: Option<Param>,
+    pub geometry: ConvTransposeGeometry,
+}
+
+impl ConvTranspose2d {
+    pub fn new(
+        [inputs, outputs]: [usize; 2],
+        kernel: [usize; 2],
+        geometry: ConvTransposeGeometry,
+        bias: bool,
+        random: &mut Philox,
+    ) -> Result<Self> {
+        let shape = [inputs, outputs / geometry.groups.max(1), kernel[0], kernel[1]];
+        let bound = inverse_sqrt(shape[1] * kernel[0] * kernel[1]);
+        Ok(Self {
+            weight: uniform("weight", &shape, bound, random)?,
+            bias: bias
+                .then(|| uniform("bias", &[outputs], bound, random))
+                .transpose()?,
+            geometry,
+        })
+    }
+}
+
+impl State for ConvTranspose2d {
+    fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot)) {
+        visit_params!(prefix, visit, "weight" => Some(&self.weight), "bias" => &self.bias);
+    }
+}
+
+impl Module for ConvTranspose2d {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let bias = self.bias.as_ref().map(|b| pass.tensor(b));
+        ops::conv_transpose2d(x, &pass.tensor(&self.weight), bias.as_ref(), self.geometry)
+    }
+}
+
+/// Batch normalisation over axis 1 of (N, C), (N, C, L) or (N, C, H, W):
+/// PyTorch's BatchNorm1d and BatchNorm2d are this one module.
+pub struct BatchNorm {
+    pub weight: Option<Param>,
+    pub bias: Option<Param>,
+    pub running_mean: Buffer,
+    pub running_var: Buffer,
+    pub num_batches_tracked: Buffer,
+    pub eps: f64,
+    pub momentum: f64,
+}
+
+impl BatchNorm {
+    /// PyTorch's defaults: eps 1e-5, momentum 0.1, with scale and shift.
+    pub fn new(channels: usize) -> Result<Self> {
+        let buffer = |name: &str, value: f64| -> Result<Buffer> {
+            Ok(Buffer::new(name, Tensor::full(value, &[channels], DType::F32)?))
+        };
+        Ok(Self {
+            weight: Some(constant("weight", &[channels], 1.0)?),
+            bias: Some(constant("bias", &[channels], 0.0)?),
+            running_mean: buffer("running_mean", 0.0)?,
+            running_var: buffer("running_var", 1.0)?,
+            num_batches_tracked: Buffer::new(
+                "num_batches_tracked",
+                Tensor::scalar(0.0, DType::I64)?,
+            ),
+            eps: 1e-5,
+            momentum: 0.1,
+        })
+    }
+
+    /// Running statistics as if nothing had been seen.
+    pub fn reset(&self) -> Result<()> {
+        let shape = self.running_mean.value();
+        self.running_mean
+            .set(Tensor::full(0.0, shape.shape(), shape.dtype())?)?;
+        self.running_var
+            .set(Tensor::full(1.0, shape.shape(), shape.dtype())?)?;
+        self.num_batches_tracked.set(Tensor::scalar(0.0, DType::I64)?)
+    }
+
+    fn track(&self, mean: &Tensor, unbiased_var: &Tensor, momentum: f64) -> Result<()> {
+        for (buffer, batch) in [(&self.running_mean, mean), (&self.running_var, unbiased_var)] {
+            let old = ops::affine(&buffer.value(), 1.0 - momentum, 0.0)?;
+            let new = ops::affine(&batch.detach(), momentum, 0.0)?;
+            buffer.set(ops::add(&old, &new)?)?;
+        }
+        let seen = self.num_batches_tracked.value().item()?;
+        self.num_batches_tracked.set(Tensor::scalar(seen + 1.0, DType::I64)?)
+    }
+}
+
+impl State for BatchNorm {
+    fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot)) {
+        visit_params!(prefix, visit, "weight" => &self.weight, "bias" => &self.bias);
+        for (name, buffer) in [
+            ("running_mean", &self.running_mean),
+            ("running_var", &self.running_var),
+            ("num_batches_tracked", &self.num_batches_tracked),
+        ] {
+            visit(key(prefix, name), Slot::Buffer(buffer.clone()));
+        }
+    }
+}
+
+impl Module for BatchNorm {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let weight = self.weight.as_ref().map(|w| pass.tensor(w));
+        let bias = self.bias.as_ref().map(|b| pass.tensor(b));
+        let (weight, bias) = (weight.as_ref(), bias.as_ref());
+        if !pass.training() {
+            let (mean, var) = (self.running_mean.value(), self.running_var.value());
+            return ops::batch_norm_eval(x, &mean, &var, weight, bias, self.eps);
+        }
+        let normed = ops::batch_norm_train(x, weight, bias, self.eps)?;
+        let momentum = if pass.averages() {
+            1.0 / (self.num_batches_tracked.value().item()? + 1.0)
+        } else {
+            self.momentum
+        };
+        self.track(&normed.mean, &normed.unbiased_var, momentum)?;
+        Ok(normed.output)
+    }
+}
+
+/// Normalisation over the last axis.
+pub struct LayerNorm {
+    pub weight: Param,
+    pub bias: Param,
+    pub eps: f64,
+}
+
+impl LayerNorm {
+    pub fn new(width: usize, eps: f64) -> Result<Self> {
+        Ok(Self {
+            weight: constant("weight", &[width], 1.0)?,
+            bias: constant("bias", &[width], 0.0)?,
+            eps,
+        })
+    }
+}
+
+impl State for LayerNorm {
+    fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot)) {
+        visit_params!(prefix, visit, "weight" => Some(&self.weight), "bias" => Some(&self.bias));
+    }
+}
+
+impl Module for LayerNorm {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let (w, b) = (pass.tensor(&self.weight), pass.tensor(&self.bias));
+        ops::layer_norm(x, 1, Some(&w), Some(&b), self.eps)
+    }
+}
+
+/// Zeroes a share `p` of the elements in training and scales the rest by
+/// 1 / (1 - p).
+pub struct Dropout {
+    pub p: f64,
+}
+
+impl State for Dropout {
+    fn visit(&self, _: &str, _: &mut dyn FnMut(String, Slot)) {}
+}
+
+impl Module for Dropout {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        if !pass.training() || self.p == 0.0 {
+            return Ok(x.clone());
+        }
+        let stream = pass.random(ops::dropout_blocks(x.elements()));
+        ops::dropout(x, self.p, stream)
+    }
+}
+
+/// A module without state: pooling, activation, reshaping.
+pub struct Lambda(pub Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>);
+
+impl Lambda {
+    pub fn new(f: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static) -> Self {
+        Self(Box::new(f))
+    }
+
+    pub fn activation(activation: Activation) -> Self {
+        Self::new(move |x| activation.apply(x))
+    }
+
+    pub fn max_pool(pool: Pool) -> Self {
+        Self::new(move |x| ops::max_pool2d(x, pool))
+    }
+
+    pub fn avg_pool(pool: Pool, count_include_pad: bool) -> Self {
+        Self::new(move |x| ops::avg_pool2d(x, pool, count_include_pad))
+    }
+
+    pub fn adaptive_avg_pool(size: [usize; 2]) -> Self {
+        Self::new(move |x| ops::adaptive_avg_pool2d(x, size))
+    }
+}
+
+impl State for Lambda {
+    fn visit(&self, _: &str, _: &mut dyn FnMut(String, Slot)) {}
+}
+
+impl Module for Lambda {
+    fn forward(&self, x: &Tensor, _: &Pass) -> Result<Tensor> {
+        (self.0)(x)
+    }
+}
+
+/// Modules in order; keys are their indices, as PyTorch numbers them.
+#[derive(Default)]
+pub struct Sequential(pub Vec<Box<dyn Module>>);
+
+impl Sequential {
+    pub fn then(mut self, module: impl Module + 'static) -> Self {
+        self.0.push(Box::new(module));
+        self
+    }
+}
+
+impl State for Sequential {
+    fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot)) {
+        for (i, module) in self.0.iter().enumerate() {
+            module.visit(&key(prefix, &i.to_string()), visit);
+        }
+    }
+}
+
+impl Module for Sequential {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        self.0.iter().try_fold(x.clone(), |x, m| m.forward(&x, pass))
+    }
+}
