@@ -3,7 +3,7 @@
 //!
 //! Two layouts are read: [`her2st`] (section images with spot files and
 //! counts) and [`tiles`] (a folder of tile images per slide and a table).
-//! [`extract`] then hands the tiles over, decoded and normalised.
+//! [`for_each_batch`] then hands the tiles over, decoded and normalised.
 //!
 //! **Patients.** Samples of one patient must never stand on both sides of a
 //! split, so every sample carries its patient:

@@ -152,6 +152,21 @@ fn a_section_gives_the_tiles_that_pillow_gives() {
 }
 
 #[test]
+fn all_section_images_decode_and_hold_their_spots() {
+    let Some(root) = real_her2st("all_section_images_decode_and_hold_their_spots") else {
+        return;
+    };
+    let cohort = read(&root, &Options::default()).unwrap();
+    let mut seen = 0;
+    let unused = for_each_batch(&cohort, &TileSpec::imagenet(8, 512), |_, refs| {
+        seen += refs.len();
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!((seen, unused), (1015, vec![]));
+}
+
+#[test]
 fn a_truncated_section_image_loses_its_samples_and_says_so() {
     let test = "a_truncated_section_image_loses_its_samples_and_says_so";
     let Some(real) = real_her2st(test) else {
