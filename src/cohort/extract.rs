@@ -1,0 +1,271 @@
+//! Decoded, resized and normalised tiles, a batch at a time.
+
+use rayon::prelude::*;
+
+use super::{Cohort, SourceImage, TileRef, name};
+use crate::error::{Error, Result};
+use crate::slides::{Rgb8, image, tile};
+
+/// Images are decoded together, in parallel, until they hold this many pixels
+/// (3 bytes each); a larger one is decoded alone.
+const WAVE_PIXELS: usize = 32 << 20;
+/// Values that a batch may hold: 4 GiB.
+const MAX_BATCH: usize = 1 << 30;
+
+/// What the network wants to see.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TileSpec {
+    /// Side of a tile in pixels, after resizing.
+    pub out_px: usize,
+    /// Tiles in a batch; the last batch may be smaller.
+    pub batch: usize,
+    /// Of R, G, B in [0, 1].
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+}
+
+impl TileSpec {
+    /// Tiles for a network trained on ImageNet.
+    pub fn imagenet(out_px: usize, batch: usize) -> Self {
+        Self {
+            out_px,
+            batch,
+            mean: tile::IMAGENET_MEAN,
+            std: tile::IMAGENET_STD,
+        }
+    }
+}
+
+/// A tile that could not be decoded or cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnusedTile {
+    /// Index into [`Cohort::tiles`].
+    pub tile: usize,
+    pub what: String,
+    pub why: String,
+}
+
+/// Calls `take` with batches of tiles, (tiles, out_px, out_px, 3) row-major, and
+/// their indices in [`Cohort::tiles`].
+///
+/// Every tile that a sample uses comes once, by image and then by index,
+/// whatever the number of threads. Each image is decoded once. Memory is that
+/// of the batch and of the images decoded together: 96 MiB or one image,
+/// whichever is more.
+///
+/// Tiles that cannot be used are returned, for [`Cohort::drop_tiles`].
+///
+/// # Errors
+/// A size or batch of zero or beyond bounds; whatever `take` returns.
+pub fn for_each_batch(
+    cohort: &Cohort,
+    spec: &TileSpec,
+    mut take: impl FnMut(&[f32], &[usize]) -> Result<()>,
+) -> Result<Vec<UnusedTile>> {
+    let sources = by_image(cohort)?;
+    let mut batch = Batch::new(spec, sources.iter().map(|s| s.tiles.len()).sum())?;
+    let mut unused = Vec::new();
+
+    for wave in waves(&sources) {
+        let decoded: Vec<Result<Rgb8>> = wave.par_iter().map(|s| decode(s.image)).collect();
+        let mut jobs = Vec::new();
+        for (source, decoded) in wave.iter().zip(&decoded) {
+            match decoded {
+                Ok(pixels) => jobs.extend(source.tiles.iter().map(|&(i, tile)| Job {
+                    index: i,
+                    tile,
+                    source: source.image,
+                    pixels,
+                })),
+                Err(e) => unused.extend(source.tiles.iter().map(|&(i, tile)| UnusedTile {
+                    tile: i,
+                    what: describe(source.image, tile),
+                    why: e.to_string(),
+                })),
+            }
+        }
+        let mut jobs = jobs.as_slice();
+        while !jobs.is_empty() {
+            let (now, later) = jobs.split_at(batch.room().min(jobs.len()));
+            batch.fill(now, &mut unused);
+            if batch.room() == 0 {
+                batch.hand_over(&mut take)?;
+            }
+            jobs = later;
+        }
+    }
+    batch.hand_over(&mut take)?;
+    Ok(unused)
+}
+
+/// An image and the tiles wanted from it, with their indices.
+struct Source<'a> {
+    image: &'a SourceImage,
+    tiles: Vec<(usize, &'a TileRef)>,
+}
+
+struct Job<'a> {
+    index: usize,
+    tile: &'a TileRef,
+    source: &'a SourceImage,
+    pixels: &'a Rgb8,
+}
+
+fn by_image(cohort: &Cohort) -> Result<Vec<Source<'_>>> {
+    let mut used = vec![false; cohort.tiles.len()];
+    for &tile in cohort.samples.iter().flat_map(|sample| &sample.tiles) {
+        *used.get_mut(tile).ok_or_else(|| {
+            Error::op(
+                "for_each_batch",
+                format!("a sample names tile {tile}, which is none"),
+            )
+        })? = true;
+    }
+    let mut sources: Vec<Source> = cohort
+        .images
+        .iter()
+        .map(|image| Source {
+            image,
+            tiles: Vec::new(),
+        })
+        .collect();
+    for (i, tile) in cohort.tiles.iter().enumerate().filter(|(i, _)| used[*i]) {
+        let source = sources.get_mut(tile.image).ok_or_else(|| {
+            Error::op(
+                "for_each_batch",
+                format!("tile {i} names image {}, which is none", tile.image),
+            )
+        })?;
+        source.tiles.push((i, tile));
+    }
+    sources.retain(|source| !source.tiles.is_empty());
+    Ok(sources)
+}
+
+/// Cuts the sources into runs that are decoded together.
+fn waves<'a, 's>(mut rest: &'s [Source<'a>]) -> impl Iterator<Item = &'s [Source<'a>]> {
+    std::iter::from_fn(move || {
+        let mut pixels = 0usize;
+        let fits = rest
+            .iter()
+            .take_while(|s| {
+                pixels = pixels.saturating_add(s.image.width.saturating_mul(s.image.height));
+                pixels <= WAVE_PIXELS
+            })
+            .count();
+        let (wave, later) = rest.split_at(fits.max(1).min(rest.len()));
+        rest = later;
+        (!wave.is_empty()).then_some(wave)
+    })
+}
+
+fn decode(source: &SourceImage) -> Result<Rgb8> {
+    let pixels = image::read(&source.path)?;
+    if (pixels.width, pixels.height) != (source.width, source.height) {
+        return Err(Error::file(
+            &source.path,
+            "",
+            format!(
+                "is {} x {} px and was {} x {} px when the folder was read",
+                pixels.width, pixels.height, source.width, source.height
+            ),
+            "leave the images alone while they are in use",
+        ));
+    }
+    Ok(pixels)
+}
+
+fn describe(source: &SourceImage, tile: &TileRef) -> String {
+    match tile.centre {
+        Some((x, y)) => format!("tile at ({x}, {y}) of {}", name(&source.path)),
+        None => format!("tile {}", source.path.display()),
+    }
+}
+
+struct Batch<'a> {
+    spec: &'a TileSpec,
+    /// Values in a tile.
+    len: usize,
+    /// (capacity, out_px, out_px, 3).
+    values: Vec<f32>,
+    tiles: Vec<usize>,
+    capacity: usize,
+}
+
+impl<'a> Batch<'a> {
+    fn new(spec: &'a TileSpec, tiles: usize) -> Result<Self> {
+        let capacity = spec.batch.min(tiles.max(1));
+        let len = spec
+            .out_px
+            .checked_mul(spec.out_px)
+            .and_then(|n| n.checked_mul(3));
+        let values = len.and_then(|n| n.checked_mul(capacity));
+        match (len, values) {
+            (Some(len), Some(values)) if values > 0 && values <= MAX_BATCH => Ok(Self {
+                spec,
+                len,
+                values: vec![0.0; values],
+                tiles: Vec::with_capacity(capacity),
+                capacity,
+            }),
+            _ => Err(Error::usage(
+                format!(
+                    "batches of {} tiles of {} px are out of bounds",
+                    spec.batch, spec.out_px
+                ),
+                "give both at least 1 and at most 4 GiB together",
+            )),
+        }
+    }
+
+    fn room(&self) -> usize {
+        self.capacity - self.tiles.len()
+    }
+
+    /// Adds the tiles of `jobs`, at most as many as there is room for.
+    fn fill(&mut self, jobs: &[Job], unused: &mut Vec<UnusedTile>) {
+        let start = self.tiles.len();
+        let outcomes: Vec<Result<()>> = self.values[start * self.len..]
+            .par_chunks_exact_mut(self.len)
+            .zip(jobs)
+            .map(|(slot, job)| write_tile(job, self.spec, slot))
+            .collect();
+        for (i, (outcome, job)) in outcomes.into_iter().zip(jobs).enumerate() {
+            match outcome {
+                Ok(()) => {
+                    // Close the gaps that failed tiles have left.
+                    let (from, to) = (start + i, self.tiles.len());
+                    if from != to {
+                        self.values
+                            .copy_within(from * self.len..(from + 1) * self.len, to * self.len);
+                    }
+                    self.tiles.push(job.index);
+                }
+                Err(e) => unused.push(UnusedTile {
+                    tile: job.index,
+                    what: describe(job.source, job.tile),
+                    why: e.to_string(),
+                }),
+            }
+        }
+    }
+
+    fn hand_over(&mut self, take: &mut impl FnMut(&[f32], &[usize]) -> Result<()>) -> Result<()> {
+        if !self.tiles.is_empty() {
+            take(&self.values[..self.tiles.len() * self.len], &self.tiles)?;
+            self.tiles.clear();
+        }
+        Ok(())
+    }
+}
+
+fn write_tile(job: &Job, spec: &TileSpec, out: &mut [f32]) -> Result<()> {
+    let resized = match job.tile.centre {
+        Some(centre) => {
+            let cut = tile::crop(job.pixels, centre, job.tile.size_px)?;
+            tile::resize(&cut, spec.out_px, spec.out_px)?
+        }
+        None => tile::resize(job.pixels, spec.out_px, spec.out_px)?,
+    };
+    tile::normalise(&resized, spec.mean, spec.std, out)
+}

@@ -1,0 +1,6 @@
+//! Images of tissue in, normalised tiles out.
+
+pub mod image;
+pub mod tile;
+
+pub use image::Rgb8;

@@ -1,0 +1,14 @@
+//! From a user's folder to samples: images, tiles, tables, transforms, cohorts.
+
+#[path = "../common/formula.rs"]
+mod formula;
+
+mod expression;
+mod extract;
+mod her2st;
+mod her2st_real;
+mod image;
+mod support;
+mod table;
+mod tile;
+mod tile_folder;
