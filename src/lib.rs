@@ -2,6 +2,8 @@
 //! link histology slides and gene expression.
 
 pub mod autograd;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "slides")]
 pub mod cohort;
 pub mod device;

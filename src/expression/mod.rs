@@ -7,8 +7,6 @@ pub mod genes;
 pub mod table;
 pub mod transform;
 
-pub(crate) mod replace;
-
 pub use genes::{Chosen, GeneChoice};
 pub use table::{Orientation, Table};
 pub use transform::{FittedTransforms, Transform};

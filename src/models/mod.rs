@@ -3,3 +3,5 @@
 
 pub mod deeppt;
 pub mod resnet;
+#[cfg(feature = "formats")]
+pub mod registry;

@@ -11,6 +11,8 @@ mod param;
 
 #[cfg(feature = "formats")]
 pub use files::{load, state_weights};
+#[cfg(feature = "formats")]
+pub(crate) use files::{to_array, to_tensor};
 pub use modules::{
     BatchNorm, Conv2d, ConvGeometry, ConvTranspose2d, ConvTransposeGeometry, Dropout, Lambda,
     LayerNorm, Linear, Pool, Sequential,

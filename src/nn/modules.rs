@@ -192,16 +192,6 @@ impl BatchNorm {
             .set(Tensor::full(1.0, shape.shape(), shape.dtype())?)?;
         self.num_batches_tracked.set(Tensor::scalar(0.0, DType::I64)?)
     }
-
-    fn track(&self, mean: &Tensor, unbiased_var: &Tensor, momentum: f64) -> Result<()> {
-        for (buffer, batch) in [(&self.running_mean, mean), (&self.running_var, unbiased_var)] {
-            let old = ops::affine(&buffer.value(), 1.0 - momentum, 0.0)?;
-            let new = ops::affine(&batch.detach(), momentum, 0.0)?;
-            buffer.set(ops::add(&old, &new)?)?;
-        }
-        let seen = self.num_batches_tracked.value().item()?;
-        self.num_batches_tracked.set(Tensor::scalar(seen + 1.0, DType::I64)?)
-    }
 }
 
 impl State for BatchNorm {
@@ -227,12 +217,20 @@ impl Module for BatchNorm {
             return ops::batch_norm_eval(x, &mean, &var, weight, bias, self.eps);
         }
         let normed = ops::batch_norm_train(x, weight, bias, self.eps)?;
+        let seen = self.num_batches_tracked.value().item()?;
         let momentum = if pass.averages() {
-            1.0 / (self.num_batches_tracked.value().item()? + 1.0)
+            1.0 / (seen + 1.0)
         } else {
             self.momentum
         };
-        self.track(&normed.mean, &normed.unbiased_var, momentum)?;
+        let (mean, var) = normed.updated(
+            &self.running_mean.value(),
+            &self.running_var.value(),
+            momentum,
+        )?;
+        self.running_mean.set(mean)?;
+        self.running_var.set(var)?;
+        self.num_batches_tracked.set(Tensor::scalar(seen + 1.0, DType::I64)?)?;
         Ok(normed.output)
     }
 }

@@ -124,33 +124,46 @@ fn grow(path: &Path, file: &File, bytes: &mut Vec<u8>, wanted: u64) -> Result<()
 /// a file that cannot be written. Nothing is left under `path` then.
 pub fn write_png(path: impl AsRef<Path>, image: &Rgb8, text: &[(&str, &str)]) -> Result<()> {
     let path = path.as_ref();
+    image.check("write_png")?;
+    write_atomically(path, |out| encode(path, out, image, text))
+}
+
+/// The image as a PNG in memory.
+///
+/// # Errors
+/// An image whose data do not fit its size.
+pub fn png_bytes(image: &Rgb8) -> Result<Vec<u8>> {
+    image.check("png_bytes")?;
+    let mut bytes = Vec::new();
+    encode(Path::new("a PNG"), &mut bytes, image, &[])?;
+    Ok(bytes)
+}
+
+fn encode(path: &Path, out: impl Write, image: &Rgb8, text: &[(&str, &str)]) -> Result<()> {
     let side = |n: usize| u32::try_from(n).ok().filter(|&n| n > 0);
     let (Some(width), Some(height)) = (side(image.width), side(image.height)) else {
         return Err(misfit("write_png", image));
     };
-    image.check("write_png")?;
-    write_atomically(path, |out| {
-        let fail = |e: png::EncodingError| match e {
-            png::EncodingError::IoError(e) => Error::io("write", path, e),
-            e => Error::file(
-                path,
-                "",
-                e.to_string(),
-                "keywords have 1 to 79 Latin letters",
-            ),
-        };
-        let mut encoder = png::Encoder::new(out, width, height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        for (keyword, text) in text {
-            encoder
-                .add_itxt_chunk((*keyword).to_string(), (*text).to_string())
-                .map_err(fail)?;
-        }
-        let mut writer = encoder.write_header().map_err(fail)?;
-        writer.write_image_data(&image.data).map_err(fail)?;
-        writer.finish().map_err(fail)
-    })
+    let fail = |e: png::EncodingError| match e {
+        png::EncodingError::IoError(e) => Error::io("write", path, e),
+        e => Error::file(
+            path,
+            "",
+            e.to_string(),
+            "keywords have 1 to 79 Latin letters",
+        ),
+    };
+    let mut encoder = png::Encoder::new(out, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    for (keyword, text) in text {
+        encoder
+            .add_itxt_chunk((*keyword).to_string(), (*text).to_string())
+            .map_err(fail)?;
+    }
+    let mut writer = encoder.write_header().map_err(fail)?;
+    writer.write_image_data(&image.data).map_err(fail)?;
+    writer.finish().map_err(fail)
 }
 
 impl Rgb8 {

@@ -216,15 +216,17 @@ impl ResNet {
         std::iter::once(&self.stem).chain(inner).map(|c| &c.norm)
     }
 
-    /// Sets every batch norm's running statistics to their average over
-    /// `batches` of images like those the network will see. For random weights:
-    /// without it activations of a 50-layer network drift in scale.
-    pub fn calibrate<'a>(&self, batches: impl IntoIterator<Item = &'a Tensor>) -> Result<()> {
-        self.norms().try_for_each(BatchNorm::reset)?;
-        for batch in batches {
-            self.forward(batch, &Pass::calibration())?;
-        }
-        Ok(())
+    /// Forgets every batch norm's running statistics. With [`Self::observe`]
+    /// it calibrates a network of random weights on images like those that it
+    /// will see; without that, activations of 50 layers drift in scale.
+    pub fn reset_statistics(&self) -> Result<()> {
+        self.norms().try_for_each(BatchNorm::reset)
+    }
+
+    /// Adds a batch of images to the running statistics, which become the plain
+    /// average over the batches since [`Self::reset_statistics`].
+    pub fn observe(&self, x: &Tensor) -> Result<()> {
+        self.forward(x, &Pass::calibration()).map(drop)
     }
 }
 

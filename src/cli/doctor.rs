@@ -1,0 +1,85 @@
+//! `eosin doctor`: what this machine and build can do.
+
+use serde::Serialize;
+
+use super::console;
+use crate::error::Result;
+use crate::models::registry::MODELS;
+
+#[derive(Serialize)]
+struct Finding {
+    what: &'static str,
+    found: String,
+    /// What to do about what is missing, if anything can be done.
+    remedy: Option<String>,
+}
+
+pub fn doctor(json: bool) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let features: Vec<&str> = [
+        ("formats", cfg!(feature = "formats")),
+        ("slides", cfg!(feature = "slides")),
+        ("cli", cfg!(feature = "cli")),
+    ]
+    .iter()
+    .filter(|(_, on)| *on)
+    .map(|(name, _)| *name)
+    .collect();
+    let vectors = vectors();
+    let findings = [
+        Finding {
+            what: "eosin",
+            found: format!("{} ({})", env!("CARGO_PKG_VERSION"), features.join(", ")),
+            remedy: None,
+        },
+        Finding {
+            what: "cpu",
+            found: format!("{cores} cores, {vectors}"),
+            remedy: (vectors == "no AVX2")
+                .then(|| "eosin runs, several times slower than on a CPU with AVX2".into()),
+        },
+        Finding {
+            what: "cuda",
+            found: "not in this build: eosin computes on the CPU".into(),
+            remedy: None,
+        },
+        Finding {
+            what: "models",
+            found: (MODELS.iter().map(|m| m.name)).collect::<Vec<_>>().join(", "),
+            remedy: None,
+        },
+        Finding {
+            what: "weights",
+            found: "none are shipped".into(),
+            remedy: Some(
+                "give features.weights = \"resnet50.pth\" (torchvision's keys) in the run file; \
+                 without it features come from seeded random weights"
+                    .into(),
+            ),
+        },
+    ];
+    let mut text = String::new();
+    for f in &findings {
+        text += &format!("{:8} {}\n", f.what, f.found);
+        if let Some(remedy) = &f.remedy {
+            text += &format!("{:8} -> {remedy}\n", "");
+        }
+    }
+    console::print(json, &findings, &text)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vectors() -> &'static str {
+    if is_x86_feature_detected!("avx512f") {
+        "AVX-512"
+    } else if is_x86_feature_detected!("avx2") {
+        "AVX2"
+    } else {
+        "no AVX2"
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn vectors() -> &'static str {
+    std::env::consts::ARCH
+}

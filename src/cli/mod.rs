@@ -1,0 +1,298 @@
+//! The `eosin` program.
+//!
+//! Results go to standard output, everything else to standard error. The exit
+//! code is 0, or 1 with one line that says what is wrong and what to do, or 130
+//! when the user stopped it.
+
+mod console;
+mod doctor;
+mod predict;
+mod quickstart;
+mod report;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::error::{Error, Result};
+use crate::formats;
+use crate::session::Threads;
+use crate::train::config::Layout;
+
+/// Histology slides and gene expression: train and run models that link them.
+#[derive(Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Threads to compute with; all cores when left out. Results do not depend on it
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// Where to compute
+    #[arg(long, global = true, value_enum, default_value = "auto")]
+    device: DeviceChoice,
+    /// Number format of the computation
+    #[arg(long, global = true, value_enum, default_value = "f32")]
+    dtype: DTypeChoice,
+    /// No progress
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DeviceChoice {
+    Cpu,
+    Cuda,
+    Auto,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DTypeChoice {
+    F32,
+    Bf16,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a small cohort, train DeepPT on it and write a report: 3 minutes, no data needed
+    Quickstart(QuickstartArgs),
+    /// Make a cohort of H&E-like slides with known links from morphology to expression
+    Simulate(SimulateArgs),
+    /// Extract ResNet-50 features of every tile of a folder
+    Features(FeaturesArgs),
+    /// Train a model
+    #[command(subcommand)]
+    Train(TrainCommand),
+    /// Predict a folder with a finished run, and score it where expression is given
+    Evaluate(EvaluateArgs),
+    /// One forward pass of a model from a weights file
+    Predict(PredictArgs),
+    /// Say what is in a weights, array, table or image file
+    Inspect {
+        /// Any .pth, .pt, .safetensors, .npy, CSV, TSV, PNG or JPEG file
+        file: PathBuf,
+    },
+    /// Say what this machine and build can do, and what to do about what is missing
+    Doctor,
+}
+
+#[derive(Args)]
+struct QuickstartArgs {
+    /// Folder to write to
+    #[arg(long, default_value = "eosin-quickstart")]
+    out: PathBuf,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Continue an interrupted quickstart
+    #[arg(long)]
+    resume: bool,
+}
+
+#[derive(Args)]
+struct SimulateArgs {
+    /// Folder to write to; it must be new or empty
+    #[arg(long)]
+    out: PathBuf,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[arg(long)]
+    slides: Option<usize>,
+    /// Tiles of each slide
+    #[arg(long)]
+    tiles: Option<usize>,
+    /// Side of a tile in pixels
+    #[arg(long)]
+    tile_px: Option<usize>,
+}
+
+/// A folder of images.
+#[derive(Args, Clone)]
+struct DataArgs {
+    /// Folder of images
+    #[arg(long)]
+    data: PathBuf,
+    /// How the folder is laid out: `her2st`, or `tiles` with a folder of tile images per slide
+    #[arg(long, value_enum)]
+    layout: LayoutChoice,
+    /// her2st: sections to use, e.g. B4,C2; all when left out
+    #[arg(long, value_delimiter = ',')]
+    sections: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LayoutChoice {
+    Her2st,
+    Tiles,
+}
+
+impl From<LayoutChoice> for Layout {
+    fn from(choice: LayoutChoice) -> Self {
+        match choice {
+            LayoutChoice::Her2st => Self::Her2st,
+            LayoutChoice::Tiles => Self::Tiles,
+        }
+    }
+}
+
+#[derive(Args)]
+struct FeaturesArgs {
+    #[command(flatten)]
+    data: DataArgs,
+    /// Folder to write one file per slide to
+    #[arg(long)]
+    out: PathBuf,
+    /// ResNet-50 weights with torchvision's keys; seeded random weights when left out
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// Seed of random weights
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Side in pixels to which tiles are resized
+    #[arg(long, default_value_t = 224)]
+    tile_px: usize,
+}
+
+#[derive(Subcommand)]
+enum TrainCommand {
+    /// DeepPT: tile features -> autoencoder -> expression (Hoang et al. 2024)
+    Deeppt(TrainArgs),
+}
+
+#[derive(Args)]
+struct TrainArgs {
+    /// The run file (TOML); src/models/deeppt/README.md lists its keys
+    #[arg(long)]
+    config: PathBuf,
+    /// Folder of the run
+    #[arg(long)]
+    out: PathBuf,
+    /// Continue an interrupted run
+    #[arg(long)]
+    resume: bool,
+    /// In place of the run file's seed
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Args)]
+struct EvaluateArgs {
+    /// Folder of a finished run
+    #[arg(long)]
+    run: PathBuf,
+    /// Folder of images
+    #[arg(long)]
+    data: PathBuf,
+    /// her2st: sections to use; all when left out
+    #[arg(long, value_delimiter = ',')]
+    sections: Vec<String>,
+    /// tiles: the table of expression to score against
+    #[arg(long)]
+    expression: Option<PathBuf>,
+    /// Predict only, although the folder has expression
+    #[arg(long)]
+    no_expression: bool,
+    /// Folder to write to
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[derive(Args)]
+struct PredictArgs {
+    /// resnet18, resnet50, deeppt-autoencoder or deeppt
+    model: String,
+    /// .pth, .pt or .safetensors
+    #[arg(long)]
+    weights: PathBuf,
+    /// .npy or .safetensors, f32, batch first
+    #[arg(long)]
+    input: PathBuf,
+    /// .npy for the main output, .safetensors for every output by name
+    #[arg(long)]
+    output: PathBuf,
+    /// Settings as TOML
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// One setting, in place of the file's
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+/// Runs the program on the process's arguments.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let stop = console::stop_on_signal();
+    let outcome = cli.global.check().and_then(|()| {
+        let threads = match cli.global.threads {
+            Some(n) => Threads::Own(n),
+            None => Threads::Caller,
+        };
+        match threads.pool()? {
+            Some(pool) => pool.install(|| dispatch(&cli, stop)),
+            None => dispatch(&cli, stop),
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            match e {
+                Error::Interrupted(_) => ExitCode::from(130),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+impl Global {
+    fn check(&self) -> Result<()> {
+        if self.device == DeviceChoice::Cuda {
+            return Err(Error::usage(
+                "this build of eosin computes on the CPU only",
+                "use --device cpu or --device auto",
+            ));
+        }
+        if self.dtype == DTypeChoice::Bf16 {
+            return Err(Error::usage(
+                "the CPU computes in f32: bf16 would only round its results",
+                "use --dtype f32",
+            ));
+        }
+        if self.threads == Some(0) {
+            return Err(Error::usage("0 threads compute nothing", "use --threads 1 or more"));
+        }
+        Ok(())
+    }
+}
+
+fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<()> {
+    let console = console::Console::new(cli.global.quiet);
+    let control = crate::train::progress::Control {
+        progress: &console,
+        stop,
+    };
+    let json = cli.global.json;
+    match &cli.command {
+        Command::Quickstart(args) => quickstart::quickstart(args, json, control),
+        Command::Simulate(args) => run::simulate(args, json, control),
+        Command::Features(args) => run::features(args, json, control),
+        Command::Train(TrainCommand::Deeppt(args)) => run::train_deeppt(args, json, control),
+        Command::Evaluate(args) => run::evaluate(args, json, control),
+        Command::Predict(args) => predict::predict(args, json, control),
+        Command::Inspect { file } => {
+            let found = formats::inspect(file)?;
+            console::print(json, &found, &found.to_string())
+        }
+        Command::Doctor => doctor::doctor(json),
+    }
+}

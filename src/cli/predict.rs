@@ -1,0 +1,140 @@
+//! `eosin predict`: the tool for parity checks and scripts.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::PredictArgs;
+use super::console;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::formats::{Array, Weights, npy, read_weights, safetensors};
+use crate::models::registry::{Model, Settings};
+use crate::nn::{to_array, to_tensor};
+use crate::ops;
+use crate::session::Threads;
+use crate::tensor::Tensor;
+use crate::train::progress::Control;
+
+pub fn predict(args: &PredictArgs, json: bool, control: Control) -> Result<()> {
+    let model = Model::named(&args.model)?;
+    let output = Output::of(&args.output)?;
+    let settings = settings(args)?;
+    let x = input(&args.input, model)?;
+    let weights = read_weights(&args.weights)?;
+    let session = model.session(&weights, &args.weights, &settings)?;
+    let runner = session.runner(Threads::Caller)?;
+
+    let rows = x.shape().first().copied().unwrap_or(0);
+    let batch = model.batch.unwrap_or(rows).max(1);
+    control.progress.begin(model.name, rows);
+    let mut parts: BTreeMap<&'static str, Vec<Tensor>> = BTreeMap::new();
+    for start in (0..rows).step_by(batch) {
+        control.check("nothing was written")?;
+        let part = ops::slice(&x, 0, start, batch.min(rows - start))?;
+        for (name, y) in runner.run(&part)? {
+            parts.entry(name).or_default().push(y);
+        }
+        control.progress.at((start + batch).min(rows), "");
+    }
+    control.progress.end();
+    let mut results: Vec<(&str, Array)> = Vec::new();
+    for &name in model.outputs {
+        let parts: Vec<&Tensor> = parts.get(name).into_iter().flatten().collect();
+        let whole = match parts[..] {
+            [] => {
+                return Err(Error::file(&args.input, "", "holds no rows", "give at least one"));
+            }
+            [one] => one.clone(),
+            _ => ops::cat(&parts, 0)?,
+        };
+        results.push((name, to_array(&whole)?));
+    }
+    let shapes: BTreeMap<&str, &[usize]> =
+        results.iter().map(|(n, a)| (*n, &a.shape[..])).collect();
+    let text = match output {
+        Output::Npy => format!("{}: {} {:?}", args.output.display(), results[0].0, results[0].1.shape),
+        Output::Safetensors => format!("{}: {shapes:?}", args.output.display()),
+    };
+    match output {
+        Output::Npy => npy::write(&args.output, &results[0].1)?,
+        Output::Safetensors => {
+            let mut file = Weights::new();
+            for (name, array) in &results {
+                file.insert(*name, array.clone())?;
+            }
+            safetensors::write(&args.output, &file)?;
+        }
+    }
+    console::print(json, &shapes, &text)
+}
+
+#[derive(Clone, Copy)]
+enum Output {
+    Npy,
+    Safetensors,
+}
+
+impl Output {
+    fn of(path: &Path) -> Result<Self> {
+        match path.extension().and_then(|e| e.to_str()) {
+            Some("npy") => Ok(Self::Npy),
+            Some("safetensors") => Ok(Self::Safetensors),
+            _ => Err(Error::usage(
+                format!("{} names no output format", path.display()),
+                "end its name with .npy (the main output) or .safetensors (every output)",
+            )),
+        }
+    }
+}
+
+fn settings(args: &PredictArgs) -> Result<Settings> {
+    let mut settings = Settings::new();
+    if let Some(path) = &args.config {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let table: toml::Table = toml::from_str(&text)
+            .map_err(|e| Error::file(path, "", e.message(), "give key = value lines"))?;
+        for (key, value) in table {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            settings.insert(key, text);
+        }
+    }
+    for setting in &args.settings {
+        let Some((key, value)) = setting.split_once('=') else {
+            return Err(Error::usage(
+                format!("--set {setting} has no `=`"),
+                "write --set key=value",
+            ));
+        };
+        settings.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(settings)
+}
+
+fn input(path: &Path, model: &Model) -> Result<Tensor> {
+    let array = if path.extension().is_some_and(|e| e == "npy") {
+        npy::read(path)?
+    } else {
+        let file = read_weights(path)?;
+        let mut arrays = file.iter();
+        match (arrays.next(), arrays.next()) {
+            (Some((_, array)), None) => array.clone(),
+            _ => {
+                return Err(Error::file(
+                    path,
+                    "",
+                    format!("holds {} arrays", file.len()),
+                    "give a file with one array, the input",
+                ));
+            }
+        }
+    };
+    if array.dtype != DType::F32 || array.shape.is_empty() {
+        return Err(Error::file(
+            path,
+            "",
+            format!("holds {} {:?}", array.dtype, array.shape),
+            format!("{} takes f32 {}", model.name, model.input),
+        ));
+    }
+    to_tensor(&array)
+}

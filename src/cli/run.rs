@@ -1,0 +1,243 @@
+//! `eosin simulate`, `features`, `train` and `evaluate`.
+
+use serde::Serialize;
+
+use super::{EvaluateArgs, FeaturesArgs, SimulateArgs, TrainArgs, console, report};
+use crate::cohort::Cohort;
+use crate::error::Result;
+use crate::expression::Table;
+use crate::formats::atomic::create_dir_all;
+use crate::simulate::{self, SimulateConfig};
+use crate::train::config::{DataConfig, DeepPtConfig, FeatureConfig};
+use crate::train::deeppt::{Ensemble, HeldOut, train};
+use crate::train::evaluate::{Scores, Summary, write_results};
+use crate::train::features::{extract, published_encoder, random_encoder};
+use crate::train::progress::Control;
+
+#[derive(Serialize)]
+struct Simulated {
+    folder: String,
+    slides: usize,
+    tiles: usize,
+    genes: usize,
+}
+
+pub fn simulate(args: &SimulateArgs, json: bool, control: Control) -> Result<()> {
+    let defaults = SimulateConfig::default();
+    let config = SimulateConfig {
+        slides: args.slides.unwrap_or(defaults.slides),
+        tiles_per_slide: args.tiles.unwrap_or(defaults.tiles_per_slide),
+        tile_px: args.tile_px.unwrap_or(defaults.tile_px),
+        seed: args.seed,
+        ..defaults
+    };
+    let truth = simulated(&config, &args.out, control)?;
+    let planted: usize = truth.programs.iter().map(|p| p.genes.len()).sum();
+    let made = Simulated {
+        folder: args.out.display().to_string(),
+        slides: config.slides,
+        tiles: config.slides * config.tiles_per_slide,
+        genes: planted + truth.noise_genes.len(),
+    };
+    let text = format!(
+        "{}: {} slides of {} tiles, expression of {} genes; what was planted is in truth.json",
+        made.folder, made.slides, config.tiles_per_slide, made.genes
+    );
+    console::print(json, &made, &text)
+}
+
+/// Simulates with progress.
+pub fn simulated(
+    config: &SimulateConfig,
+    out: &std::path::Path,
+    control: Control,
+) -> Result<simulate::Truth> {
+    let tiles = config.slides * config.tiles_per_slide;
+    control.progress.begin("drawing tiles", tiles);
+    let truth = simulate::simulate(config, out, &|done, _| control.progress.at(done, ""))?;
+    control.progress.end();
+    Ok(truth)
+}
+
+#[derive(Serialize)]
+struct Extracted {
+    folder: String,
+    encoder: String,
+    slides: usize,
+    tiles: usize,
+    skipped: Vec<String>,
+}
+
+pub fn features(args: &FeaturesArgs, json: bool, control: Control) -> Result<()> {
+    let mut data = DataConfig::new(args.data.layout.into(), &args.data.data);
+    data.sections.clone_from(&args.data.sections);
+    let mut cohort = data.read(false)?;
+    create_dir_all(&args.out)?;
+    let config = FeatureConfig {
+        weights: args.weights.clone(),
+        tile_px: args.tile_px,
+        ..FeatureConfig::default()
+    };
+    let encoder = match &args.weights {
+        Some(path) => published_encoder(path)?,
+        None => {
+            let all: Vec<usize> = (0..cohort.samples.len()).collect();
+            let file = args.out.join("encoder.safetensors");
+            random_encoder(args.seed, &cohort, &all, &config, &file, control)?
+        }
+    };
+    control.progress.note(&format!("features: {}", encoder.source.description));
+    extract(&mut cohort, &encoder, &config, &args.out.join("features"), control)?;
+    let skipped: Vec<String> =
+        cohort.skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();
+    let slides: std::collections::BTreeSet<&str> =
+        cohort.samples.iter().map(|s| s.slide.as_str()).collect();
+    let made = Extracted {
+        folder: args.out.join("features").display().to_string(),
+        encoder: encoder.source.description.clone(),
+        slides: slides.len(),
+        tiles: used_tiles(&cohort),
+        skipped,
+    };
+    let mut text = format!(
+        "{}: {} slides, {} tiles; {}",
+        made.folder, made.slides, made.tiles, made.encoder
+    );
+    for line in &made.skipped {
+        text += &format!("\nskipped {line}");
+    }
+    console::print(json, &made, &text)
+}
+
+fn used_tiles(cohort: &Cohort) -> usize {
+    let used: std::collections::BTreeSet<usize> =
+        cohort.samples.iter().flat_map(|s| s.tiles.iter().copied()).collect();
+    used.len()
+}
+
+pub fn train_deeppt(args: &TrainArgs, json: bool, control: Control) -> Result<()> {
+    let mut config = DeepPtConfig::read(&args.config)?;
+    if let Some(seed) = args.seed {
+        config.seed = seed;
+    }
+    config.resolve(&std::env::current_dir().unwrap_or_default());
+    let outcome = train(&config, &args.out, args.resume, control)?;
+    let held = &outcome.held_out;
+    let scores = Scores::new(&held.genes, held.samples.len(), &held.predicted, &held.measured)?;
+    let summary = Summary::new(&scores, held.same_patient, &outcome.encoder.description);
+    write_results(&args.out, held, &scores, &summary)?;
+    let mut page = report::run(&config, &outcome, &scores, &summary);
+    report::examples(&mut page, &config, &scores, held)?;
+    page.write(args.out.join("report.html"))?;
+    console::print(json, &summary, &described(&summary, &args.out.join("report.html")))
+}
+
+/// The figures as a person reads them.
+fn described(s: &Summary, report: &std::path::Path) -> String {
+    let mark = if s.same_patient { " (same patient)" } else { "" };
+    format!(
+        "held-out samples   {}{mark}\n\
+         genes              {}\n\
+         Pearson, median    {:.3}{mark}\n\
+         Pearson, top 50    {:.3}{mark}\n\
+         predicted genes    {} (r > 0, Benjamini-Hochberg {} %){mark}\n\
+         features           {}\n\
+         report             {}",
+        s.samples,
+        s.genes,
+        s.median_pearson,
+        s.top50_pearson,
+        s.significant_genes,
+        100.0 * s.significance_level,
+        s.features,
+        report.display()
+    )
+}
+
+#[derive(Serialize)]
+struct Predicted {
+    folder: String,
+    samples: usize,
+    genes: usize,
+    features: String,
+    skipped: usize,
+    scores: Option<Summary>,
+}
+
+pub fn evaluate(args: &EvaluateArgs, json: bool, control: Control) -> Result<()> {
+    let ensemble = Ensemble::read(&args.run)?;
+    let mut data = DataConfig {
+        path: args.data.clone(),
+        sections: args.sections.clone(),
+        expression: args.expression.clone(),
+        slides: None,
+        ..ensemble.config.data.clone()
+    };
+    let scored = !args.no_expression
+        && match data.layout {
+            crate::train::config::Layout::Her2st => data.path.join("ST-cnts").is_dir(),
+            crate::train::config::Layout::Tiles => data.expression.is_some(),
+        };
+    if !scored {
+        data.expression = None;
+    }
+    let mut cohort = data.read(scored)?;
+    create_dir_all(&args.out)?;
+    control
+        .progress
+        .note(&format!("features: {}", ensemble.encoder.source.description));
+    let features = extract(
+        &mut cohort,
+        &ensemble.encoder,
+        &ensemble.config.features,
+        &args.out.join("features"),
+        control,
+    )?;
+    let genes = ensemble.genes();
+    let predicted = ensemble.predict(&cohort, &features)?;
+    let samples: Vec<String> = cohort.samples.iter().map(|s| s.id.clone()).collect();
+    let first = |t: &[usize]| t.first().and_then(|&t| cohort.tiles[t].position);
+    let mut held = HeldOut {
+        slides: cohort.samples.iter().map(|s| s.slide.clone()).collect(),
+        positions: cohort.samples.iter().map(|s| first(&s.tiles)).collect(),
+        samples,
+        genes,
+        predicted,
+        measured: Vec::new(),
+        same_patient: ensemble.trained_on(&cohort),
+    };
+    let encoder = &ensemble.encoder.source.description;
+    let mut result = Predicted {
+        folder: args.out.display().to_string(),
+        samples: held.samples.len(),
+        genes: held.genes.len(),
+        features: encoder.clone(),
+        skipped: cohort.skipped.len(),
+        scores: None,
+    };
+    let Some(table) = &cohort.table else {
+        let table = Table {
+            samples: held.samples.clone(),
+            genes: held.genes.clone(),
+            values: held.predicted,
+        };
+        let path = args.out.join("predictions.csv");
+        crate::expression::table::write(&path, &table)?;
+        let text = format!(
+            "{}: {} samples, {} genes\nfeatures           {encoder}",
+            path.display(),
+            result.samples,
+            result.genes
+        );
+        return console::print(json, &result, &text);
+    };
+    held.measured = ensemble.on_scale(table)?;
+    let scores = Scores::new(&held.genes, held.samples.len(), &held.predicted, &held.measured)?;
+    let summary = Summary::new(&scores, held.same_patient, encoder);
+    write_results(&args.out, &held, &scores, &summary)?;
+    let page = report::evaluation(&args.run, &cohort, &held, &scores, &summary);
+    page.write(args.out.join("report.html"))?;
+    let text = described(&summary, &args.out.join("report.html"));
+    result.scores = Some(summary);
+    console::print(json, &result, &text)
+}

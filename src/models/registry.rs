@@ -1,0 +1,122 @@
+//! Models by name, for one eval-mode forward pass from a weights file. What an
+//! architecture leaves open is inferred from the shapes of its weights.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::formats::Weights;
+use crate::models::deeppt::{AutoEncoder, Mlp};
+use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
+use crate::nn;
+use crate::random::Philox;
+use crate::session::Session;
+
+/// Settings that the user gave, by key.
+pub type Settings = BTreeMap<String, String>;
+
+pub struct Model {
+    pub name: &'static str,
+    /// The input's shape, batch first.
+    pub input: &'static str,
+    /// The named outputs, the main one first.
+    pub outputs: &'static [&'static str],
+    /// Rows that may be computed apart from each other; `None` when the rows
+    /// belong together.
+    pub batch: Option<usize>,
+    load: fn(&Weights, &Path) -> Result<Session>,
+}
+
+pub const MODELS: &[Model] = &[
+    Model {
+        name: "resnet18",
+        input: "images (N, 3, H, W), ImageNet-normalised",
+        outputs: &["features", "logits"],
+        batch: Some(32),
+        load: |weights, path| resnet(Depth::ResNet18, weights, path),
+    },
+    Model {
+        name: "resnet50",
+        input: "images (N, 3, H, W), ImageNet-normalised",
+        outputs: &["features", "logits"],
+        batch: Some(32),
+        load: |weights, path| resnet(Depth::ResNet50, weights, path),
+    },
+    Model {
+        name: "deeppt-autoencoder",
+        input: "tile features (tiles, 2048)",
+        outputs: &["code", "reconstruction"],
+        batch: Some(1024),
+        load: autoencoder,
+    },
+    Model {
+        name: "deeppt",
+        input: "one slide's codes (tiles, 512)",
+        outputs: &["genes"],
+        batch: None,
+        load: mlp,
+    },
+];
+
+impl Model {
+    /// # Errors
+    /// No model of this name; the message lists those that there are.
+    pub fn named(name: &str) -> Result<&'static Self> {
+        MODELS.iter().find(|m| m.name == name).ok_or_else(|| {
+            let names: Vec<&str> = MODELS.iter().map(|m| m.name).collect();
+            Error::usage(
+                format!("there is no model `{name}`"),
+                format!("use one of {}", names.join(", ")),
+            )
+        })
+    }
+
+    /// The model with these weights, ready to run.
+    ///
+    /// # Errors
+    /// Keys or shapes that are not the architecture's; a setting that the
+    /// model does not have.
+    pub fn session(&self, weights: &Weights, path: &Path, settings: &Settings) -> Result<Session> {
+        if let Some(key) = settings.keys().next() {
+            return Err(Error::usage(
+                format!("{} has no setting `{key}`", self.name),
+                "leave it out: everything is inferred from the weights",
+            ));
+        }
+        (self.load)(weights, path)
+    }
+}
+
+/// Size `axis` of the array `key`, or 0, which no strict load accepts.
+fn size(weights: &Weights, key: &str, axis: usize) -> usize {
+    let shape = weights.get(key).map(|a| &a.shape);
+    shape.and_then(|s| s.get(axis).copied()).unwrap_or(0)
+}
+
+fn resnet(depth: Depth, weights: &Weights, path: &Path) -> Result<Session> {
+    let classes = size(weights, "fc.weight", 0);
+    let model = ResNet::new(depth, classes, &mut Philox::new(0))?;
+    nn::load(&model, weights, path)?;
+    Ok(Session::new(ResNetFeatures::new(model)?))
+}
+
+fn autoencoder(weights: &Weights, path: &Path) -> Result<Session> {
+    let (code, features) = (
+        size(weights, "encoder.0.weight", 0),
+        size(weights, "encoder.0.weight", 1),
+    );
+    let model = AutoEncoder::new(features, code, &mut Philox::new(0))?;
+    nn::load(&model, weights, path)?;
+    Ok(Session::new(model))
+}
+
+fn mlp(weights: &Weights, path: &Path) -> Result<Session> {
+    let (hidden, code) = (
+        size(weights, "layer0.0.weight", 0),
+        size(weights, "layer0.0.weight", 1),
+    );
+    let genes = vec![0.0; size(weights, "layer1.weight", 0)];
+    let model = Mlp::new(code, hidden, &genes, 0.0, &mut Philox::new(0))?;
+    nn::load(&model, weights, path)?;
+    Ok(Session::new(model))
+}

@@ -1,0 +1,359 @@
+//! The run file: every choice of a training run, in TOML. A key that is not
+//! known is an error; what is left out has the default given here.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cohort::{self, Cohort};
+use crate::error::{Error, Result};
+use crate::expression::{GeneChoice, Orientation, Transform};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeepPtConfig {
+    /// Decides initial weights, order, dropout and splits.
+    #[serde(default)]
+    pub seed: u64,
+    pub data: DataConfig,
+    #[serde(default)]
+    pub features: FeatureConfig,
+    #[serde(default)]
+    pub expression: ExpressionConfig,
+    #[serde(default)]
+    pub split: SplitConfig,
+    #[serde(default)]
+    pub autoencoder: AutoEncoderConfig,
+    #[serde(default)]
+    pub mlp: MlpConfig,
+}
+
+/// How a folder is laid out; see [`crate::cohort`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    Her2st,
+    Tiles,
+}
+
+/// The folder of images and its expression.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    pub layout: Layout,
+    pub path: PathBuf,
+    /// her2st: sections to use, all when empty.
+    #[serde(default)]
+    pub sections: Vec<String>,
+    /// her2st: what becomes a sample.
+    #[serde(default)]
+    pub unit: cohort::her2st::Unit,
+    /// her2st, spots: rings of neighbouring spots in a spot's bag.
+    #[serde(default)]
+    pub ring: usize,
+    /// her2st: side of a spot's tile in pixels of the image.
+    #[serde(default = "default_spot_px")]
+    pub spot_px: usize,
+    /// tiles: the table of expression.
+    #[serde(default)]
+    pub expression: Option<PathBuf>,
+    /// tiles: which way round the table is.
+    #[serde(default)]
+    pub orientation: Orientation,
+    /// tiles: columns slide, patient; `<path>/slides.csv` if that exists.
+    #[serde(default)]
+    pub slides: Option<PathBuf>,
+}
+
+fn default_spot_px() -> usize {
+    112
+}
+
+impl DataConfig {
+    /// A folder with the defaults of its layout.
+    pub fn new(layout: Layout, path: impl Into<PathBuf>) -> Self {
+        Self {
+            layout,
+            path: path.into(),
+            sections: Vec::new(),
+            unit: Default::default(),
+            ring: 0,
+            spot_px: default_spot_px(),
+            expression: None,
+            orientation: Default::default(),
+            slides: None,
+        }
+    }
+
+    /// Reads the folder, with its expression if `expression` is asked for.
+    ///
+    /// # Errors
+    /// As the readers of [`crate::cohort`]; an option of the other layout.
+    pub fn read(&self, expression: bool) -> Result<Cohort> {
+        match self.layout {
+            Layout::Her2st => {
+                if self.expression.is_some() || self.slides.is_some() {
+                    return Err(Error::usage(
+                        "`expression` and `slides` belong to layout = \"tiles\"",
+                        "remove them, or set the layout",
+                    ));
+                }
+                let options = cohort::her2st::Options {
+                    sections: self.sections.clone(),
+                    unit: self.unit,
+                    ring: self.ring,
+                    spot_px: self.spot_px,
+                    counts: expression,
+                    ..Default::default()
+                };
+                cohort::her2st::read(&self.path, &options)
+            }
+            Layout::Tiles => {
+                if !self.sections.is_empty() || self.ring != 0 {
+                    return Err(Error::usage(
+                        "`sections` and `ring` belong to layout = \"her2st\"",
+                        "remove them, or set the layout",
+                    ));
+                }
+                if expression && self.expression.is_none() {
+                    return Err(Error::usage(
+                        "no table of expression is given",
+                        "set data.expression to a CSV or TSV file of samples and genes",
+                    ));
+                }
+                let options = cohort::tiles::Options {
+                    table: self.expression.clone().filter(|_| expression),
+                    orientation: self.orientation,
+                    slides: self.slides.clone(),
+                };
+                cohort::tiles::read(&self.path, &options)
+            }
+        }
+    }
+
+    /// Paths in a run file are relative to it.
+    fn resolve(&mut self, base: &Path) {
+        let absolute = |p: &mut PathBuf| *p = base.join(&*p);
+        absolute(&mut self.path);
+        self.expression.iter_mut().for_each(absolute);
+        self.slides.iter_mut().for_each(absolute);
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FeatureConfig {
+    /// ResNet-50 weights (.pth, .pt or .safetensors, torchvision's keys).
+    /// Without them the network has seeded random weights.
+    pub weights: Option<PathBuf>,
+    /// Side in pixels to which tiles are resized.
+    pub tile_px: usize,
+    /// Tiles in a batch.
+    pub batch: usize,
+    /// Random weights: tiles whose statistics calibrate batch norm.
+    pub calibration_tiles: usize,
+}
+
+impl Default for FeatureConfig {
+    fn default() -> Self {
+        Self {
+            weights: None,
+            tile_px: 224,
+            batch: 32,
+            calibration_tiles: 128,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ExpressionConfig {
+    /// `all`, `file:PATH`, `variance:N` or `mean:N`; chosen on training samples.
+    pub genes: GeneChoice,
+    /// The least share of training samples in which a gene is seen.
+    pub min_detected: f64,
+    /// In order: `library_size:TOTAL`, `log1p`, `log10p1`, `zscore`.
+    pub transforms: Vec<Transform>,
+    /// A negative control: expression dealt to other samples at random.
+    pub shuffle: bool,
+}
+
+impl Default for ExpressionConfig {
+    fn default() -> Self {
+        Self {
+            genes: GeneChoice::All,
+            min_detected: 0.0,
+            transforms: vec![Transform::LibrarySize { total: 1e4 }, Transform::Log1p],
+            shuffle: false,
+        }
+    }
+}
+
+/// What stays together in a split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupBy {
+    Patient,
+    /// A section or slide: figures are marked 'same patient' where that is so.
+    #[serde(alias = "slide")]
+    Section,
+    /// Single samples; for inner folds only.
+    Sample,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SplitConfig {
+    pub by: GroupBy,
+    /// Sections or slides to hold out; empty for cross-validation.
+    pub test: Vec<String>,
+    /// Cross-validation folds.
+    pub outer_folds: usize,
+    /// Models per outer fold, each with another inner fold as validation set.
+    pub inner_folds: usize,
+    /// As `by` when left out.
+    pub inner_by: Option<GroupBy>,
+}
+
+impl Default for SplitConfig {
+    fn default() -> Self {
+        Self {
+            by: GroupBy::Patient,
+            test: Vec::new(),
+            outer_folds: 5,
+            inner_folds: 5,
+            inner_by: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AutoEncoderConfig {
+    pub epochs: usize,
+    pub patience: usize,
+    pub batch: usize,
+    pub learning_rate: f64,
+}
+
+impl Default for AutoEncoderConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 100,
+            patience: 10,
+            batch: 64,
+            learning_rate: 1e-4,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MlpConfig {
+    pub hidden: usize,
+    pub dropout: f64,
+    pub epochs: usize,
+    pub patience: usize,
+    /// Samples in a step; the paper's code takes one slide at a time.
+    pub batch: usize,
+    pub learning_rate: f64,
+    pub weight_decay: f64,
+    /// Genes of similar median expression that share a network.
+    pub genes_per_group: usize,
+    /// Train on standardised codes and targets (training statistics); the
+    /// standardisation moves into the saved weights.
+    pub standardise: bool,
+}
+
+impl Default for MlpConfig {
+    fn default() -> Self {
+        Self {
+            hidden: 512,
+            dropout: 0.2,
+            epochs: 200,
+            patience: 20,
+            batch: 1,
+            learning_rate: 1e-4,
+            weight_decay: 0.0,
+            genes_per_group: 4096,
+            standardise: true,
+        }
+    }
+}
+
+impl DeepPtConfig {
+    /// Reads a run file; relative paths are taken from its folder.
+    ///
+    /// # Errors
+    /// TOML that does not parse, an unknown key, a value out of its range.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let mut config: Self = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
+            let place = line.map_or_else(String::new, |l| format!("line {l}"));
+            let remedy = "see the keys in src/models/deeppt/README.md";
+            Error::file(path, place, e.message().replace('\n', " "), remedy)
+        })?;
+        config.resolve(path.parent().unwrap_or(Path::new("")));
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Makes relative paths relative to `base`.
+    pub fn resolve(&mut self, base: &Path) {
+        self.data.resolve(base);
+        if let Some(weights) = &mut self.features.weights {
+            *weights = base.join(&*weights);
+        }
+        if let GeneChoice::File(list) = &mut self.expression.genes {
+            *list = base.join(&*list);
+        }
+    }
+
+    /// # Errors
+    /// A value out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let positive = [
+            ("features.tile_px", self.features.tile_px),
+            ("features.batch", self.features.batch),
+            ("features.calibration_tiles", self.features.calibration_tiles),
+            ("autoencoder.epochs", self.autoencoder.epochs),
+            ("autoencoder.batch", self.autoencoder.batch),
+            ("mlp.hidden", self.mlp.hidden),
+            ("mlp.epochs", self.mlp.epochs),
+            ("mlp.batch", self.mlp.batch),
+            ("mlp.genes_per_group", self.mlp.genes_per_group),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
+            return Err(Error::usage(
+                format!("{name} is 0"),
+                "set it to at least 1",
+            ));
+        }
+        if !(0.0..1.0).contains(&self.mlp.dropout) {
+            return Err(Error::usage(
+                format!("mlp.dropout = {} is no share", self.mlp.dropout),
+                "set it to 0 or more and below 1",
+            ));
+        }
+        if self.features.tile_px < 32 {
+            return Err(Error::usage(
+                format!("features.tile_px = {} is too small", self.features.tile_px),
+                "ResNet-50 halves an image five times: use at least 32",
+            ));
+        }
+        if self.split.by == GroupBy::Sample {
+            return Err(Error::usage(
+                "split.by = \"sample\" would put neighbouring spots on both sides",
+                "use \"patient\", or \"section\" for figures marked 'same patient'",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The resolved configuration as TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self)
+            .map_err(|e| Error::usage(format!("the configuration has no TOML: {e}"), "report this"))
+    }
+}

@@ -1,0 +1,878 @@
+//! Trains DeepPT on a cohort and predicts what was held out.
+//!
+//! For each outer fold an autoencoder is trained on the features of the other
+//! samples' tiles, then one regression per inner fold and group of genes, each
+//! stopped early on its inner validation set; a held-out sample's prediction is
+//! the mean of its fold's regressions (Hoang et al. 2024, Methods). Every part
+//! ends in a file; a run that was interrupted skips the parts that are there
+//! and continues the unfinished one from its checkpoint, bit for bit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cohort::{Cohort, Skipped};
+use crate::error::{Error, Result};
+use crate::expression::{FittedTransforms, Table, Transform, genes};
+use crate::formats::atomic::{create_dir_all, write_bytes};
+use crate::formats::hash::sha256_bytes;
+use crate::formats::{Weights, read_weights, safetensors};
+use crate::models::deeppt::{AutoEncoder, CODE, Mlp, Standardisation};
+use crate::nn::{self, Pass, State};
+use crate::ops;
+use crate::optim::{Adam, Optimizer};
+use crate::random::Philox;
+use crate::tensor::Tensor;
+use crate::train::config::{DeepPtConfig, GroupBy};
+use crate::train::features::{
+    Encoder, EncoderSource, Features, extract, published_encoder, random_encoder, stored_encoder,
+};
+use crate::train::fit::{History, Plan, Step, Task, checkpoint_path};
+use crate::train::genes::groups_by_median;
+use crate::train::progress::Control;
+use crate::train::split;
+
+/// One outer fold: sample indices.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fold {
+    pub test: Vec<usize>,
+    /// (train, validation) per inner model.
+    pub inner: Vec<(Vec<usize>, Vec<usize>)>,
+}
+
+impl Fold {
+    /// Every sample that is not tested: what choices and statistics are from.
+    fn known(&self) -> Vec<usize> {
+        let all: BTreeSet<usize> = self
+            .inner
+            .iter()
+            .flat_map(|(t, v)| t.iter().chain(v).copied())
+            .collect();
+        all.into_iter().collect()
+    }
+}
+
+/// What an outer fold gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FoldRecord {
+    /// Ids of the held-out samples.
+    pub test: Vec<String>,
+    /// Whether a patient of the held-out samples is in training too.
+    pub same_patient: bool,
+    /// Patients whose samples trained or validated the fold's networks.
+    pub patients: Vec<String>,
+    pub genes: Vec<String>,
+    pub missing_genes: Vec<String>,
+    pub transforms: FittedTransforms,
+    pub autoencoder: History,
+    /// Per inner model and gene group.
+    pub mlps: Vec<Vec<History>>,
+}
+
+/// Predictions and measurements of samples while they were held out, on the
+/// scale of the transforms, for the genes that every fold has.
+pub struct HeldOut {
+    pub samples: Vec<String>,
+    pub slides: Vec<String>,
+    pub positions: Vec<Option<(f64, f64)>>,
+    pub genes: Vec<String>,
+    /// (samples, genes)
+    pub predicted: Vec<f32>,
+    /// (samples, genes)
+    pub measured: Vec<f32>,
+    pub same_patient: bool,
+}
+
+/// What a run leaves.
+pub struct Outcome {
+    pub encoder: EncoderSource,
+    pub folds: Vec<FoldRecord>,
+    pub held_out: HeldOut,
+    pub skipped: Vec<Skipped>,
+    pub samples: usize,
+    pub tiles: usize,
+    pub patients: usize,
+}
+
+/// Runs `config` in the folder `run`; `resume` continues what is there.
+///
+/// # Errors
+/// Input that cannot be used, each named; a folder that holds another run; a
+/// stop request, after the state was saved.
+pub fn train(
+    config: &DeepPtConfig,
+    run: &Path,
+    resume: bool,
+    control: Control,
+) -> Result<Outcome> {
+    config.validate()?;
+    claim(config, run, resume)?;
+    let mut cohort = config.data.read(true)?;
+    let (_, calibration) = folds(config, &cohort)?;
+    let encoder = encoder(config, &cohort, &calibration, run, control)?;
+    if encoder.source.random {
+        control.progress.note(&format!("features: {}", encoder.source.description));
+    }
+    let features = extract(
+        &mut cohort,
+        &encoder,
+        &config.features,
+        &run.join("features"),
+        control,
+    )?;
+    // Samples may have lost all their tiles: the folds are of those that stay.
+    let (folds, _) = folds(config, &cohort)?;
+    let mut table = cohort.table.clone().ok_or_else(|| {
+        Error::usage("the cohort has no expression", "give a table or counts")
+    })?;
+    if config.expression.shuffle {
+        table = shuffled(&table, config.seed)?;
+    }
+
+    let mut records = Vec::with_capacity(folds.len());
+    let mut predictions = Vec::with_capacity(folds.len());
+    for (number, fold) in folds.iter().enumerate() {
+        let part = FoldRun {
+            config,
+            cohort: &cohort,
+            table: &table,
+            features: &features,
+            encoder: &encoder.source,
+            fold,
+            name: format!("fold {}/{}", number + 1, folds.len()),
+            folder: run.join(format!("fold{number}")),
+            checkpoint: checkpoint_path(run),
+            control,
+        };
+        let (record, predicted) = part.run()?;
+        records.push(record);
+        predictions.push(predicted);
+    }
+    // The last finished part made it useless.
+    let _ = std::fs::remove_file(checkpoint_path(run));
+    let held_out = held_out(&cohort, &table, &folds, &records, &predictions)?;
+    let patients: BTreeSet<&str> = cohort.samples.iter().map(|s| s.patient.as_str()).collect();
+    Ok(Outcome {
+        encoder: encoder.source,
+        folds: records,
+        held_out,
+        samples: cohort.samples.len(),
+        tiles: (cohort.samples.iter().flat_map(|s| &s.tiles))
+            .collect::<BTreeSet<_>>()
+            .len(),
+        patients: patients.len(),
+        skipped: cohort.skipped,
+    })
+}
+
+/// Makes the run's folder this configuration's, or says why it cannot be.
+fn claim(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
+    let path = run.join("config.toml");
+    let text = config.to_toml()?;
+    match std::fs::read_to_string(&path) {
+        Ok(there) if resume && there == text => Ok(()),
+        Ok(_) if resume => Err(Error::file(
+            &path,
+            "",
+            "is not the configuration that was given",
+            "resume with the configuration that the run was started with, or choose another --out",
+        )),
+        Ok(_) => Err(Error::file(
+            run,
+            "",
+            "holds a run already",
+            "continue it with --resume, or choose another --out",
+        )),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            create_dir_all(run)?;
+            write_bytes(&path, text.as_bytes())
+        }
+        Err(e) => Err(Error::io("read", &path, e)),
+    }
+}
+
+fn groups(cohort: &Cohort, by: GroupBy, samples: &[usize]) -> Vec<String> {
+    let of = |&s: &usize| {
+        let sample = &cohort.samples[s];
+        match by {
+            GroupBy::Patient => sample.patient.clone(),
+            GroupBy::Section => sample.slide.clone(),
+            GroupBy::Sample => sample.id.clone(),
+        }
+    };
+    samples.iter().map(of).collect()
+}
+
+/// The outer folds, and the samples whose tiles may calibrate a random
+/// encoder: samples that are in no test set.
+fn folds(config: &DeepPtConfig, cohort: &Cohort) -> Result<(Vec<Fold>, Vec<usize>)> {
+    let split = &config.split;
+    let inner_by = split.inner_by.unwrap_or(split.by);
+    let all: Vec<usize> = (0..cohort.samples.len()).collect();
+    if !split.test.is_empty() {
+        let test = named_test(config, cohort)?;
+        let known: Vec<usize> = all.into_iter().filter(|s| !test.contains(s)).collect();
+        let names = groups(cohort, inner_by, &known);
+        let inner = split::folds(&names, split.inner_folds, config.seed).map_err(|e| match e {
+            Error::Usage { problem, remedy } => Error::usage(
+                problem,
+                format!("{remedy}, or set split.inner_by = \"section\" or \"sample\""),
+            ),
+            other => other,
+        })?;
+        let at = |part: &[usize]| part.iter().map(|&i| known[i]).collect::<Vec<_>>();
+        let inner = inner.iter().map(|(t, v)| (at(t), at(v))).collect();
+        return Ok((vec![Fold { test, inner }], known));
+    }
+
+    // Cross-validation. With a random encoder some patients are in training in
+    // every fold, so that its calibration has seen no tested image.
+    let mut reserved: Vec<usize> = Vec::new();
+    if config.features.weights.is_none() {
+        let names = groups(cohort, split.by, &all);
+        let mut distinct: Vec<&String> = names.iter().collect::<BTreeSet<_>>().into_iter().collect();
+        Philox::fork(config.seed, "calibration").shuffle(&mut distinct);
+        let count = (distinct.len() / 8).max(1);
+        let chosen: BTreeSet<&String> = distinct.into_iter().take(count).collect();
+        reserved = all.iter().copied().filter(|&s| chosen.contains(&names[s])).collect();
+    }
+    let dealt: Vec<usize> = all.into_iter().filter(|s| !reserved.contains(s)).collect();
+    let names = groups(cohort, split.by, &dealt);
+    let outer = split::nested_folds(&names, split.outer_folds, split.inner_folds, config.seed)?;
+    let at = |part: &[usize]| part.iter().map(|&i| dealt[i]).collect::<Vec<_>>();
+    let outer = outer.iter().map(|f| Fold {
+        test: at(&f.test),
+        inner: (f.inner.iter())
+            .map(|(t, v)| {
+                let mut train = at(t);
+                train.extend(&reserved);
+                train.sort_unstable();
+                (train, at(v))
+            })
+            .collect(),
+    });
+    Ok((outer.collect(), reserved))
+}
+
+/// The samples of the sections or slides named in `split.test`.
+fn named_test(config: &DeepPtConfig, cohort: &Cohort) -> Result<Vec<usize>> {
+    let split = &config.split;
+    for name in &split.test {
+        if !cohort.samples.iter().any(|s| s.slide == *name) {
+            return Err(Error::usage(
+                format!("split.test names {name}, which the cohort does not have"),
+                "name sections or slides of the data",
+            ));
+        }
+    }
+    let (test, known): (Vec<_>, Vec<_>) =
+        cohort.samples.iter().partition(|s| split.test.contains(&s.slide));
+    if known.is_empty() {
+        return Err(Error::usage(
+            "split.test names every slide, so none is left to train on",
+            "leave slides out of split.test",
+        ));
+    }
+    let trained: BTreeSet<&str> = known.iter().map(|s| s.patient.as_str()).collect();
+    if let Some(leak) = test.iter().find(|s| trained.contains(s.patient.as_str()))
+        && split.by == GroupBy::Patient
+    {
+        return Err(Error::usage(
+            format!(
+                "patient {} of the test slide {} is in training too",
+                leak.patient, leak.slide
+            ),
+            "test all slides of a patient together, or set split.by = \"section\" to get figures \
+             marked 'same patient'",
+        ));
+    }
+    let is_test = |s: &usize| split.test.contains(&cohort.samples[*s].slide);
+    Ok((0..cohort.samples.len()).filter(is_test).collect())
+}
+
+fn encoder(
+    config: &DeepPtConfig,
+    cohort: &Cohort,
+    calibration: &[usize],
+    run: &Path,
+    control: Control,
+) -> Result<Encoder> {
+    match &config.features.weights {
+        Some(path) => published_encoder(path),
+        None => random_encoder(
+            config.seed,
+            cohort,
+            calibration,
+            &config.features,
+            &run.join("encoder.safetensors"),
+            control,
+        ),
+    }
+}
+
+/// Rows dealt to other samples at random.
+fn shuffled(table: &Table, seed: u64) -> Result<Table> {
+    let mut order: Vec<usize> = (0..table.samples.len()).collect();
+    Philox::fork(seed, "shuffled expression").shuffle(&mut order);
+    let mut dealt = table.select_samples(&order)?;
+    dealt.samples.clone_from(&table.samples);
+    Ok(dealt)
+}
+
+/// Chooses genes on the rows `known` and transforms all rows.
+fn targets(
+    config: &DeepPtConfig,
+    table: &Table,
+    known: &[usize],
+) -> Result<(genes::Chosen, FittedTransforms, Vec<f32>)> {
+    let expression = &config.expression;
+    // Choices by variance or mean are made on the transformed scale, but
+    // before a z-score, after which all variances are equal.
+    let shape: Vec<Transform> = (expression.transforms.iter().copied())
+        .filter(|t| *t != Transform::ZScore)
+        .collect();
+    let on_scale = FittedTransforms::fit(&shape, table, known)?;
+    let scaled = Table {
+        values: on_scale.apply_table(table)?,
+        ..table.clone()
+    };
+    let chosen = genes::choose(&scaled, known, &expression.genes, expression.min_detected)?;
+    let part = table.select_genes(&chosen.columns)?;
+    let transforms = FittedTransforms::fit(&expression.transforms, &part, known)?;
+    let values = transforms.apply_table(&part)?;
+    Ok((chosen, transforms, values))
+}
+
+struct FoldRun<'a> {
+    config: &'a DeepPtConfig,
+    cohort: &'a Cohort,
+    table: &'a Table,
+    features: &'a Features,
+    encoder: &'a EncoderSource,
+    fold: &'a Fold,
+    name: String,
+    folder: PathBuf,
+    checkpoint: PathBuf,
+    control: Control<'a>,
+}
+
+/// Codes of a fold's tiles and where each sample's are.
+struct Codes {
+    /// (tiles, 512)
+    values: Tensor,
+    /// Row of each tile of the cohort.
+    row: BTreeMap<usize, usize>,
+}
+
+impl Codes {
+    /// Codes of the samples' tiles packed one after the other, and how many
+    /// each sample has.
+    fn bags(&self, cohort: &Cohort, samples: &[usize]) -> Result<(Tensor, Vec<usize>)> {
+        let tiles: Vec<usize> = samples.iter().map(|&s| cohort.samples[s].tiles.len()).collect();
+        let rows: Vec<i64> = (samples.iter())
+            .flat_map(|&s| &cohort.samples[s].tiles)
+            .map(|t| self.row[t] as i64)
+            .collect();
+        let index = Tensor::from_slice(&rows, &[rows.len()])?;
+        Ok((ops::index_select(&self.values, 0, &index)?, tiles))
+    }
+}
+
+impl FoldRun<'_> {
+    fn run(&self) -> Result<(FoldRecord, Vec<f32>)> {
+        create_dir_all(&self.folder)?;
+        let known = self.fold.known();
+        let (chosen, transforms, values) = targets(self.config, self.table, &known)?;
+        let gene_names: Vec<String> = transforms.genes().to_vec();
+        let targets = Tensor::from_slice(&values, &[self.table.samples.len(), gene_names.len()])?;
+        let fingerprint = self.fingerprint(&values)?;
+
+        let (autoencoder, ae_history) = self.autoencoder(&fingerprint)?;
+        let codes = self.codes(&autoencoder)?;
+        let rows = |samples: &[usize]| -> Result<Vec<f32>> {
+            let g = gene_names.len();
+            Ok(samples.iter().flat_map(|&s| values[s * g..(s + 1) * g].iter().copied()).collect())
+        };
+        let groups = groups_by_median(
+            &rows(&known)?,
+            known.len(),
+            gene_names.len(),
+            self.config.mlp.genes_per_group,
+        )?;
+
+        let (bags, tiles) = codes.bags(self.cohort, &self.fold.test)?;
+        let g = gene_names.len();
+        let mut predicted = vec![0.0f64; self.fold.test.len() * g];
+        let mut histories = Vec::with_capacity(self.fold.inner.len());
+        for inner in 0..self.fold.inner.len() {
+            let mut of_inner = Vec::with_capacity(groups.len());
+            for (number, group) in groups.iter().enumerate() {
+                let (mlp, history) =
+                    self.mlp(inner, number, (&gene_names, group), (&codes, &targets), &fingerprint)?;
+                of_inner.push(history);
+                let y = mlp.forward(&bags, &tiles, &Pass::eval())?.to_f64_vec()?;
+                for (row, y) in predicted.chunks_mut(g).zip(y.chunks(group.len())) {
+                    for (&gene, v) in group.iter().zip(y) {
+                        row[gene] += v / self.fold.inner.len() as f64;
+                    }
+                }
+            }
+            histories.push(of_inner);
+        }
+        let trained: BTreeSet<&str> = (known.iter())
+            .map(|&s| self.cohort.samples[s].patient.as_str())
+            .collect();
+        let sample = |&s: &usize| &self.cohort.samples[s];
+        let record = FoldRecord {
+            test: self.fold.test.iter().map(|s| sample(s).id.clone()).collect(),
+            same_patient: (self.fold.test.iter())
+                .any(|s| trained.contains(sample(s).patient.as_str())),
+            patients: trained.iter().map(|p| (*p).to_owned()).collect(),
+            genes: gene_names,
+            missing_genes: chosen.missing,
+            transforms,
+            autoencoder: ae_history,
+            mlps: histories,
+        };
+        let json = serde_json::to_vec_pretty(&record)
+            .map_err(|e| Error::usage(format!("a fold cannot be recorded: {e}"), "report this"))?;
+        write_bytes(self.folder.join("fold.json"), &json)?;
+        Ok((record, predicted.into_iter().map(|v| v as f32).collect()))
+    }
+
+    /// A hash of everything that the fold's networks depend on.
+    fn fingerprint(&self, targets: &[f32]) -> Result<String> {
+        let mut text = self.config.to_toml()?;
+        text += &self.encoder.sha256;
+        text += &format!("{:?}", self.fold);
+        text += &sha256_bytes(bytemuck::cast_slice(&self.features.values));
+        text += &sha256_bytes(bytemuck::cast_slice(targets));
+        Ok(sha256_bytes(text.as_bytes()))
+    }
+
+    fn tiles_of(&self, samples: &[usize]) -> Vec<usize> {
+        let tiles: BTreeSet<usize> = (samples.iter())
+            .flat_map(|&s| self.cohort.samples[s].tiles.iter().copied())
+            .collect();
+        tiles.into_iter().collect()
+    }
+
+    /// Trains a part, or takes it from its file if that is of this fingerprint.
+    fn part(
+        &self,
+        file: &Path,
+        name: &str,
+        fingerprint: &str,
+        model: &dyn State,
+        genes: &[&str],
+        train: &mut dyn FnMut() -> Result<History>,
+    ) -> Result<History> {
+        if file.exists() {
+            let weights = read_weights(file)?;
+            let history = weights.metadata.get("history").map(|h| serde_json::from_str(h));
+            if weights.metadata.get("fingerprint").is_some_and(|f| f == fingerprint)
+                && let Some(Ok(history)) = history
+            {
+                nn::load(model, &weights, file)?;
+                return Ok(history);
+            }
+        }
+        self.control.progress.begin(name, 0);
+        let history = train()?;
+        self.control.progress.end();
+        let mut weights = nn::state_weights(model)?;
+        for (key, value) in [
+            ("history", json(&history)?),
+            ("genes", json(&genes)?),
+            ("fingerprint", fingerprint.to_owned()),
+            ("features", self.encoder.description.clone()),
+        ] {
+            weights.metadata.insert(key.into(), value);
+        }
+        safetensors::write(file, &weights)?;
+        Ok(history)
+    }
+
+    fn autoencoder(&self, fingerprint: &str) -> Result<(AutoEncoder, History)> {
+        let config = &self.config.autoencoder;
+        let seed = self.config.seed;
+        let name = format!("{}: autoencoder", self.name);
+        let mut random = Philox::fork(seed, &name);
+        let model = AutoEncoder::new(self.features.width, CODE, &mut random)?;
+        let (train, validation) = &self.fold.inner[0];
+        let train = self.tiles_of(train);
+        let validation = self.features.rows(&self.tiles_of(validation))?;
+        let file = self.folder.join("autoencoder.safetensors");
+        let history = self.part(&file, &name, fingerprint, &model, &[], &mut || {
+            let task = Task {
+                name: &name,
+                fingerprint,
+                model: &model,
+                optimizer: Optimizer::new(
+                    Adam { lr: config.learning_rate, ..Adam::default() },
+                    model.parameters(),
+                )?,
+                plan: Plan { epochs: config.epochs, patience: config.patience },
+                checkpoint: &self.checkpoint,
+            };
+            task.run(
+                &mut |epoch, step| {
+                    let stage = format!("{name} epoch {epoch}");
+                    epoch_over(&train, config.batch, seed, &stage, &mut |batch, random| {
+                        let x = self.features.rows(batch)?;
+                        step.take(&model.loss(&x, &Pass::train(random))?)
+                    }, &mut |loss| self.control.progress.at(epoch, loss))
+                },
+                &mut || model.loss(&validation, &Pass::eval())?.item(),
+                self.control,
+            )
+        })?;
+        Ok((model, history))
+    }
+
+    /// Codes of every tile of the fold's samples, training and test.
+    fn codes(&self, autoencoder: &AutoEncoder) -> Result<Codes> {
+        let mut samples = self.fold.known();
+        samples.extend(&self.fold.test);
+        let tiles = self.tiles_of(&samples);
+        let values = autoencoder.encode(&self.features.rows(&tiles)?, &Pass::eval())?;
+        let row = tiles.into_iter().enumerate().map(|(row, t)| (t, row)).collect();
+        Ok(Codes { values, row })
+    }
+
+    fn mlp(
+        &self,
+        inner: usize,
+        number: usize,
+        (genes, group): (&[String], &[usize]),
+        (codes, targets): (&Codes, &Tensor),
+        fingerprint: &str,
+    ) -> Result<(Mlp, History)> {
+        let config = &self.config.mlp;
+        let seed = self.config.seed;
+        let name = format!("{}: model {} genes {}", self.name, inner + 1, number + 1);
+        let (train, validation) = &self.fold.inner[inner];
+        let names: Vec<&str> = group.iter().map(|&g| genes[g].as_str()).collect();
+        let columns: Vec<i64> = group.iter().map(|&g| g as i64).collect();
+        let columns = Tensor::from_slice(&columns, &[group.len()])?;
+        let rows_of = |samples: &[usize]| -> Result<Tensor> {
+            let rows: Vec<i64> = samples.iter().map(|&s| s as i64).collect();
+            let rows = Tensor::from_slice(&rows, &[rows.len()])?;
+            ops::index_select(&ops::index_select(targets, 0, &rows)?, 1, &columns)
+        };
+        let train_targets = rows_of(train)?;
+        let train_codes = codes.bags(self.cohort, train)?.0;
+        let means = ops::mean(&train_targets, &[0], false)?;
+        let (code_scale, target_scale) = if config.standardise {
+            (Standardisation::fit(&train_codes)?, Standardisation::fit(&train_targets)?)
+        } else {
+            (Standardisation::identity(CODE)?, Standardisation::identity(group.len())?)
+        };
+        // The last bias starts at the training mean: on the standardised scale
+        // that is 0, which `absorb` turns into the mean.
+        let start = target_scale.apply(&means)?.to_f32_vec()?;
+        let mut random = Philox::fork(seed, &name);
+        let model = Mlp::new(CODE, config.hidden, &start, config.dropout, &mut random)?;
+        let batch_of = |samples: &[usize]| -> Result<(Tensor, Vec<usize>, Tensor)> {
+            let (bags, tiles) = codes.bags(self.cohort, samples)?;
+            Ok((code_scale.apply(&bags)?, tiles, target_scale.apply(&rows_of(samples)?)?))
+        };
+        let held = batch_of(validation)?;
+        let file = self.folder.join(format!("model{inner}-genes{number}.safetensors"));
+        let fingerprint = format!("{fingerprint} {inner} {number}");
+        let history = self.part(&file, &name, &fingerprint, &model, &names, &mut || {
+            let rule = Adam {
+                lr: config.learning_rate,
+                weight_decay: config.weight_decay,
+                ..Adam::default()
+            };
+            let task = Task {
+                name: &name,
+                fingerprint: &fingerprint,
+                model: &model,
+                optimizer: Optimizer::new(rule, model.parameters())?,
+                plan: Plan { epochs: config.epochs, patience: config.patience },
+                checkpoint: &self.checkpoint,
+            };
+            let history = task.run(
+                &mut |epoch, step: &mut Step| {
+                    let stage = format!("{name} epoch {epoch}");
+                    epoch_over(train, config.batch, seed, &stage, &mut |batch, random| {
+                        let (bags, tiles, y) = batch_of(batch)?;
+                        let z = model.forward(&bags, &tiles, &Pass::train(random))?;
+                        step.take(&ops::mse_loss(&z, &y)?)
+                    }, &mut |loss| self.control.progress.at(epoch, loss))
+                },
+                &mut || {
+                    let z = model.forward(&held.0, &held.1, &Pass::eval())?;
+                    ops::mse_loss(&z, &held.2)?.item()
+                },
+                self.control,
+            )?;
+            model.absorb(&code_scale, &target_scale)?;
+            Ok(history)
+        })?;
+        Ok((model, history))
+    }
+}
+
+/// What is saved as text beside weights.
+fn json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value)
+        .map_err(|e| Error::usage(format!("a record cannot be saved: {e}"), "report this"))
+}
+
+/// One epoch: `take` for each batch of the items in a random order that is a
+/// function of seed and stage; the mean loss weighted by batch size.
+fn epoch_over(
+    items: &[usize],
+    batch: usize,
+    seed: u64,
+    stage: &str,
+    take: &mut dyn FnMut(&[usize], Philox) -> Result<f64>,
+    report: &mut dyn FnMut(&str),
+) -> Result<f64> {
+    let mut order = items.to_vec();
+    let mut random = Philox::fork(seed, stage);
+    random.shuffle(&mut order);
+    let mut total = 0.0;
+    for (i, part) in order.chunks(batch).enumerate() {
+        let dropout = Philox::fork(seed, &format!("{stage} step {i}"));
+        total += take(part, dropout)? * part.len() as f64;
+    }
+    let mean = total / items.len().max(1) as f64;
+    report(&format!("loss {mean:.4}"));
+    Ok(mean)
+}
+
+/// Joins the folds' predictions for the genes that all of them have.
+fn held_out(
+    cohort: &Cohort,
+    table: &Table,
+    folds: &[Fold],
+    records: &[FoldRecord],
+    predictions: &[Vec<f32>],
+) -> Result<HeldOut> {
+    let common = |g: &&String| records.iter().all(|r| r.genes.contains(g));
+    let genes: Vec<String> = match records.first() {
+        Some(first) => first.genes.iter().filter(common).cloned().collect(),
+        None => Vec::new(),
+    };
+    let mut out = HeldOut {
+        samples: Vec::new(),
+        slides: Vec::new(),
+        positions: Vec::new(),
+        predicted: Vec::new(),
+        measured: Vec::new(),
+        same_patient: records.iter().any(|r| r.same_patient),
+        genes,
+    };
+    for ((fold, record), predicted) in folds.iter().zip(records).zip(predictions) {
+        let place: BTreeMap<&str, usize> =
+            record.genes.iter().enumerate().map(|(i, g)| (g.as_str(), i)).collect();
+        let columns: Vec<usize> = out.genes.iter().map(|g| place[g.as_str()]).collect();
+        let in_table: BTreeMap<&str, usize> =
+            table.genes.iter().enumerate().map(|(i, g)| (g.as_str(), i)).collect();
+        let selected: Vec<usize> = record.genes.iter().map(|g| in_table[g.as_str()]).collect();
+        let measured = record.transforms.apply_table(&table.select_genes(&selected)?)?;
+        let width = record.genes.len();
+        for (i, &s) in fold.test.iter().enumerate() {
+            let sample = &cohort.samples[s];
+            out.samples.push(sample.id.clone());
+            out.slides.push(sample.slide.clone());
+            let first = sample.tiles.first().map(|&t| &cohort.tiles[t]);
+            out.positions.push(first.and_then(|t| t.position));
+            out.predicted.extend(columns.iter().map(|&c| predicted[i * width + c]));
+            out.measured.extend(columns.iter().map(|&c| measured[s * width + c]));
+        }
+    }
+    Ok(out)
+}
+
+/// The networks of a finished run, as one ensemble.
+pub struct Ensemble {
+    folds: Vec<EnsembleFold>,
+    patients: BTreeSet<String>,
+    pub encoder: Encoder,
+    pub config: DeepPtConfig,
+}
+
+struct EnsembleFold {
+    transforms: FittedTransforms,
+    autoencoder: AutoEncoder,
+    /// Per inner model, each gene group's names and network.
+    mlps: Vec<Vec<(Vec<String>, Mlp)>>,
+}
+
+impl Ensemble {
+    /// Reads the folder of a finished run.
+    ///
+    /// # Errors
+    /// A file that is missing (the run is not finished) or broken.
+    pub fn read(run: &Path) -> Result<Self> {
+        let unfinished = |path: &Path| {
+            Error::file(
+                path,
+                "",
+                "is missing or not readable",
+                "give the folder of a finished run; continue an unfinished one with --resume",
+            )
+        };
+        let config = DeepPtConfig::read(&run.join("config.toml"))?;
+        let encoder = match &config.features.weights {
+            Some(path) => published_encoder(path)?,
+            None => stored_encoder(&run.join("encoder.safetensors"))?,
+        };
+        let mut folds = Vec::new();
+        let mut patients = BTreeSet::new();
+        loop {
+            let folder = run.join(format!("fold{}", folds.len()));
+            let path = folder.join("fold.json");
+            let Ok(text) = std::fs::read(&path) else {
+                if folds.is_empty() {
+                    return Err(unfinished(&path));
+                }
+                break;
+            };
+            let record: FoldRecord =
+                serde_json::from_slice(&text).map_err(|_| unfinished(&path))?;
+            folds.push(EnsembleFold::read(&folder, &record)?);
+            patients.extend(record.patients);
+        }
+        Ok(Self {
+            folds,
+            patients,
+            encoder,
+            config,
+        })
+    }
+
+    /// Genes that every fold predicts, in the order of the first.
+    pub fn genes(&self) -> Vec<String> {
+        let (Some(first), rest) = (self.folds.first(), self.folds.iter().skip(1)) else {
+            return Vec::new();
+        };
+        let rest: Vec<BTreeSet<&String>> =
+            rest.map(|f| f.transforms.genes().iter().collect()).collect();
+        let common = |g: &&String| rest.iter().all(|f| f.contains(g));
+        first.transforms.genes().iter().filter(common).cloned().collect()
+    }
+
+    /// Whether a patient of `cohort` is one that a network was trained on.
+    pub fn trained_on(&self, cohort: &Cohort) -> bool {
+        cohort.samples.iter().any(|s| self.patients.contains(&s.patient))
+    }
+
+    /// The mean prediction of all networks: (samples, genes).
+    pub fn predict(&self, cohort: &Cohort, features: &Features) -> Result<Vec<f32>> {
+        let genes = self.genes();
+        let place: BTreeMap<&str, usize> =
+            genes.iter().enumerate().map(|(i, g)| (g.as_str(), i)).collect();
+        let samples: Vec<usize> = (0..cohort.samples.len()).collect();
+        let tiles: Vec<usize> = (0..cohort.tiles.len()).collect();
+        let all = features.rows(&tiles)?;
+        let mut total = vec![0.0f64; samples.len() * genes.len()];
+        for fold in &self.folds {
+            let codes = Codes {
+                values: fold.autoencoder.encode(&all, &Pass::eval())?,
+                row: tiles.iter().map(|&t| (t, t)).collect(),
+            };
+            let (bags, counts) = codes.bags(cohort, &samples)?;
+            let share = 1.0 / (self.folds.len() * fold.mlps.len()) as f64;
+            for (names, mlp) in fold.mlps.iter().flatten() {
+                let y = mlp.forward(&bags, &counts, &Pass::eval())?.to_f64_vec()?;
+                for (row, y) in total.chunks_mut(genes.len().max(1)).zip(y.chunks(names.len())) {
+                    for (name, v) in names.iter().zip(y) {
+                        if let Some(&at) = place.get(name.as_str()) {
+                            row[at] += share * v;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(total.into_iter().map(|v| v as f32).collect())
+    }
+
+    /// Measured expression on the scale of the predictions, averaged over the
+    /// folds' transforms: (samples, genes).
+    ///
+    /// # Errors
+    /// A gene that the table lacks, by name.
+    pub fn on_scale(&self, table: &Table) -> Result<Vec<f32>> {
+        let genes = self.genes();
+        let columns: BTreeMap<&str, usize> =
+            table.genes.iter().enumerate().map(|(i, g)| (g.as_str(), i)).collect();
+        let mut total = vec![0.0f32; table.samples.len() * genes.len()];
+        for fold in &self.folds {
+            let wanted = fold.transforms.genes();
+            let selected: Vec<usize> = wanted
+                .iter()
+                .map(|g| {
+                    columns.get(g.as_str()).copied().ok_or_else(|| {
+                        Error::usage(
+                            format!("the expression lacks gene `{g}`, which the run predicts"),
+                            "give a table that has every gene of the run",
+                        )
+                    })
+                })
+                .collect::<Result<_>>()?;
+            let values = fold.transforms.apply_table(&table.select_genes(&selected)?)?;
+            let at: BTreeMap<&str, usize> =
+                wanted.iter().enumerate().map(|(i, g)| (g.as_str(), i)).collect();
+            for (row, v) in total
+                .chunks_mut(genes.len().max(1))
+                .zip(values.chunks(wanted.len().max(1)))
+            {
+                for (slot, gene) in row.iter_mut().zip(&genes) {
+                    *slot += v[at[gene.as_str()]] / self.folds.len() as f32;
+                }
+            }
+        }
+        Ok(total)
+    }
+}
+
+impl EnsembleFold {
+    fn read(folder: &Path, record: &FoldRecord) -> Result<Self> {
+        let mut unused = Philox::new(0);
+        let path = folder.join("autoencoder.safetensors");
+        let weights = read_weights(&path)?;
+        let width = width_of(&weights, "encoder.0.weight", 1, &path)?;
+        let autoencoder = AutoEncoder::new(width, CODE, &mut unused)?;
+        nn::load(&autoencoder, &weights, &path)?;
+        let mut mlps = Vec::with_capacity(record.mlps.len());
+        for (inner, groups) in record.mlps.iter().enumerate() {
+            let mut of_inner = Vec::with_capacity(groups.len());
+            for number in 0..groups.len() {
+                let path = folder.join(format!("model{inner}-genes{number}.safetensors"));
+                let weights = read_weights(&path)?;
+                let names = weights.metadata.get("genes").map(|g| serde_json::from_str(g));
+                let Some(Ok(names)) = names else {
+                    return Err(Error::file(&path, "", "names no genes", "train again"));
+                };
+                let names: Vec<String> = names;
+                let hidden = width_of(&weights, "layer0.0.weight", 0, &path)?;
+                let start = vec![0.0; names.len()];
+                let mlp = Mlp::new(CODE, hidden, &start, 0.0, &mut unused)?;
+                nn::load(&mlp, &weights, &path)?;
+                of_inner.push((names, mlp));
+            }
+            mlps.push(of_inner);
+        }
+        Ok(Self {
+            transforms: record.transforms.clone(),
+            autoencoder,
+            mlps,
+        })
+    }
+}
+
+/// A size of an array that a file must have.
+fn width_of(weights: &Weights, key: &str, axis: usize, path: &Path) -> Result<usize> {
+    let size = weights.get(key).and_then(|a| a.shape.get(axis).copied());
+    size.ok_or_else(|| {
+        let place = format!("key `{key}`");
+        Error::file(path, place, "is missing or misshapen", "give weights of DeepPT")
+    })
+}

@@ -1,0 +1,209 @@
+//! The training loop that every family shares: epochs, validation, early
+//! stopping on the best validation loss, and a checkpoint from which the run
+//! continues bit for bit.
+//!
+//! Random numbers are functions of (seed, stage, epoch), so nothing but the
+//! epoch has to be saved of them.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::autograd;
+use crate::error::{Error, Result};
+use crate::formats::{Weights, read_weights, safetensors};
+use crate::nn::{Param, State, state_weights};
+use crate::optim::Optimizer;
+use crate::tensor::Tensor;
+use crate::train::progress::Control;
+
+/// A checkpoint is written at the end of the first epoch after this time.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
+
+/// When to stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub epochs: usize,
+    /// Stop after this many epochs without a better validation loss.
+    pub patience: usize,
+}
+
+/// Losses per epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    pub train: Vec<f64>,
+    pub validation: Vec<f64>,
+    /// The epoch whose weights were kept, from 0.
+    pub best: usize,
+}
+
+impl History {
+    fn best_loss(&self) -> f64 {
+        self.validation.get(self.best).copied().unwrap_or(f64::INFINITY)
+    }
+
+    fn finished(&self, plan: Plan) -> bool {
+        let done = self.validation.len();
+        done >= plan.epochs || done > self.best + plan.patience
+    }
+}
+
+/// What is trained and how.
+pub struct Task<'a> {
+    /// Names the stage in messages and in the checkpoint.
+    pub name: &'a str,
+    /// A fingerprint of everything the stage depends on: a checkpoint of
+    /// another fingerprint is not continued.
+    pub fingerprint: &'a str,
+    pub model: &'a dyn State,
+    pub optimizer: Optimizer,
+    pub plan: Plan,
+    /// Where the checkpoint of the unfinished stage is kept.
+    pub checkpoint: &'a Path,
+}
+
+impl Task<'_> {
+    /// Trains to the end and leaves the best weights in the model.
+    ///
+    /// `epoch(number, step)` runs one epoch: it calls `step` with each batch's
+    /// loss, which takes the optimiser's step, and returns the mean loss.
+    /// `validate` gives the loss that decides.
+    ///
+    /// # Errors
+    /// What the closures return; a loss that is not finite; a stop request,
+    /// after the state was saved.
+    pub fn run(
+        mut self,
+        epoch: &mut dyn FnMut(usize, &mut Step) -> Result<f64>,
+        validate: &mut dyn FnMut() -> Result<f64>,
+        control: Control,
+    ) -> Result<History> {
+        let (mut history, mut best) = match self.resume()? {
+            Some(state) => state,
+            None => (History::default(), Weights::new()),
+        };
+        let params: Vec<Param> = self.model.parameters().into_iter().map(|(_, p)| p).collect();
+        let mut saved = Instant::now();
+        while !history.finished(self.plan) {
+            let number = history.train.len();
+            let mut step = Step {
+                params: &params,
+                optimizer: &mut self.optimizer,
+            };
+            let train = epoch(number, &mut step)?;
+            let validation = validate()?;
+            if !train.is_finite() || !validation.is_finite() {
+                return Err(Error::usage(
+                    format!(
+                        "{}: the loss is no longer a number in epoch {number} (training {train}, \
+                         validation {validation})",
+                        self.name
+                    ),
+                    "use a lower learning rate, or look at the inputs with `eosin inspect`",
+                ));
+            }
+            if validation < history.best_loss() || number == 0 {
+                history.best = number;
+                best = state_weights(self.model)?;
+            }
+            history.train.push(train);
+            history.validation.push(validation);
+            let stopping = control.check("").is_err();
+            if stopping || saved.elapsed() > CHECKPOINT_EVERY {
+                self.save(&history, &best)?;
+                saved = Instant::now();
+            }
+            if stopping {
+                control.check("the state is saved; run the same command with --resume to go on")?;
+            }
+        }
+        crate::nn::load(self.model, &best, self.checkpoint)?;
+        Ok(history)
+    }
+
+    fn save(&self, history: &History, best: &Weights) -> Result<()> {
+        let mut all = Weights::new();
+        for (key, array) in state_weights(self.model)?.iter() {
+            all.insert(format!("model/{key}"), array.clone())?;
+        }
+        for (key, array) in best.iter() {
+            all.insert(format!("best/{key}"), array.clone())?;
+        }
+        for (key, tensor) in self.optimizer.state()? {
+            all.insert(format!("optimizer/{key}"), crate::nn::to_array(&tensor)?)?;
+        }
+        let history = serde_json::to_string(history)
+            .map_err(|e| Error::usage(format!("losses cannot be saved: {e}"), "report this"))?;
+        all.metadata.insert("history".into(), history);
+        all.metadata.insert("stage".into(), self.name.into());
+        all.metadata.insert("fingerprint".into(), self.fingerprint.into());
+        safetensors::write(self.checkpoint, &all)
+    }
+
+    /// The state of this very stage, if it was interrupted.
+    fn resume(&mut self) -> Result<Option<(History, Weights)>> {
+        if !self.checkpoint.exists() {
+            return Ok(None);
+        }
+        let all = read_weights(self.checkpoint)?;
+        let is = |key: &str, value: &str| all.metadata.get(key).is_some_and(|v| v == value);
+        if !is("stage", self.name) || !is("fingerprint", self.fingerprint) {
+            return Ok(None);
+        }
+        let broken = |what: String| {
+            Error::file(
+                self.checkpoint,
+                "",
+                what,
+                "remove it; the stage starts again from its beginning",
+            )
+        };
+        let history = all.metadata.get("history").map(|h| serde_json::from_str(h));
+        let history: History = match history {
+            Some(Ok(h)) => h,
+            _ => return Err(broken("it holds no losses".into())),
+        };
+        let part = |prefix: &str| -> Result<Weights> {
+            let mut part = Weights::new();
+            for (key, array) in all.iter() {
+                if let Some(key) = key.strip_prefix(prefix) {
+                    part.insert(key, array.clone())?;
+                }
+            }
+            Ok(part)
+        };
+        crate::nn::load(self.model, &part("model/")?, self.checkpoint)?;
+        let optimizer = part("optimizer/")?;
+        let optimizer = optimizer
+            .iter()
+            .map(|(key, array)| Ok((key.to_owned(), crate::nn::to_tensor(array)?)))
+            .collect::<Result<Vec<_>>>()?;
+        self.optimizer
+            .load_state(optimizer)
+            .map_err(|e| broken(e.to_string()))?;
+        Ok(Some((history, part("best/")?)))
+    }
+}
+
+/// Takes optimiser steps.
+pub struct Step<'a> {
+    params: &'a [Param],
+    optimizer: &'a mut Optimizer,
+}
+
+impl Step<'_> {
+    /// One step down the gradient of `loss`; returns the loss.
+    pub fn take(&mut self, loss: &Tensor) -> Result<f64> {
+        let inputs: Vec<Tensor> = self.params.iter().map(Param::recorded).collect();
+        let gradients = autograd::grad(&[loss], None, &inputs.iter().collect::<Vec<_>>(), false)?;
+        let value = loss.item()?;
+        self.optimizer.step(&gradients)?;
+        Ok(value)
+    }
+}
+
+/// Where checkpoints of unfinished stages live in a run's folder.
+pub fn checkpoint_path(run: &Path) -> PathBuf {
+    run.join("checkpoint.safetensors")
+}
