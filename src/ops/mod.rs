@@ -15,6 +15,9 @@ mod registry;
 mod walk;
 
 mod arithmetic;
+mod conv2d;
+mod conv_bn_act;
+mod conv_transpose2d;
 mod gather;
 mod layout;
 mod linear;
@@ -23,6 +26,9 @@ mod pointwise;
 mod reduce;
 
 pub use arithmetic::{Comparison, add, affine, compare, div, maximum, minimum, mul, select, sub};
+pub use conv_bn_act::{PreparedConv, conv_bn_act, fold_batch_norm};
+pub use conv_transpose2d::{ConvTranspose2d, conv_transpose2d};
+pub use conv2d::{Conv2d, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use gather::{gather, scatter_add};
 pub use layout::{broadcast_to, cast, permute, reshape, to_format, transpose};
 pub use linear::{Activation, linear};

@@ -71,6 +71,7 @@ type Family = fn(&Case) -> Option<Outputs>;
 
 const FAMILIES: &[Family] = &[
     crate::arithmetic::golden,
+    crate::conv::golden,
     crate::layout::golden,
     crate::matmul::golden,
     crate::pointwise::golden,

@@ -8,6 +8,7 @@
 
 mod arithmetic;
 mod common;
+mod conv;
 mod golden;
 mod harness;
 mod layout;
@@ -20,6 +21,7 @@ use harness::{Sample, Suite};
 fn samples() -> Vec<Sample> {
     let mut all = Vec::new();
     all.extend(arithmetic::samples());
+    all.extend(conv::samples());
     all.extend(layout::samples());
     all.extend(matmul::samples());
     all.extend(pointwise::samples());
@@ -33,6 +35,7 @@ fn main() {
     suite.samples(samples());
     golden::tests(&mut suite);
     arithmetic::tests(&mut suite);
+    conv::tests(&mut suite);
     layout::tests(&mut suite);
     matmul::tests(&mut suite);
     pointwise::tests(&mut suite);

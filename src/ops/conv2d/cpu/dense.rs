@@ -1,0 +1,143 @@
+//! Convolutions whose groups have several channels: tiles of pixels times
+//! panels of weights.
+
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
+use super::kernel::{Gather, MR, OUTSIDE, multiply};
+use super::map::Map;
+use super::pack::{Packed, padded};
+use crate::dtype::Float;
+
+/// Bytes that what a tile reads and writes may take, so that both stay in the
+/// second-level cache beside a panel of weights.
+const TILE_BYTES: usize = 256 << 10;
+
+/// Pixels of a tile at most and, where there are fewer than would keep several
+/// threads busy, at least: below, the weights are read too often.
+const TILE_PIXELS: [usize; 2] = [4 * MR, 16 * MR];
+
+/// Tiles that are wanted at least, for a balanced load.
+const TILES: usize = 32;
+
+/// What is done with a tile of finished sums: called with the index of its
+/// first element among all outputs.
+pub type Finish<'a, T> = &'a (dyn Fn(usize, &mut [T]) + Sync);
+
+/// Pixels of a tile that see the same taps.
+struct Block {
+    /// Places in the tile; the last is repeated where fewer are left.
+    pixels: [usize; MR],
+    count: usize,
+    /// Range in the tile's table.
+    taps: std::ops::Range<usize>,
+}
+
+fn tile_pixels(pixels: usize, channels: usize, size: usize) -> usize {
+    let fits = TILE_BYTES / (channels * size).max(1);
+    let balanced = pixels.div_ceil(TILES);
+    let [least, most] = TILE_PIXELS;
+    fits.min(balanced).clamp(least, most).next_multiple_of(MR)
+}
+
+/// `out` (N, H, W, groups * outputs) = bias + the gathered taps of `x`
+/// (N, H', W', groups * inputs) times the weights.
+pub fn run<T: Float, const NR: usize>(
+    x: &[T],
+    map: &Map,
+    weights: &Packed<T, NR>,
+    bias: Option<&[T]>,
+    finish: Finish<T>,
+    out: &mut [T],
+) {
+    let read = weights.groups * weights.inputs;
+    let written = weights.groups * weights.outputs;
+    if out.is_empty() {
+        return;
+    }
+    let x = if weights.merged && map.geometry.padding != [0, 0] {
+        Cow::Owned(padded(x, map, read))
+    } else {
+        Cow::Borrowed(x)
+    };
+    let map = &weights.view(*map);
+    let zeros = vec![T::ZERO; weights.run];
+    let tile = tile_pixels(map.pixels(), read + written, size_of::<T>());
+    out.par_chunks_mut(tile * written)
+        .enumerate()
+        .for_each(|(i, out)| {
+            let first = i * tile;
+            let (blocks, table) = layout(map, read, first, out.len() / written);
+            for group in 0..weights.groups {
+                for (p, panel) in weights.of_group(group).enumerate() {
+                    let from = p * NR;
+                    let width = NR.min(weights.outputs - from);
+                    let column = group * weights.outputs + from;
+                    let mut start = [T::ZERO; NR];
+                    if let Some(bias) = bias {
+                        start[..width].copy_from_slice(&bias[column..column + width]);
+                    }
+                    for block in &blocks {
+                        let mut sums = [start; MR];
+                        let gather = Gather {
+                            source: &x[group * weights.inputs..],
+                            zeros: &zeros,
+                            taps: &table[block.taps.clone()],
+                            run: weights.run,
+                        };
+                        multiply(&gather, panel, &mut sums);
+                        for (&pixel, sum) in block.pixels[..block.count].iter().zip(&sums) {
+                            let at = pixel * written + column;
+                            out[at..at + width].copy_from_slice(&sum[..width]);
+                        }
+                    }
+                }
+            }
+            finish(first * written, out);
+        });
+}
+
+/// The blocks of a tile, and for each of its taps where its pixels read.
+fn layout(
+    map: &Map,
+    channels: usize,
+    first: usize,
+    pixels: usize,
+) -> (Vec<Block>, Vec<(usize, [usize; MR])>) {
+    let places: Vec<[usize; 3]> = (first..first + pixels).map(|p| map.place(p)).collect();
+    let phase = |p: usize| [map.phase(0, places[p][1]), map.phase(1, places[p][2])];
+    let mut order: Vec<usize> = (0..pixels).collect();
+    if map.transposed {
+        order.sort_by_key(|&p| phase(p));
+    }
+    let mut blocks = Vec::with_capacity(pixels.div_ceil(MR));
+    let mut table = Vec::new();
+    for same in order.chunk_by(|&a, &b| phase(a) == phase(b)) {
+        let [vertical, horizontal] = phase(same[0]);
+        for members in same.chunks(MR) {
+            let last = members[members.len() - 1];
+            let pixels = std::array::from_fn(|i| members.get(i).copied().unwrap_or(last));
+            let start = table.len();
+            for r in map.taps(0, vertical) {
+                for s in map.taps(1, horizontal) {
+                    let reads = pixels.map(|p: usize| {
+                        let [image, row, column] = places[p];
+                        let at = map.along(0, row, r).zip(map.along(1, column, s));
+                        at.map_or(OUTSIDE, |(i, j)| map.source_pixel(image, i, j) * channels)
+                    });
+                    // A tap that none of the pixels has adds nothing.
+                    if reads != [OUTSIDE; MR] {
+                        table.push((r * map.kernel[1] + s, reads));
+                    }
+                }
+            }
+            blocks.push(Block {
+                pixels,
+                count: members.len(),
+                taps: start..table.len(),
+            });
+        }
+    }
+    (blocks, table)
+}

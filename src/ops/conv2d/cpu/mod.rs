@@ -1,0 +1,233 @@
+//! Convolution on the CPU, channels last.
+//!
+//! The forward pass and the input gradient are one algorithm ([`dense`]): each
+//! written pixel gathers runs of channels, tap by tap, against weights packed
+//! into panels, in registers. It was to be blocked im2col and a product by the
+//! `gemm` crate; reading the runs where they lie needs no patch matrix, and the
+//! weights are packed once instead of once per tile. The weight gradient, whose
+//! inner dimension is the pixels, is products by `gemm`
+//! ([`weight_gradient`](mod@weight_gradient)). Depthwise convolutions have
+//! loops of their own ([`depthwise`]).
+
+mod dense;
+mod depthwise;
+mod kernel;
+mod map;
+mod pack;
+mod weight_gradient;
+
+use super::Sizes;
+use crate::dtype::{DType, Float};
+use crate::error::{Error, Result};
+use crate::ops::Activation;
+use crate::ops::half::{is_half, widened};
+use crate::ops::pointwise::scalar;
+use crate::shape::{Format, Layout, Shape};
+use crate::tensor::Tensor;
+use map::Map;
+use pack::Packed;
+
+/// Channels per panel: two 256-bit registers.
+const F32_LANES: usize = 16;
+const F64_LANES: usize = 8;
+
+pub(super) fn forward(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    sizes: &Sizes,
+) -> Result<Tensor> {
+    if is_half(x) || is_half(w) {
+        return match bias {
+            Some(b) => widened([x, w, b], |[x, w, b]| forward(x, w, Some(b), sizes)),
+            None => widened([x, w], |[x, w]| forward(x, w, None, sizes)),
+        };
+    }
+    same_floats("conv2d", x, w)?;
+    Weights::new(w, bias, sizes)?.run(x, None, Activation::None, sizes)
+}
+
+pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<Tensor> {
+    fn run<T: Float, const NR: usize>(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<Tensor> {
+        let op = "conv2d_input_gradient";
+        let gy = channels_last(gy)?;
+        let from = gy.dense_slice::<T>(op)?;
+        let map = Map::transposed(sizes);
+        let layout = Layout::new(Shape::new(&sizes.x_shape())?, Format::ChannelsLast)?;
+        if let Some(times) = depth_multiplier(sizes) {
+            let weights = depthwise::weights::<T>(w, sizes)?;
+            return Ok(Tensor::build(layout, |out: &mut [T]| {
+                if times == 1 {
+                    return depthwise::run(from, &map, &weights, None, &|_, _| {}, out);
+                }
+                let mut wide = vec![T::ZERO; out.len() * times];
+                depthwise::run(from, &map, &weights, None, &|_, _| {}, &mut wide);
+                depthwise::joined(&wide, times, out);
+            }));
+        }
+        let weights = Packed::<T, NR>::transposed(w, sizes)?;
+        Ok(Tensor::build(layout, |out: &mut [T]| {
+            dense::run(from, &map, &weights, None, &|_, _| {}, out);
+        }))
+    }
+    if is_half(gy) || is_half(w) {
+        return widened([gy, w], |[gy, w]| input_gradient(gy, w, sizes));
+    }
+    match same_floats("conv2d_input_gradient", gy, w)? {
+        DType::F64 => run::<f64, F64_LANES>(gy, w, sizes),
+        _ => run::<f32, F32_LANES>(gy, w, sizes),
+    }
+}
+
+pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<Tensor> {
+    fn run<T: Float>(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<Tensor> {
+        let op = "conv2d_weight_gradient";
+        let (x, gy) = (channels_last(x)?, channels_last(gy)?);
+        let (xs, gys) = (x.dense_slice::<T>(op)?, gy.dense_slice::<T>(op)?);
+        let [k, c, r, s] = sizes.w_shape();
+        let layout = Layout::contiguous(Shape::new(&[r, s, c, k])?);
+        let gw = Tensor::build(layout, |out: &mut [T]| match depth_multiplier(sizes) {
+            None => weight_gradient::run(xs, gys, sizes, out),
+            Some(times) => {
+                let map = Map::forward(sizes);
+                if times == 1 {
+                    depthwise::weight_gradient(xs, gys, &map, k, out);
+                } else {
+                    let wide = depthwise::repeated(xs, times);
+                    depthwise::weight_gradient(&wide, gys, &map, k, out);
+                }
+            }
+        });
+        gw.with_layout(layout.permute(&[3, 2, 0, 1]))
+            .to_format(Format::Contiguous)
+    }
+    if is_half(x) || is_half(gy) {
+        return widened([x, gy], |[x, gy]| weight_gradient(x, gy, sizes));
+    }
+    match same_floats("conv2d_weight_gradient", x, gy)? {
+        DType::F64 => run::<f64>(x, gy, sizes),
+        _ => run::<f32>(x, gy, sizes),
+    }
+}
+
+/// The dtype of both, if it is f32 or f64.
+fn same_floats(op: &'static str, a: &Tensor, b: &Tensor) -> Result<DType> {
+    match (a.dtype(), b.dtype()) {
+        (DType::F32, DType::F32) => Ok(DType::F32),
+        (DType::F64, DType::F64) => Ok(DType::F64),
+        (a, b) => Err(Error::dtype(op, &[a, b], "two equal floats are needed")),
+    }
+}
+
+fn channels_last(t: &Tensor) -> Result<Tensor> {
+    t.detach().to_format(Format::ChannelsLast)
+}
+
+/// Outputs per channel if every group has a single input channel.
+fn depth_multiplier(sizes: &Sizes) -> Option<usize> {
+    let [c, k] = sizes.channels;
+    (c == sizes.geometry.groups && c > 1).then(|| k / c)
+}
+
+/// Weights and bias in the order in which the CPU reads them.
+pub(crate) enum Weights {
+    F32(Prepared<f32, F32_LANES>),
+    F64(Prepared<f64, F64_LANES>),
+}
+
+pub(crate) struct Prepared<T, const NR: usize> {
+    kind: Kind<T, NR>,
+    bias: Option<Vec<T>>,
+}
+
+enum Kind<T, const NR: usize> {
+    Dense(Packed<T, NR>),
+    Depthwise { taps: Vec<T>, times: usize },
+}
+
+impl Weights {
+    /// `sizes`: those of any image that these weights may be applied to.
+    ///
+    /// # Errors
+    /// Not f32 or f64, or a bias of another dtype.
+    pub fn new(w: &Tensor, bias: Option<&Tensor>, sizes: &Sizes) -> Result<Self> {
+        match w.dtype() {
+            DType::F32 => Ok(Self::F32(Prepared::new(w, bias, sizes)?)),
+            DType::F64 => Ok(Self::F64(Prepared::new(w, bias, sizes)?)),
+            other => Err(Error::dtype("conv2d", &[other], "f32 or f64 is needed")),
+        }
+    }
+
+    /// `activation(conv(x) + bias + residual)`; `sizes` are those of this call.
+    pub fn run(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        activation: Activation,
+        sizes: &Sizes,
+    ) -> Result<Tensor> {
+        match self {
+            Self::F32(p) => p.run(x, residual, activation, sizes),
+            Self::F64(p) => p.run(x, residual, activation, sizes),
+        }
+    }
+}
+
+impl<T: Float, const NR: usize> Prepared<T, NR> {
+    fn new(w: &Tensor, bias: Option<&Tensor>, sizes: &Sizes) -> Result<Self> {
+        let kind = match depth_multiplier(sizes) {
+            Some(times) => Kind::Depthwise {
+                taps: depthwise::weights(w, sizes)?,
+                times,
+            },
+            None => Kind::Dense(Packed::forward(w, sizes)?),
+        };
+        let bias = bias.map(|b| match b.dtype() {
+            d if d == T::DTYPE => b.to_vec::<T>(),
+            other => {
+                let expected = format!("a bias of {} is needed", T::DTYPE);
+                Err(Error::dtype("conv2d", &[other], expected))
+            }
+        });
+        Ok(Self {
+            kind,
+            bias: bias.transpose()?,
+        })
+    }
+
+    fn run(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        activation: Activation,
+        sizes: &Sizes,
+    ) -> Result<Tensor> {
+        let x = channels_last(x)?;
+        let xs = x.dense_slice::<T>("conv2d")?;
+        let residual = residual.map(channels_last).transpose()?;
+        let residual = residual.as_ref().map(|r| r.dense_slice::<T>("conv2d"));
+        let residual = residual.transpose()?;
+        let finish = |start: usize, out: &mut [T]| {
+            if let Some(residual) = residual {
+                let added = &residual[start..start + out.len()];
+                out.iter_mut().zip(added).for_each(|(o, &r)| *o += r);
+            }
+            if let Some(f) = activation.function() {
+                scalar::apply_in_place(f, out);
+            }
+        };
+        let map = Map::forward(sizes);
+        let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
+        let bias = self.bias.as_deref();
+        Ok(Tensor::build(layout, |out: &mut [T]| match &self.kind {
+            Kind::Dense(weights) => dense::run(xs, &map, weights, bias, &finish, out),
+            Kind::Depthwise { taps, times: 1 } => {
+                depthwise::run(xs, &map, taps, bias, &finish, out);
+            }
+            Kind::Depthwise { taps, times } => {
+                let wide = depthwise::repeated(xs, *times);
+                depthwise::run(&wide, &map, taps, bias, &finish, out);
+            }
+        }))
+    }
+}

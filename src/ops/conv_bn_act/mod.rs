@@ -1,0 +1,204 @@
+//! Fused inference: convolution, folded batch norm, residual and activation in
+//! one pass.
+//!
+//! In evaluation mode batch norm is an affine map per channel, which is folded
+//! into the weights once ([`fold_batch_norm`]). The convolution then applies
+//! bias, residual and activation to each tile of its result while it is in
+//! cache:
+//!
+//! ```text
+//! y = activation(conv2d(x, w') + b' + residual)
+//! ```
+//!
+//! There is no gradient, and a recorded input is refused: for training use
+//! `conv2d`, `batch_norm` and an activation.
+
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::ops::conv2d::{Conv2d, Sizes, cpu, forward_sizes};
+use crate::ops::half::is_half;
+use crate::ops::{self, Activation};
+use crate::tensor::Tensor;
+
+const OP: &str = "conv_bn_act";
+
+/// A convolution whose weights are already in the order in which the device
+/// reads them, for repeated inference.
+pub struct PreparedConv {
+    weights: Weights,
+    weight_shape: [usize; 4],
+    dtype: DType,
+    activation: Activation,
+    geometry: Conv2d,
+}
+
+enum Weights {
+    Cpu(cpu::Weights),
+}
+
+impl PreparedConv {
+    /// w (K, C/groups, R, S), bias (K).
+    ///
+    /// # Errors
+    /// A recorded tensor, shapes that do not fit the geometry, or a dtype that
+    /// is not a float.
+    pub fn new(
+        w: &Tensor,
+        bias: Option<&Tensor>,
+        activation: Activation,
+        geometry: Conv2d,
+    ) -> Result<Self> {
+        let mut given = vec![w];
+        given.extend(bias);
+        refuse_recorded(&given)?;
+        // Any image that the kernel fits; what is prepared does not depend on it.
+        let smallest = |axis: usize| {
+            let taps = w.shape().get(axis + 2)?.checked_sub(1)?;
+            taps.checked_mul(geometry.dilation[axis])?.checked_add(1)
+        };
+        let channels = w
+            .shape()
+            .get(1)
+            .and_then(|c| c.checked_mul(geometry.groups));
+        let image = [
+            1,
+            channels.unwrap_or(0),
+            smallest(0).unwrap_or(0),
+            smallest(1).unwrap_or(0),
+        ];
+        let sizes = forward_sizes(OP, &image, w, bias, geometry)?;
+        let dtype = w.dtype();
+        let wide = |t: &Tensor| match is_half(t) {
+            true => ops::cast(t, DType::F32),
+            false => Ok(t.clone()),
+        };
+        let weights = match w.device() {
+            Device::Cpu => {
+                let bias = bias.map(wide).transpose()?;
+                Weights::Cpu(cpu::Weights::new(&wide(w)?, bias.as_ref(), &sizes)?)
+            }
+        };
+        Ok(Self {
+            weights,
+            weight_shape: sizes.w_shape(),
+            dtype,
+            activation,
+            geometry,
+        })
+    }
+
+    /// x (N, C, H, W), residual (N, K, P, Q) -> (N, K, P, Q), channels-last.
+    ///
+    /// # Errors
+    /// A recorded tensor, shapes that do not fit, or another dtype than that of
+    /// the weights.
+    pub fn apply(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        let mut given = vec![x];
+        given.extend(residual);
+        refuse_recorded(&given)?;
+        if let Some(t) = given.iter().find(|t| t.dtype() != self.dtype) {
+            let dtypes = [t.dtype(), self.dtype];
+            return Err(Error::dtype(OP, &dtypes, "input and weight must agree"));
+        }
+        let mut shapes = vec![x.shape(), &self.weight_shape[..]];
+        shapes.extend(residual.map(Tensor::shape));
+        let sizes = Sizes::new(OP, &shapes, x.shape(), &self.weight_shape, self.geometry)?;
+        if residual.is_some_and(|r| r.shape() != sizes.y_shape()) {
+            let expected = format!("a residual of shape {:?}", sizes.y_shape());
+            return Err(Error::shape(OP, &shapes, expected));
+        }
+        let wide = |t: &Tensor| match is_half(t) {
+            true => ops::cast(t, DType::F32),
+            false => Ok(t.clone()),
+        };
+        let y = match &self.weights {
+            Weights::Cpu(weights) => {
+                let residual = residual.map(wide).transpose()?;
+                weights.run(&wide(x)?, residual.as_ref(), self.activation, &sizes)?
+            }
+        };
+        ops::cast(&y, self.dtype)
+    }
+}
+
+fn refuse_recorded(tensors: &[&Tensor]) -> Result<()> {
+    if tensors.iter().any(|t| t.is_recorded()) {
+        return Err(Error::NoGradient {
+            op: OP,
+            reason: "it is for inference; train with conv2d, batch_norm and an activation, \
+                     or detach its inputs"
+                .to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// `activation(conv2d(x, w) + bias + residual)` with weights from
+/// [`fold_batch_norm`]; for repeated calls see [`PreparedConv`].
+///
+/// # Errors
+/// As [`PreparedConv`].
+pub fn conv_bn_act(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+    activation: Activation,
+    geometry: Conv2d,
+) -> Result<Tensor> {
+    PreparedConv::new(w, bias, activation, geometry)?.apply(x, residual)
+}
+
+/// Weight and bias of a convolution followed by batch norm in evaluation mode:
+///
+/// ```text
+/// scale = gamma / sqrt(var + eps),  w'[k] = w[k] scale[k],  b' = (b - mean) scale + beta
+/// ```
+///
+/// computed in f64 and rounded once to the dtype of w. w (K, C/groups, R, S),
+/// all others (K).
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn fold_batch_norm(
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    [gamma, beta, mean, var]: [&Tensor; 4],
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    let k = w.shape().first().copied().unwrap_or(0);
+    let mut all = vec![gamma, beta, mean, var];
+    all.extend(bias);
+    if w.rank() != 4 || all.iter().any(|t| t.shape() != [k]) {
+        let mut shapes = vec![w.shape()];
+        shapes.extend(all.iter().map(|t| t.shape()));
+        let expected = "w (K, C/groups, R, S), all others (K)";
+        return Err(Error::shape("fold_batch_norm", &shapes, expected));
+    }
+    let [gamma, beta, mean, var] = [gamma, beta, mean, var].map(Tensor::to_f64_vec);
+    let (gamma, beta, mean, var) = (gamma?, beta?, mean?, var?);
+    let bias = match bias {
+        Some(b) => b.to_f64_vec()?,
+        None => vec![0.0; k],
+    };
+    let scale: Vec<f64> = gamma
+        .iter()
+        .zip(&var)
+        .map(|(g, v)| g / (v + eps).sqrt())
+        .collect();
+    let per_output = w.elements().checked_div(k).unwrap_or(0);
+    let mut weight = w.to_f64_vec()?;
+    if per_output > 0 {
+        for (values, s) in weight.chunks_mut(per_output).zip(&scale) {
+            values.iter_mut().for_each(|v| *v *= s);
+        }
+    }
+    let shift: Vec<f64> = (0..k)
+        .map(|i| (bias[i] - mean[i]) * scale[i] + beta[i])
+        .collect();
+    Ok((
+        ops::cast(&Tensor::from_slice(&weight, w.shape())?, w.dtype())?,
+        ops::cast(&Tensor::from_slice(&shift, &[k])?, w.dtype())?,
+    ))
+}
