@@ -234,6 +234,9 @@ impl Layout {
 
     /// Every element in exactly one place and no hole between them.
     pub fn is_dense(&self) -> bool {
+        if self.elements() == 0 {
+            return true;
+        }
         let mut step = 1;
         for &i in self.physical_order().iter().rev() {
             if self.shape[i] == 1 {

@@ -190,6 +190,29 @@ impl Tensor {
         Ok(&all[self.layout.offset()..self.layout.offset() + self.elements()])
     }
 
+    /// The elements in physical order, to be changed in place: in the storage
+    /// that the tensor has if nothing else holds it, in a copy elsewhere.
+    pub(crate) fn dense_mut<T: Element>(&mut self, op: &'static str) -> Result<&mut [T]> {
+        let Storage::Cpu(buffer) = &mut self.storage;
+        if !self.layout.is_dense() || Arc::get_mut(buffer).is_none() {
+            let plain = if self.layout.is_dense() {
+                self.detach()
+            } else {
+                self.detach().to_format(Format::Contiguous)?
+            };
+            let from = plain.dense_slice::<T>(op)?;
+            *self = Self::build(plain.layout.packed(), |out: &mut [T]| {
+                out.copy_from_slice(from);
+            });
+        }
+        self.elements_of::<T>(op)?;
+        let (start, len) = (self.layout.offset(), self.elements());
+        let Storage::Cpu(buffer) = &mut self.storage;
+        let buffer = Arc::get_mut(buffer);
+        let buffer = buffer.ok_or_else(|| Error::op(op, "internal: shared storage"))?;
+        Ok(&mut buffer.as_mut_slice()[start..start + len])
+    }
+
     /// The values in logical row-major order.
     ///
     /// # Errors

@@ -78,6 +78,48 @@ impl Param {
         };
         Ok(())
     }
+
+    /// Changes the values of several different parameters at once: `change` is
+    /// given them in the order of `params`, writes into them, and leaves shapes
+    /// and dtypes as they are. Every version is raised, even on an error, since
+    /// some values may have changed by then. Values that a tape or another
+    /// tensor still holds are copied by [`Tensor::dense_mut`], not overwritten.
+    ///
+    /// # Errors
+    /// A parameter that is named twice, or what `change` returns.
+    pub(crate) fn update_all<R>(
+        params: &[Param],
+        change: impl FnOnce(Vec<&mut Tensor>) -> Result<R>,
+    ) -> Result<R> {
+        // Locked in the order of their addresses, so that two callers with
+        // common parameters cannot wait for each other.
+        let mut order: Vec<usize> = (0..params.len()).collect();
+        order.sort_by_key(|&i| Arc::as_ptr(&params[i].0));
+        for pair in order.windows(2) {
+            let (a, b) = (&params[pair[0]], &params[pair[1]]);
+            if Arc::ptr_eq(&a.0, &b.0) {
+                return Err(Error::usage(
+                    format!("parameter {} is to be updated twice at once", a.name()),
+                    "name a shared parameter once",
+                ));
+            }
+        }
+        let mut guards: Vec<_> = order
+            .iter()
+            .map(|&i| {
+                let held = &params[i].0.held;
+                (i, held.write().unwrap_or_else(PoisonError::into_inner))
+            })
+            .collect();
+        guards.sort_by_key(|(i, _)| *i);
+        let outcome = change(guards.iter_mut().map(|(_, held)| &mut held.value).collect());
+        for (i, held) in &mut guards {
+            let shared = &params[*i].0;
+            shared.version.fetch_add(1, Ordering::AcqRel);
+            held.leaf = Node::parameter(&shared.name, &shared.version);
+        }
+        outcome
+    }
 }
 
 /// State that is not learned by gradients: running statistics, counters.

@@ -11,28 +11,48 @@
 //!   the test suite walks it.
 
 pub(crate) mod half;
+pub(crate) mod images;
 mod registry;
+mod separable;
 mod walk;
 
 mod arithmetic;
 mod conv2d;
 mod conv_bn_act;
 mod conv_transpose2d;
+mod cat;
+mod dropout;
 mod gather;
+mod index_select;
 mod layout;
 mod linear;
 mod matmul;
+mod pad;
 mod pointwise;
+mod pool;
 mod reduce;
+mod resize;
+mod slice;
+mod sort;
+mod topk;
 
 pub use arithmetic::{Comparison, add, affine, compare, div, maximum, minimum, mul, select, sub};
 pub use conv_bn_act::{PreparedConv, conv_bn_act, fold_batch_norm};
 pub use conv_transpose2d::{ConvTranspose2d, conv_transpose2d};
 pub use conv2d::{Conv2d, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
+pub use cat::cat;
+pub use dropout::{dropout, dropout_blocks};
 pub use gather::{gather, scatter_add};
+pub use index_select::{index_add, index_select};
 pub use layout::{broadcast_to, cast, permute, reshape, to_format, transpose};
 pub use linear::{Activation, linear};
 pub use matmul::matmul;
+pub use pad::{pad_reflect, pad_zero};
 pub use pointwise::{abs, clamp, exp, gelu, leaky_relu, log, pow, relu, sigmoid, silu, sqrt, tanh};
+pub use pool::{Pool, adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 pub use reduce::{argmax, max, mean, sum, sum_all, var};
 pub use registry::{Order, REGISTRY, Registered};
+pub use resize::resize_bilinear;
+pub use slice::{place, slice, slice_step};
+pub use sort::sort;
+pub use topk::topk;

@@ -44,7 +44,7 @@ pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
 }
 
 /// The same bytes under a dtype of the same size.
-fn retyped(x: &Tensor, dtype: DType) -> Result<Tensor> {
+pub(crate) fn retyped(x: &Tensor, dtype: DType) -> Result<Tensor> {
     Ok(Tensor::from_parts(x.storage().clone(), *x.layout(), dtype))
 }
 

@@ -1,0 +1,173 @@
+//! Pooling of images (N, C, H, W), in PyTorch's geometry with `ceil_mode`
+//! false: an output of (size + 2 padding - kernel) / stride + 1, rounded down.
+//!
+//! Averages are linear maps per axis (see `ops/separable`). The maximum keeps
+//! the place of each window's first maximum in its plane; its gradient puts
+//! values at those places, and the gradient of that picks them again, so that
+//! the two close over each other.
+
+mod cpu;
+
+use std::sync::Arc;
+
+use crate::autograd::{Save, record};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::ops::separable::{Taps, separable};
+use crate::tensor::Tensor;
+
+/// The windows of a pooling, each pair as (vertical, horizontal).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+    pub padding: [usize; 2],
+}
+
+/// The windows along one axis.
+#[derive(Clone, Copy)]
+struct Windows {
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+}
+
+impl Windows {
+    /// The inputs that window `o` covers, without the padding.
+    fn range(self, o: usize) -> std::ops::Range<usize> {
+        let start = o * self.stride;
+        let end = (start + self.kernel - self.padding).min(self.inputs);
+        start.saturating_sub(self.padding)..end
+    }
+}
+
+impl Pool {
+    /// Square windows.
+    pub const fn square(kernel: usize, stride: usize, padding: usize) -> Self {
+        Self {
+            kernel: [kernel; 2],
+            stride: [stride; 2],
+            padding: [padding; 2],
+        }
+    }
+
+    fn windows(&self, op: &'static str, x: &Tensor) -> Result<[Windows; 2]> {
+        let &[_, _, h, w] = x.shape() else {
+            return Err(Error::shape(op, &[x.shape()], "(N, C, H, W) is needed"));
+        };
+        let axis = |i: usize, inputs: usize| {
+            let (kernel, stride, padding) = (self.kernel[i], self.stride[i], self.padding[i]);
+            let refuse = |problem| Err(Error::shape(op, &[x.shape()], problem));
+            if kernel == 0 || stride == 0 {
+                return refuse("kernel and stride must be at least 1".to_owned());
+            }
+            if padding > kernel / 2 {
+                return refuse(format!("padding {padding} is over half of kernel {kernel}"));
+            }
+            let padded = inputs.checked_add(2 * padding).filter(|_| inputs > 0);
+            let Some(spare) = padded.and_then(|p| p.checked_sub(kernel)) else {
+                let given = format!("{inputs} padded by {padding} on both sides");
+                return refuse(format!("kernel {kernel} does not fit into {given}"));
+            };
+            Ok(Windows {
+                inputs,
+                outputs: spare / stride + 1,
+                kernel,
+                stride,
+                padding,
+            })
+        };
+        Ok([axis(0, h)?, axis(1, w)?])
+    }
+}
+
+/// The maximum of each window; padding is never the maximum. The gradient goes
+/// to the first maximum in row-major order. A NaN in the window is its maximum.
+///
+/// # Errors
+/// A geometry that does not fit.
+pub fn max_pool2d(x: &Tensor, pool: Pool) -> Result<Tensor> {
+    let windows = pool.windows("max_pool2d", x)?;
+    if !x.is_recorded() {
+        return match x.device() {
+            Device::Cpu => cpu::max(x, windows),
+        };
+    }
+    let places = match x.device() {
+        Device::Cpu => cpu::first_maximum(x, windows)?,
+    };
+    pick(x, &places)
+}
+
+/// The values of x (N, C, H, W) at the flat places (N, C, h, w) in their planes.
+fn pick(x: &Tensor, places: &Tensor) -> Result<Tensor> {
+    let y = match x.device() {
+        Device::Cpu => cpu::pick(x, places)?,
+    };
+    let (places, size) = (places.clone(), [x.shape()[2], x.shape()[3]]);
+    Ok(record("max_pool2d", &[x], y, Save::NONE, move |b| {
+        Ok(vec![Some(put(&b.grad, &places, size)?)])
+    }))
+}
+
+/// The transpose of [`pick`]: planes of `size` with the values of y added at
+/// their places.
+fn put(y: &Tensor, places: &Tensor, size: [usize; 2]) -> Result<Tensor> {
+    let x = match y.device() {
+        Device::Cpu => cpu::put(y, places, size)?,
+    };
+    let places = places.clone();
+    Ok(record("max_pool2d", &[y], x, Save::NONE, move |b| {
+        Ok(vec![Some(pick(&b.grad, &places)?)])
+    }))
+}
+
+/// The mean of each window. With `count_include_pad` the padding counts as
+/// zeros; without, the mean is over the pixels inside the image.
+///
+/// # Errors
+/// A geometry that does not fit.
+pub fn avg_pool2d(x: &Tensor, pool: Pool, count_include_pad: bool) -> Result<Tensor> {
+    let op = "avg_pool2d";
+    let maps = pool.windows(op, x)?.map(|axis| {
+        Taps::new(axis.inputs, axis.outputs, |o| {
+            let range = axis.range(o);
+            let count = if count_include_pad {
+                axis.kernel
+            } else {
+                range.len()
+            };
+            range.map(move |i| (i, 1.0 / count as f64))
+        })
+    });
+    separable(op, x, Arc::new(maps))
+}
+
+/// The means of x (N, C, H, W) over h x w bins, of which bin i along an axis of
+/// n covers floor(i n / h) to ceil((i + 1) n / h): bins overlap where sizes do
+/// not divide, and repeat where the output is larger.
+///
+/// # Errors
+/// Another number of axes, or an empty image on either side.
+pub fn adaptive_avg_pool2d(x: &Tensor, size: [usize; 2]) -> Result<Tensor> {
+    let op = "adaptive_avg_pool2d";
+    let &[_, _, h, w] = x.shape() else {
+        return Err(Error::shape(op, &[x.shape()], "(N, C, H, W) is needed"));
+    };
+    if h == 0 || w == 0 || size.contains(&0) {
+        let expected = "an image of at least one pixel is needed on both sides";
+        return Err(Error::shape(op, &[x.shape(), &size], expected));
+    }
+    let axis = |n: usize, outputs: usize| {
+        Taps::new(n, outputs, |o| {
+            // In u128, so that no product of sizes overflows.
+            let bound = |i: usize| i as u128 * n as u128;
+            let start = (bound(o) / outputs as u128) as usize;
+            let end = bound(o + 1).div_ceil(outputs as u128) as usize;
+            (start..end).map(move |i| (i, 1.0 / (end - start) as f64))
+        })
+    };
+    separable(op, x, Arc::new([axis(h, size[0]), axis(w, size[1])]))
+}

@@ -1,0 +1,76 @@
+use rayon::prelude::*;
+
+use crate::device::cpu::GRAIN;
+use crate::dtype::{DType, Float};
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::tensor::Tensor;
+
+/// Scales all gradients by `max_norm / (norm + 1e-6)`, if that is below 1, norm
+/// being the L2 norm of all of them together (Pascanu et al. 2013, in PyTorch's
+/// form), and returns the norm from before, accumulated in f64.
+///
+/// A norm that is not finite is returned, and spoils the gradients as in
+/// PyTorch; whether to skip the step is for the caller to say.
+///
+/// # Errors
+/// A negative `max_norm` or NaN, or a gradient that is not a float.
+pub fn clip_grad_norm(gradients: &mut [Option<Tensor>], max_norm: f64) -> Result<f64> {
+    if max_norm.is_nan() || max_norm < 0.0 {
+        let problem = format!("gradients cannot be clipped to a norm of {max_norm}");
+        return Err(Error::usage(problem, "give a norm of 0 or more"));
+    }
+    let mut total = 0.0;
+    for gradient in gradients.iter().flatten() {
+        total += squares(gradient)?;
+    }
+    let norm = total.sqrt();
+    let scale = max_norm / (norm + 1e-6);
+    // Not `< 1.0`: a NaN must reach the gradients.
+    if scale >= 1.0 {
+        return Ok(norm);
+    }
+    for gradient in gradients.iter_mut().flatten() {
+        match gradient.dtype() {
+            DType::F32 => scale_in_place::<f32>(gradient, scale)?,
+            DType::F64 => scale_in_place::<f64>(gradient, scale)?,
+            _ => *gradient = ops::affine(&gradient.detach(), scale, 0.0)?,
+        }
+    }
+    Ok(norm)
+}
+
+/// The sum of squares, over blocks of a fixed size that are added in order.
+fn squares(gradient: &Tensor) -> Result<f64> {
+    fn run<T: Float>(gradient: &Tensor) -> Result<f64> {
+        let plain = if gradient.layout().is_dense() {
+            gradient.detach()
+        } else {
+            gradient.detach().to_format(crate::shape::Format::Contiguous)?
+        };
+        let values = plain.dense_slice::<T>("clip_grad_norm")?;
+        let blocks: Vec<f64> = values
+            .par_chunks(GRAIN)
+            .map(|block| block.iter().map(|v| v.to_f64() * v.to_f64()).sum())
+            .collect();
+        Ok(blocks.iter().sum())
+    }
+    match gradient.dtype() {
+        DType::F64 => run::<f64>(gradient),
+        d if d.is_float() => run::<f32>(&ops::cast(&gradient.detach(), DType::F32)?),
+        d => Err(Error::dtype("clip_grad_norm", &[d], "a float is needed")),
+    }
+}
+
+fn scale_in_place<T: Float>(gradient: &mut Tensor, scale: f64) -> Result<()> {
+    let scale = T::from_f64(scale);
+    let mut scaled = gradient.detach();
+    // Let go of the other reference, so that the storage can be sole.
+    *gradient = Tensor::scalar(0.0, T::DTYPE)?;
+    let values = scaled.dense_mut::<T>("clip_grad_norm")?;
+    values
+        .par_chunks_mut(GRAIN)
+        .for_each(|block| block.iter_mut().for_each(|v| *v = *v * scale));
+    *gradient = scaled;
+    Ok(())
+}

@@ -1,0 +1,378 @@
+//! Optimisers, clipping and schedules, with the semantics of `torch.optim`.
+//!
+//! One step is one pass over all parameters, cut into fixed chunks that threads
+//! share. Every element is computed on its own, so neither chunks nor threads
+//! change a bit. State is kept by parameter name, and saving and loading it
+//! continues a run bit for bit.
+
+mod clip;
+mod schedule;
+mod update;
+
+pub use clip::clip_grad_norm;
+pub use schedule::{Goal, PlateauState, ReduceOnPlateau, Schedule};
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::nn::Param;
+use crate::shape::Format;
+use crate::tensor::Tensor;
+
+/// Stochastic gradient descent with L2 decay, momentum and Nesterov's variant
+/// (Sutskever et al. 2013, in PyTorch's form):
+///
+/// g' = g + decay p; b = momentum b + g' (b = g' at first);
+/// p -= lr (g' + momentum b with Nesterov, b with momentum, g' without).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sgd {
+    pub lr: f64,
+    pub momentum: f64,
+    pub nesterov: bool,
+    pub weight_decay: f64,
+}
+
+/// Adam (Kingma and Ba 2015) with L2 decay added to the gradient:
+///
+/// g' = g + decay p; m += (1 - b1)(g' - m); v = b2 v + (1 - b2) g'^2;
+/// p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Adam {
+    pub lr: f64,
+    pub betas: [f64; 2],
+    pub eps: f64,
+    pub weight_decay: f64,
+}
+
+/// Adam with decoupled decay (Loshchilov and Hutter 2019): p is first
+/// multiplied by 1 - lr decay, and the gradient is left alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    pub lr: f64,
+    pub betas: [f64; 2],
+    pub eps: f64,
+    pub weight_decay: f64,
+}
+
+impl Default for Sgd {
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            momentum: 0.0,
+            nesterov: false,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+impl Default for Adam {
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+impl Default for AdamW {
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 1e-2,
+        }
+    }
+}
+
+/// Which rule an [`Optimizer`] follows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Kind {
+    Sgd(Sgd),
+    Adam(Adam),
+    AdamW(AdamW),
+}
+
+impl From<Sgd> for Kind {
+    fn from(rule: Sgd) -> Self {
+        Self::Sgd(rule)
+    }
+}
+
+impl From<Adam> for Kind {
+    fn from(rule: Adam) -> Self {
+        Self::Adam(rule)
+    }
+}
+
+impl From<AdamW> for Kind {
+    fn from(rule: AdamW) -> Self {
+        Self::AdamW(rule)
+    }
+}
+
+impl Kind {
+    fn lr(&mut self) -> &mut f64 {
+        match self {
+            Self::Sgd(r) => &mut r.lr,
+            Self::Adam(r) => &mut r.lr,
+            Self::AdamW(r) => &mut r.lr,
+        }
+    }
+
+    /// What is kept for a parameter, by PyTorch's names.
+    fn moments(&self) -> &'static [&'static str] {
+        match self {
+            Self::Sgd(r) if r.momentum == 0.0 => &[],
+            Self::Sgd(_) => &["momentum_buffer"],
+            Self::Adam(_) | Self::AdamW(_) => &["exp_avg", "exp_avg_sq"],
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let sizes = |lr, eps, decay| {
+            let fine = |v: f64| v.is_finite() && v >= 0.0;
+            fine(lr) && fine(eps) && fine(decay)
+        };
+        let fits = match self {
+            Self::Sgd(r) => {
+                sizes(r.lr, r.momentum, r.weight_decay) && (r.momentum > 0.0 || !r.nesterov)
+            }
+            Self::Adam(Adam {
+                lr,
+                betas,
+                eps,
+                weight_decay,
+            })
+            | Self::AdamW(AdamW {
+                lr,
+                betas,
+                eps,
+                weight_decay,
+            }) => {
+                sizes(*lr, *eps, *weight_decay) && betas.iter().all(|b| (0.0..1.0).contains(b))
+            }
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::usage(
+            format!("{self:?} is not an optimiser"),
+            "give finite numbers of 0 or more, betas below 1, and nesterov only with momentum",
+        ))
+    }
+}
+
+/// A parameter and what the optimiser knows about it.
+struct Slot {
+    name: String,
+    param: Param,
+    /// Steps taken, that is, steps in which it had a gradient.
+    steps: u64,
+    /// One per name in [`Kind::moments`], once a step was taken.
+    moments: Vec<Tensor>,
+}
+
+/// The name of the learning rate in the state; those of parameters have a
+/// suffix, so it cannot be one of them.
+const LEARNING_RATE: &str = "learning_rate";
+
+pub struct Optimizer {
+    kind: Kind,
+    slots: Vec<Slot>,
+}
+
+impl Optimizer {
+    /// # Errors
+    /// Numbers outside their range, a name or parameter given twice, or a
+    /// parameter that is neither f32 nor f64.
+    pub fn new(kind: impl Into<Kind>, params: Vec<(String, Param)>) -> Result<Self> {
+        let kind = kind.into();
+        kind.check()?;
+        let mut seen = BTreeSet::new();
+        for (name, param) in &params {
+            if !seen.insert(name) {
+                return Err(Error::usage(
+                    format!("parameter {name} is given twice"),
+                    "name a shared parameter once",
+                ));
+            }
+            let dtype = param.value().dtype();
+            if !matches!(dtype, DType::F32 | DType::F64) {
+                return Err(Error::usage(
+                    format!("parameter {name} is {dtype}"),
+                    "optimise f32 or f64 parameters",
+                ));
+            }
+        }
+        let slot = |(name, param)| Slot {
+            name,
+            param,
+            steps: 0,
+            moments: Vec::new(),
+        };
+        Ok(Self {
+            kind,
+            slots: params.into_iter().map(slot).collect(),
+        })
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn learning_rate(&self) -> f64 {
+        let mut kind = self.kind;
+        *kind.lr()
+    }
+
+    /// The learning rate of the steps to come.
+    ///
+    /// # Errors
+    /// A negative or infinite rate, or NaN.
+    pub fn set_learning_rate(&mut self, lr: f64) -> Result<()> {
+        let mut kind = self.kind;
+        *kind.lr() = lr;
+        kind.check()?;
+        self.kind = kind;
+        Ok(())
+    }
+
+    /// One update with a gradient per parameter, in the order in which they
+    /// were given. `None` leaves a parameter and its state untouched.
+    ///
+    /// Parameters are written in place; those whose values something else still
+    /// holds, a tape above all, are copied first. So drop the loss before.
+    ///
+    /// # Errors
+    /// Another number of gradients, or a gradient of another shape; nothing was
+    /// changed then.
+    pub fn step(&mut self, gradients: &[Option<Tensor>]) -> Result<()> {
+        if gradients.len() != self.slots.len() {
+            let (given, needed) = (gradients.len(), self.slots.len());
+            return Err(Error::usage(
+                format!("{given} gradients for {needed} parameters"),
+                "give one gradient or none per parameter",
+            ));
+        }
+        let mut active = Vec::new();
+        for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
+            let Some(gradient) = gradient else { continue };
+            let value = slot.param.value();
+            if gradient.shape() != value.shape() {
+                let shapes = [gradient.shape(), value.shape()];
+                let expected = format!("gradient and parameter {} differ", slot.name);
+                return Err(Error::shape("step", &shapes, expected));
+            }
+            let gradient = crate::ops::cast(&gradient.detach(), value.dtype())?;
+            active.push((slot, gradient.to_format(Format::Contiguous)?));
+        }
+        let params: Vec<Param> = active.iter().map(|(slot, _)| slot.param.clone()).collect();
+        Param::update_all(&params, |values| update::step(self.kind, active, values))
+    }
+
+    /// Everything that a resumed run needs besides the parameters: the learning
+    /// rate and, of each parameter that was ever updated, `<name>.step` (i64)
+    /// and the moments by PyTorch's names (`<name>.exp_avg`,
+    /// `<name>.exp_avg_sq`, `<name>.momentum_buffer`).
+    ///
+    /// # Errors
+    /// None in practice; tensors are made.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let lr = Tensor::scalar(self.learning_rate(), DType::F64)?;
+        let mut state = vec![(LEARNING_RATE.to_owned(), lr)];
+        for slot in self.slots.iter().filter(|s| s.steps > 0) {
+            let steps = Tensor::from_slice(&[slot.steps as i64], &[])?;
+            state.push((format!("{}.step", slot.name), steps));
+            for (moment, value) in self.kind.moments().iter().zip(&slot.moments) {
+                state.push((format!("{}.{moment}", slot.name), value.clone()));
+            }
+        }
+        Ok(state)
+    }
+
+    /// Takes over what [`Optimizer::state`] gave.
+    ///
+    /// # Errors
+    /// Missing, unexpected and misshapen entries, all named; nothing was
+    /// changed then.
+    pub fn load_state(&mut self, state: Vec<(String, Tensor)>) -> Result<()> {
+        let mut given = Entries::default();
+        for (name, value) in state {
+            if given.values.contains_key(&name) {
+                given.problems.push(format!("{name} is there twice"));
+            }
+            given.values.insert(name, value);
+        }
+        let lr = given.take(LEARNING_RATE, &[], DType::F64);
+        let mut loaded = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            let of = |what: &str| format!("{}.{what}", slot.name);
+            let mut names = self.kind.moments().iter().map(|m| of(m));
+            let stepped = given.values.contains_key(&of("step"))
+                || names.any(|name| given.values.contains_key(&name));
+            if !stepped {
+                loaded.push((0, Vec::new()));
+                continue;
+            }
+            let steps = given.take(&of("step"), &[], DType::I64);
+            let steps = match steps.map(|s| s.to_vec::<i64>()).transpose()? {
+                Some(s) if s.iter().all(|&s| s > 0) => s.iter().sum::<i64>() as u64,
+                Some(s) => {
+                    given.problems.push(format!("{} is {s:?}", of("step")));
+                    0
+                }
+                None => 0,
+            };
+            let value = slot.param.value();
+            let moments = self.kind.moments().iter();
+            let moments = moments.map(|m| given.take(&of(m), value.shape(), value.dtype()));
+            loaded.push((steps, moments.flatten().collect()));
+        }
+        let unexpected = given.values.keys().map(|n| format!("{n} is not expected"));
+        given.problems.extend(unexpected);
+        if !given.problems.is_empty() {
+            return Err(Error::usage(
+                format!("the optimiser's state does not fit: {}", given.problems.join(", ")),
+                "load the state of the same kind of optimiser over the same parameters",
+            ));
+        }
+        if let Some(lr) = lr {
+            self.set_learning_rate(lr.item()?)?;
+        }
+        for (slot, (steps, moments)) in self.slots.iter_mut().zip(loaded) {
+            (slot.steps, slot.moments) = (steps, moments);
+        }
+        Ok(())
+    }
+}
+
+/// State on its way in, and what is wrong with it.
+#[derive(Default)]
+struct Entries {
+    values: BTreeMap<String, Tensor>,
+    problems: Vec<String>,
+}
+
+impl Entries {
+    /// Removes an entry, which must have this shape and dtype.
+    fn take(&mut self, name: &str, shape: &[usize], dtype: DType) -> Option<Tensor> {
+        let Some(value) = self.values.remove(name) else {
+            self.problems.push(format!("{name} is missing"));
+            return None;
+        };
+        if value.shape() == shape && value.dtype() == dtype {
+            return Some(value.detach());
+        }
+        let (s, d) = (value.shape(), value.dtype());
+        let problem = format!("{name} is {s:?} {d}, not {shape:?} {dtype}");
+        self.problems.push(problem);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;
