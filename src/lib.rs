@@ -6,3 +6,8 @@ pub mod error;
 
 pub use dtype::DType;
 pub use error::{Error, Result};
+
+#[cfg(feature = "formats")]
+pub mod report;
+#[cfg(feature = "slides")]
+pub mod simulate;
