@@ -1,0 +1,5 @@
+//! The simulated cohort and the report.
+
+mod cohort;
+mod report;
+mod statistics;
