@@ -18,12 +18,10 @@ pub use svg::{
 pub use text::number;
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::formats::atomic::write_bytes;
 use text::{base64, escape};
 
 const STYLE: &str = include_str!("style.css");

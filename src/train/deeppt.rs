@@ -521,7 +521,7 @@ impl FoldRun<'_> {
                     let stage = format!("{name} epoch {epoch}");
                     epoch_over(&train, config.batch, seed, &stage, &mut |batch, random| {
                         let x = self.features.rows(batch)?;
-                        step.take(&model.loss(&x, &Pass::train(random))?)
+                        step.take(model.loss(&x, &Pass::train(random))?)
                     }, &mut |loss| self.control.progress.at(epoch, loss))
                 },
                 &mut || model.loss(&validation, &Pass::eval())?.item(),
@@ -601,7 +601,7 @@ impl FoldRun<'_> {
                     epoch_over(train, config.batch, seed, &stage, &mut |batch, random| {
                         let (bags, tiles, y) = batch_of(batch)?;
                         let z = model.forward(&bags, &tiles, &Pass::train(random))?;
-                        step.take(&ops::mse_loss(&z, &y)?)
+                        step.take(ops::mse_loss(&z, &y)?)
                     }, &mut |loss| self.control.progress.at(epoch, loss))
                 },
                 &mut || {

@@ -193,11 +193,13 @@ pub struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// One step down the gradient of `loss`; returns the loss.
-    pub fn take(&mut self, loss: &Tensor) -> Result<f64> {
+    /// One step down the gradient of `loss`; returns the loss. It takes the
+    /// loss, and with it the tape, so that parameters can change in place.
+    pub fn take(&mut self, loss: Tensor) -> Result<f64> {
         let inputs: Vec<Tensor> = self.params.iter().map(Param::recorded).collect();
-        let gradients = autograd::grad(&[loss], None, &inputs.iter().collect::<Vec<_>>(), false)?;
+        let gradients = autograd::grad(&[&loss], None, &inputs.iter().collect::<Vec<_>>(), false)?;
         let value = loss.item()?;
+        drop((loss, inputs));
         self.optimizer.step(&gradients)?;
         Ok(value)
     }

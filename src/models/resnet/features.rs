@@ -3,8 +3,9 @@
 //! is in cache.
 
 use super::{Block, ConvNorm, ResNet, STEM_POOL};
+use crate::dtype::DType;
 use crate::error::Result;
-use crate::nn::{Module, Pass};
+use crate::nn::{Module, Param, Pass};
 use crate::ops::{self, Activation, PreparedConv};
 use crate::session::Predict;
 use crate::tensor::Tensor;
@@ -22,18 +23,21 @@ pub struct ResNetFeatures {
 }
 
 fn prepare(layer: &ConvNorm, activation: Activation) -> Result<PreparedConv> {
-    let (w, norm) = (layer.conv.weight.value(), &layer.norm);
-    let (gamma, beta) = (
-        norm.weight.as_ref().map(|p| p.value()),
-        norm.bias.as_ref().map(|p| p.value()),
-    );
+    let norm = &layer.norm;
+    let channels = [norm.running_mean.value().elements()];
+    let or = |p: &Option<Param>, constant: f64| match p {
+        Some(p) => Ok(p.value()),
+        None => Tensor::full(constant, &channels, DType::F32),
+    };
     let (w, b) = ops::fold_batch_norm(
-        &w,
+        &layer.conv.weight.value(),
         None,
-        gamma.as_ref(),
-        beta.as_ref(),
-        &norm.running_mean.value(),
-        &norm.running_var.value(),
+        [
+            &or(&norm.weight, 1.0)?,
+            &or(&norm.bias, 0.0)?,
+            &norm.running_mean.value(),
+            &norm.running_var.value(),
+        ],
         norm.eps,
     )?;
     PreparedConv::new(&w, Some(&b), activation, layer.conv.geometry)

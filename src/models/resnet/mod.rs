@@ -216,6 +216,20 @@ impl ResNet {
         std::iter::once(&self.stem).chain(inner).map(|c| &c.norm)
     }
 
+    /// Scales what each block adds to its shortcut by setting the scale of the
+    /// block's last batch norm. In a network that is never trained a small
+    /// scale keeps more of the early layers' texture in the features (kin to
+    /// the zero initialisation of Goyal et al. 2017, section 5.1).
+    pub fn scale_residuals(&self, scale: f64) -> Result<()> {
+        for block in self.stages.iter().flatten() {
+            if let Some(gamma) = block.layers.last().and_then(|l| l.norm.weight.as_ref()) {
+                let shape = gamma.value();
+                gamma.set(Tensor::full(scale, shape.shape(), shape.dtype())?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets every batch norm's running statistics. With [`Self::observe`]
     /// it calibrates a network of random weights on images like those that it
     /// will see; without that, activations of 50 layers drift in scale.
