@@ -28,11 +28,12 @@ impl<T: Float> Epilogue<'_, T> {
         }
         match self.activation {
             None => {}
-            // The common one, without a call.
+            // The common one, without a call. A product in every lane, because a
+            // choice between values became masked stores.
             Some(Function::LeakyRelu(slope)) => {
                 let slope = T::from_f64(slope);
                 for s in sums {
-                    *s = if *s > T::ZERO { *s } else { *s * slope };
+                    *s = *s * if *s > T::ZERO { T::ONE } else { slope };
                 }
             }
             Some(f) => scalar::apply_in_place(f, sums),

@@ -162,8 +162,7 @@ fn store_body<T: Float, const NR: usize>(
     for (pixel, sum) in place.pixels.iter().zip(sums) {
         let at = pixel * place.row + place.column;
         if width == NR {
-            // A copy of known length, which stays in registers; in place the
-            // activation became masked stores, 11 % of ResNet-50.
+            // A copy of known length, which stays in registers.
             let mut row = *sum;
             epilogue.finish(place.start + at, &mut row);
             tile[at..at + NR].copy_from_slice(&row);
