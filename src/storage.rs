@@ -34,4 +34,12 @@ impl Storage {
         fill(buffer.as_mut_slice());
         Self::Cpu(Arc::new(buffer))
     }
+
+    /// As [`Storage::cpu`] for a `fill` that writes every element: what it is
+    /// given is not zeros but anything.
+    pub(crate) fn cpu_unwritten<T: Element>(elements: usize, fill: impl FnOnce(&mut [T])) -> Self {
+        let mut buffer = cpu::Buffer::unwritten(elements * size_of::<T>());
+        fill(buffer.as_mut_slice());
+        Self::Cpu(Arc::new(buffer))
+    }
 }

@@ -40,6 +40,14 @@ impl Tensor {
         Self::from_parts(Storage::cpu(layout.span(), fill), layout, T::DTYPE)
     }
 
+    /// As [`Tensor::build`] for a `fill` that writes every element of a layout
+    /// without holes; what it is given is anything.
+    pub(crate) fn build_unwritten<T: Element>(layout: Layout, fill: impl FnOnce(&mut [T])) -> Self {
+        debug_assert!(layout.is_dense());
+        let storage = Storage::cpu_unwritten(layout.span(), fill);
+        Self::from_parts(storage, layout, T::DTYPE)
+    }
+
     /// Row-major values on the CPU.
     ///
     /// # Errors

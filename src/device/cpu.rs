@@ -5,6 +5,8 @@
 //! alone and partial results are joined in a fixed order, so the number of
 //! threads never changes a bit of any result.
 
+use std::sync::{Mutex, PoisonError};
+
 use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
@@ -18,16 +20,70 @@ struct Line([u8; 64]);
 
 /// Untyped bytes, aligned to 64.
 pub struct Buffer {
+    /// At least `len` bytes; more where the memory served a larger buffer.
     lines: Vec<Line>,
     len: usize,
 }
 
+/// Memory of large buffers that were dropped, oldest first. The system hands
+/// out large allocations page by page, a fault and a page of zeros each, which
+/// costs as much as a cheap operator; a model asks for the same sizes again and
+/// again. What is kept here never reaches a result: a buffer from it is zeroed
+/// or, by [`Buffer::unwritten`], promised to be written as a whole.
+static SPARE: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+
+/// Bytes from which memory is kept: smaller pieces are the allocator's business.
+const KEPT_FROM: usize = 256 << 10;
+/// Bytes that are kept at most.
+const KEPT: usize = 512 << 20;
+
+fn spare(lines: usize) -> Option<Vec<Line>> {
+    if lines * size_of::<Line>() < KEPT_FROM {
+        return None;
+    }
+    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+    let fits = (0..spare.len()).filter(|&i| (lines..=lines + lines / 2).contains(&spare[i].len()));
+    let best = fits.min_by_key(|&i| spare[i].len())?;
+    Some(spare.remove(best))
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        let bytes = |l: &Vec<Line>| l.len() * size_of::<Line>();
+        if (KEPT_FROM..=KEPT).contains(&bytes(&lines)) {
+            let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+            spare.push(lines);
+            let mut total: usize = spare.iter().map(bytes).sum();
+            let mut oldest = 0;
+            while total > KEPT {
+                total -= bytes(&spare[oldest]);
+                oldest += 1;
+            }
+            spare.drain(..oldest);
+        }
+    }
+}
+
 impl Buffer {
     pub fn zeroed(len: usize) -> Self {
-        Self {
-            lines: vec![Line::zeroed(); len.div_ceil(64)],
-            len,
-        }
+        let count = len.div_ceil(64);
+        let lines = match spare(count) {
+            Some(mut lines) => {
+                lines[..count].fill(Line::zeroed());
+                lines
+            }
+            None => vec![Line::zeroed(); count],
+        };
+        Self { lines, len }
+    }
+
+    /// A buffer that is written as a whole before it is read: what it holds
+    /// until then is left from another one.
+    pub fn unwritten(len: usize) -> Self {
+        let count = len.div_ceil(64);
+        let lines = spare(count).unwrap_or_else(|| vec![Line::zeroed(); count]);
+        Self { lines, len }
     }
 
     pub fn bytes(&self) -> &[u8] {

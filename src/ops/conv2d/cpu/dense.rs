@@ -5,7 +5,8 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::kernel::{Gather, MR, OUTSIDE, multiply};
+use super::epilogue::Epilogue;
+use super::kernel::{Gather, MR, OUTSIDE, Place, fetch, multiply, store};
 use super::map::Map;
 use super::pack::{Packed, padded};
 use crate::dtype::Float;
@@ -20,10 +21,6 @@ const TILE_PIXELS: [usize; 2] = [4 * MR, 16 * MR];
 
 /// Tiles that are wanted at least, for a balanced load.
 const TILES: usize = 32;
-
-/// What is done with a tile of finished sums: called with the index of its
-/// first element among all outputs.
-pub type Finish<'a, T> = &'a (dyn Fn(usize, &mut [T]) + Sync);
 
 /// Pixels of a tile that see the same taps.
 struct Block {
@@ -41,14 +38,13 @@ fn tile_pixels(pixels: usize, channels: usize, size: usize) -> usize {
     fits.min(balanced).clamp(least, most).next_multiple_of(MR)
 }
 
-/// `out` (N, H, W, groups * outputs) = bias + the gathered taps of `x`
+/// `out` (N, H, W, groups * outputs) = epilogue of the gathered taps of `x`
 /// (N, H', W', groups * inputs) times the weights.
 pub fn run<T: Float, const NR: usize>(
     x: &[T],
     map: &Map,
     weights: &Packed<T, NR>,
-    bias: Option<&[T]>,
-    finish: Finish<T>,
+    epilogue: &Epilogue<T>,
     out: &mut [T],
 ) {
     let read = weights.groups * weights.inputs;
@@ -75,11 +71,18 @@ pub fn run<T: Float, const NR: usize>(
                     let width = NR.min(weights.outputs - from);
                     let column = group * weights.outputs + from;
                     let mut start = [T::ZERO; NR];
-                    if let Some(bias) = bias {
+                    if let Some(bias) = epilogue.bias {
                         start[..width].copy_from_slice(&bias[column..column + width]);
                     }
                     for block in &blocks {
                         let mut sums = [start; MR];
+                        let place = Place {
+                            pixels: &block.pixels[..block.count],
+                            row: written,
+                            column,
+                            start: first * written,
+                        };
+                        fetch(place, epilogue, out);
                         let gather = Gather {
                             source: &x[group * weights.inputs..],
                             zeros: &zeros,
@@ -87,14 +90,10 @@ pub fn run<T: Float, const NR: usize>(
                             run: weights.run,
                         };
                         multiply(&gather, panel, &mut sums);
-                        for (&pixel, sum) in block.pixels[..block.count].iter().zip(&sums) {
-                            let at = pixel * written + column;
-                            out[at..at + width].copy_from_slice(&sum[..width]);
-                        }
+                        store(&mut sums, place, width, epilogue, out);
                     }
                 }
             }
-            finish(first * written, out);
         });
 }
 
@@ -105,7 +104,7 @@ fn layout(
     first: usize,
     pixels: usize,
 ) -> (Vec<Block>, Vec<(usize, [usize; MR])>) {
-    let places: Vec<[usize; 3]> = (first..first + pixels).map(|p| map.place(p)).collect();
+    let places = map.places(first, pixels);
     let phase = |p: usize| [map.phase(0, places[p][1]), map.phase(1, places[p][2])];
     let mut order: Vec<usize> = (0..pixels).collect();
     if map.transposed {
@@ -113,23 +112,22 @@ fn layout(
     }
     let mut blocks = Vec::with_capacity(pixels.div_ceil(MR));
     let mut table = Vec::new();
-    for same in order.chunk_by(|&a, &b| phase(a) == phase(b)) {
-        let [vertical, horizontal] = phase(same[0]);
+    let same_phase = |&a: &usize, &b: &usize| !map.transposed || phase(a) == phase(b);
+    for same in order.chunk_by(same_phase) {
+        let taps = map.taps(phase(same[0]));
         for members in same.chunks(MR) {
             let last = members[members.len() - 1];
             let pixels = std::array::from_fn(|i| members.get(i).copied().unwrap_or(last));
             let start = table.len();
-            for r in map.taps(0, vertical) {
-                for s in map.taps(1, horizontal) {
-                    let reads = pixels.map(|p: usize| {
-                        let [image, row, column] = places[p];
-                        let at = map.along(0, row, r).zip(map.along(1, column, s));
-                        at.map_or(OUTSIDE, |(i, j)| map.source_pixel(image, i, j) * channels)
-                    });
-                    // A tap that none of the pixels has adds nothing.
-                    if reads != [OUTSIDE; MR] {
-                        table.push((r * map.kernel[1] + s, reads));
-                    }
+            for &[r, s] in &taps {
+                let reads = pixels.map(|p: usize| {
+                    let [image, row, column] = places[p];
+                    let at = map.along(0, row, r).zip(map.along(1, column, s));
+                    at.map_or(OUTSIDE, |(i, j)| map.source_pixel(image, i, j) * channels)
+                });
+                // A tap that none of the pixels has adds nothing.
+                if reads != [OUTSIDE; MR] {
+                    table.push((r * map.kernel[1] + s, reads));
                 }
             }
             blocks.push(Block {

@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::dense::Finish;
+use super::epilogue::Epilogue;
 use super::map::Map;
 use crate::device::cpu;
 use crate::dtype::Float;
@@ -56,23 +56,16 @@ pub fn joined<T: Float>(x: &[T], times: usize, out: &mut [T]) {
     });
 }
 
-/// `out` (N, H, W, K) = bias + the taps of `x` (N, H', W', K) times `weights`.
-pub fn run<T: Float>(
-    x: &[T],
-    map: &Map,
-    weights: &[T],
-    bias: Option<&[T]>,
-    finish: Finish<T>,
-    out: &mut [T],
-) {
+/// `out` (N, H, W, K) = epilogue of the taps of `x` (N, H', W', K) times `weights`.
+pub fn run<T: Float>(x: &[T], map: &Map, weights: &[T], epilogue: &Epilogue<T>, out: &mut [T]) {
     let k = weights.len() / (map.kernel[0] * map.kernel[1]);
     cpu::for_chunks(out, k, &|start, chunk| {
         let mut taps = Vec::with_capacity(map.kernel[0] * map.kernel[1]);
         for (i, row) in chunk.chunks_mut(k).enumerate() {
             reads(map, start / k + i, k, &mut taps);
-            pixel(x, &taps, weights, bias, row);
+            pixel(x, &taps, weights, epilogue.bias, row);
         }
-        finish(start, chunk);
+        epilogue.finish(start, chunk);
     });
 }
 
@@ -81,11 +74,11 @@ pub fn run<T: Float>(
 fn reads(map: &Map, pixel: usize, channels: usize, taps: &mut Vec<(usize, usize)>) {
     let [image, row, column] = map.place(pixel);
     taps.clear();
-    for r in map.taps(0, map.phase(0, row)) {
+    for r in 0..map.kernel[0] {
         let Some(i) = map.along(0, row, r) else {
             continue;
         };
-        for s in map.taps(1, map.phase(1, column)) {
+        for s in 0..map.kernel[1] {
             if let Some(j) = map.along(1, column, s) {
                 let tap = r * map.kernel[1] + s;
                 let source = map.source_pixel(image, i, j);

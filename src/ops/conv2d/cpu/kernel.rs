@@ -6,6 +6,7 @@
 //! Every output is one chain of fused multiply-adds in the order (tap,
 //! channel), whatever the tile or the batch that it is computed in.
 
+use super::epilogue::Epilogue;
 use crate::dtype::Float;
 
 /// Pixels per block: with 16 floats of width two 256-bit registers each, which
@@ -83,4 +84,91 @@ fn body<T: Float, const NR: usize, const FUSED: bool>(
         }
     }
     *sums = local;
+}
+
+/// Where the sums of a block go: rows of a tile.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub pixels: &'a [usize],
+    /// Elements per pixel, and the first of the panel's.
+    pub row: usize,
+    pub column: usize,
+    /// The tile's first element among all outputs.
+    pub start: usize,
+}
+
+/// Asks for the memory that [`store`] will touch, so that it arrives while the
+/// block is multiplied. Lines of different pixels are far apart, which no
+/// processor foresees by itself.
+pub fn fetch<T: Float>(place: Place, epilogue: &Epilogue<T>, tile: &[T]) {
+    for pixel in place.pixels {
+        let at = pixel * place.row + place.column;
+        prefetch(&tile[at]);
+        if let Some(residual) = epilogue.residual {
+            prefetch(&residual[place.start + at]);
+        }
+    }
+}
+
+fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint: it reads nothing, and the address is valid.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
+/// Finishes the sums of a block, of whose channels `width` exist, and writes
+/// them to their tile.
+pub fn store<T: Float, const NR: usize>(
+    sums: &mut [[T; NR]; MR],
+    place: Place,
+    width: usize,
+    epilogue: &Epilogue<T>,
+    tile: &mut [T],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+        // SAFETY: the processor has the instructions.
+        unsafe { store_avx2(sums, place, width, epilogue, tile) };
+        return;
+    }
+    store_body(sums, place, width, epilogue, tile);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn store_avx2<T: Float, const NR: usize>(
+    sums: &mut [[T; NR]; MR],
+    place: Place,
+    width: usize,
+    epilogue: &Epilogue<T>,
+    tile: &mut [T],
+) {
+    store_body(sums, place, width, epilogue, tile);
+}
+
+#[inline(always)]
+fn store_body<T: Float, const NR: usize>(
+    sums: &mut [[T; NR]; MR],
+    place: Place,
+    width: usize,
+    epilogue: &Epilogue<T>,
+    tile: &mut [T],
+) {
+    for (pixel, sum) in place.pixels.iter().zip(sums) {
+        let at = pixel * place.row + place.column;
+        if width == NR {
+            // A copy of known length, which stays in registers.
+            let mut row = *sum;
+            epilogue.finish(place.start + at, &mut row);
+            tile[at..at + NR].copy_from_slice(&row);
+        } else {
+            epilogue.finish(place.start + at, &mut sum[..width]);
+            tile[at..at + width].copy_from_slice(&sum[..width]);
+        }
+    }
 }

@@ -51,6 +51,23 @@ impl Map {
         [pixel / (h * w), pixel / w % h, pixel % w]
     }
 
+    /// As [`Self::place`] for `count` pixels from `first` on.
+    pub fn places(&self, first: usize, count: usize) -> Vec<[usize; 3]> {
+        let mut next = self.place(first);
+        let mut all = Vec::with_capacity(count);
+        for _ in 0..count {
+            all.push(next);
+            next[2] += 1;
+            if next[2] == self.target[1] {
+                next = [next[0], next[1] + 1, 0];
+            }
+            if next[1] == self.target[0] {
+                next = [next[0] + 1, 0, 0];
+            }
+        }
+        all
+    }
+
     /// Where tap `tap` of position `at` reads along an axis, `None` in the padding.
     pub fn along(&self, axis: usize, at: usize, tap: usize) -> Option<usize> {
         let g = &self.geometry;
@@ -77,15 +94,16 @@ impl Map {
         }
     }
 
-    /// The taps that pixels of a phase see along an axis.
-    pub fn taps(&self, axis: usize, phase: usize) -> impl Iterator<Item = usize> + Clone {
-        let step = if self.transposed {
-            self.geometry.stride[axis]
-        } else {
-            1
+    /// The taps that pixels of a phase see, row by row.
+    pub fn taps(&self, phase: [usize; 2]) -> Vec<[usize; 2]> {
+        let along = |axis: usize| {
+            let (stride, dilation) = (self.geometry.stride[axis], self.geometry.dilation[axis]);
+            let sees = move |t: &usize| !self.transposed || t * dilation % stride == phase[axis];
+            (0..self.kernel[axis]).filter(sees)
         };
-        let dilation = self.geometry.dilation[axis];
-        (0..self.kernel[axis]).filter(move |t| t * dilation % step == phase)
+        along(0)
+            .flat_map(|r| along(1).map(move |s| [r, s]))
+            .collect()
     }
 
     /// Index of a source pixel over the batch.

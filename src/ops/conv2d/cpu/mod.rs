@@ -11,6 +11,7 @@
 
 mod dense;
 mod depthwise;
+mod epilogue;
 mod kernel;
 mod map;
 mod pack;
@@ -21,9 +22,9 @@ use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::ops::half::{is_half, widened};
-use crate::ops::pointwise::scalar;
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
+use epilogue::Epilogue;
 use map::Map;
 use pack::Packed;
 
@@ -56,18 +57,18 @@ pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<T
         let layout = Layout::new(Shape::new(&sizes.x_shape())?, Format::ChannelsLast)?;
         if let Some(times) = depth_multiplier(sizes) {
             let weights = depthwise::weights::<T>(w, sizes)?;
-            return Ok(Tensor::build(layout, |out: &mut [T]| {
+            return Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
                 if times == 1 {
-                    return depthwise::run(from, &map, &weights, None, &|_, _| {}, out);
+                    return depthwise::run(from, &map, &weights, &Epilogue::NONE, out);
                 }
                 let mut wide = vec![T::ZERO; out.len() * times];
-                depthwise::run(from, &map, &weights, None, &|_, _| {}, &mut wide);
+                depthwise::run(from, &map, &weights, &Epilogue::NONE, &mut wide);
                 depthwise::joined(&wide, times, out);
             }));
         }
         let weights = Packed::<T, NR>::transposed(w, sizes)?;
-        Ok(Tensor::build(layout, |out: &mut [T]| {
-            dense::run(from, &map, &weights, None, &|_, _| {}, out);
+        Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
+            dense::run(from, &map, &weights, &Epilogue::NONE, out);
         }))
     }
     if is_half(gy) || is_half(w) {
@@ -86,7 +87,7 @@ pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<
         let (xs, gys) = (x.dense_slice::<T>(op)?, gy.dense_slice::<T>(op)?);
         let [k, c, r, s] = sizes.w_shape();
         let layout = Layout::contiguous(Shape::new(&[r, s, c, k])?);
-        let gw = Tensor::build(layout, |out: &mut [T]| match depth_multiplier(sizes) {
+        let gw = Tensor::build_unwritten(layout, |out: &mut [T]| match depth_multiplier(sizes) {
             None => weight_gradient::run(xs, gys, sizes, out),
             Some(times) => {
                 let map = Map::forward(sizes);
@@ -207,27 +208,25 @@ impl<T: Float, const NR: usize> Prepared<T, NR> {
         let residual = residual.map(channels_last).transpose()?;
         let residual = residual.as_ref().map(|r| r.dense_slice::<T>("conv2d"));
         let residual = residual.transpose()?;
-        let finish = |start: usize, out: &mut [T]| {
-            if let Some(residual) = residual {
-                let added = &residual[start..start + out.len()];
-                out.iter_mut().zip(added).for_each(|(o, &r)| *o += r);
-            }
-            if let Some(f) = activation.function() {
-                scalar::apply_in_place(f, out);
-            }
+        let epilogue = Epilogue {
+            bias: self.bias.as_deref(),
+            residual,
+            activation: activation.function(),
         };
         let map = Map::forward(sizes);
         let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
-        let bias = self.bias.as_deref();
-        Ok(Tensor::build(layout, |out: &mut [T]| match &self.kind {
-            Kind::Dense(weights) => dense::run(xs, &map, weights, bias, &finish, out),
-            Kind::Depthwise { taps, times: 1 } => {
-                depthwise::run(xs, &map, taps, bias, &finish, out);
-            }
-            Kind::Depthwise { taps, times } => {
-                let wide = depthwise::repeated(xs, *times);
-                depthwise::run(&wide, &map, taps, bias, &finish, out);
-            }
-        }))
+        Ok(Tensor::build_unwritten(
+            layout,
+            |out: &mut [T]| match &self.kind {
+                Kind::Dense(weights) => dense::run(xs, &map, weights, &epilogue, out),
+                Kind::Depthwise { taps, times: 1 } => {
+                    depthwise::run(xs, &map, taps, &epilogue, out);
+                }
+                Kind::Depthwise { taps, times } => {
+                    let wide = depthwise::repeated(xs, *times);
+                    depthwise::run(&wide, &map, taps, &epilogue, out);
+                }
+            },
+        ))
     }
 }
