@@ -46,7 +46,9 @@ fn squares(gradient: &Tensor) -> Result<f64> {
         let plain = if gradient.layout().is_dense() {
             gradient.detach()
         } else {
-            gradient.detach().to_format(crate::shape::Format::Contiguous)?
+            gradient
+                .detach()
+                .to_format(crate::shape::Format::Contiguous)?
         };
         let values = plain.dense_slice::<T>("clip_grad_norm")?;
         let blocks: Vec<f64> = values

@@ -152,9 +152,7 @@ impl Kind {
                 betas,
                 eps,
                 weight_decay,
-            }) => {
-                sizes(*lr, *eps, *weight_decay) && betas.iter().all(|b| (0.0..1.0).contains(b))
-            }
+            }) => sizes(*lr, *eps, *weight_decay) && betas.iter().all(|b| (0.0..1.0).contains(b)),
         };
         if fits {
             return Ok(());
@@ -336,7 +334,10 @@ impl Optimizer {
         given.problems.extend(unexpected);
         if !given.problems.is_empty() {
             return Err(Error::usage(
-                format!("the optimiser's state does not fit: {}", given.problems.join(", ")),
+                format!(
+                    "the optimiser's state does not fit: {}",
+                    given.problems.join(", ")
+                ),
                 "load the state of the same kind of optimiser over the same parameters",
             ));
         }

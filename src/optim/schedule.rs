@@ -8,11 +8,19 @@ use crate::error::{Error, Result};
 pub enum Schedule {
     Constant,
     /// Multiplied by `factor` after every `every` steps (PyTorch's `StepLR`).
-    Step { every: u64, factor: f64 },
+    Step {
+        every: u64,
+        factor: f64,
+    },
     /// Multiplied by `factor` at each of these steps (`MultiStepLR`).
-    MultiStep { milestones: Vec<u64>, factor: f64 },
+    MultiStep {
+        milestones: Vec<u64>,
+        factor: f64,
+    },
     /// Multiplied by `factor` after every step (`ExponentialLR`).
-    Exponential { factor: f64 },
+    Exponential {
+        factor: f64,
+    },
     /// Rises linearly to the base rate, which is reached in the last of
     /// `warmup` steps, then falls on half a cosine to `minimum` at step `total`
     /// (Loshchilov and Hutter 2017) and stays there.
@@ -98,7 +106,10 @@ impl ReduceOnPlateau {
     pub fn new(goal: Goal, factor: f64, patience: u64) -> Result<Self> {
         if !(0.0..1.0).contains(&factor) {
             let problem = format!("a factor of {factor} does not reduce a rate");
-            return Err(Error::usage(problem, "give a factor of at least 0 and below 1"));
+            return Err(Error::usage(
+                problem,
+                "give a factor of at least 0 and below 1",
+            ));
         }
         Ok(Self {
             goal,

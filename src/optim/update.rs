@@ -159,7 +159,11 @@ pub(super) fn step(
         }
         if slot.moments.is_empty() {
             let zeros = || Tensor::zeros(value.shape(), value.dtype());
-            slot.moments = kind.moments().iter().map(|_| zeros()).collect::<Result<_>>()?;
+            slot.moments = kind
+                .moments()
+                .iter()
+                .map(|_| zeros())
+                .collect::<Result<_>>()?;
         }
         slot.steps += 1;
         match value.dtype() {

@@ -72,10 +72,15 @@ type Family = fn(&Case) -> Option<Outputs>;
 const FAMILIES: &[Family] = &[
     crate::arithmetic::golden,
     crate::conv::golden,
+    crate::dropout::golden,
+    crate::index::golden,
     crate::layout::golden,
     crate::matmul::golden,
+    crate::pad::golden,
     crate::pointwise::golden,
+    crate::pool::golden,
     crate::reduce::golden,
+    crate::resize::golden,
 ];
 
 pub fn folder() -> PathBuf {
@@ -234,19 +239,17 @@ fn array(golden: &SafeTensors, name: &str) -> Vec<f64> {
     let bytes = view.data();
     use safetensors::Dtype;
     match view.dtype() {
-        Dtype::F32 => bytes
-            .chunks(4)
-            .map(|c| f32::from_le_bytes(c.try_into().expect("4")).into()),
-        Dtype::F64 => return eight(bytes, f64::from_le_bytes),
-        Dtype::I64 => return eight(bytes, |b| i64::from_le_bytes(b) as f64),
+        Dtype::F32 => numbers(bytes, |b| f32::from_le_bytes(b).into()),
+        Dtype::F64 => numbers(bytes, f64::from_le_bytes),
+        Dtype::I32 => numbers(bytes, |b| i32::from_le_bytes(b).into()),
+        Dtype::I64 => numbers(bytes, |b| i64::from_le_bytes(b) as f64),
         other => panic!("{name}: dtype {other:?}"),
     }
-    .collect()
 }
 
-fn eight(bytes: &[u8], f: impl Fn([u8; 8]) -> f64) -> Vec<f64> {
+fn numbers<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f64) -> Vec<f64> {
     bytes
-        .chunks(8)
-        .map(|c| f(c.try_into().expect("8")))
+        .chunks(N)
+        .map(|c| f(c.try_into().expect("whole numbers")))
         .collect()
 }

@@ -9,12 +9,17 @@
 mod arithmetic;
 mod common;
 mod conv;
+mod dropout;
 mod golden;
 mod harness;
+mod index;
 mod layout;
 mod matmul;
+mod pad;
 mod pointwise;
+mod pool;
 mod reduce;
+mod resize;
 
 use harness::{Sample, Suite};
 
@@ -22,10 +27,15 @@ fn samples() -> Vec<Sample> {
     let mut all = Vec::new();
     all.extend(arithmetic::samples());
     all.extend(conv::samples());
+    all.extend(dropout::samples());
+    all.extend(index::samples());
     all.extend(layout::samples());
     all.extend(matmul::samples());
+    all.extend(pad::samples());
     all.extend(pointwise::samples());
+    all.extend(pool::samples());
     all.extend(reduce::samples());
+    all.extend(resize::samples());
     all
 }
 
@@ -36,9 +46,14 @@ fn main() {
     golden::tests(&mut suite);
     arithmetic::tests(&mut suite);
     conv::tests(&mut suite);
+    dropout::tests(&mut suite);
+    index::tests(&mut suite);
     layout::tests(&mut suite);
     matmul::tests(&mut suite);
+    pad::tests(&mut suite);
     pointwise::tests(&mut suite);
+    pool::tests(&mut suite);
     reduce::tests(&mut suite);
+    resize::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }

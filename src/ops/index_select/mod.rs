@@ -23,12 +23,7 @@ pub fn index_select(x: &Tensor, axis: isize, index: &Tensor) -> Result<Tensor> {
     };
     let (index, size) = (index.detach(), x.shape()[axis]);
     Ok(record(op, &[x], y, Save::NONE, move |b| {
-        Ok(vec![Some(index_add(
-            &b.grad,
-            axis as isize,
-            &index,
-            size,
-        )?)])
+        Ok(vec![Some(index_add(&b.grad, axis as isize, &index, size)?)])
     }))
 }
 

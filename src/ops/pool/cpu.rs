@@ -12,31 +12,17 @@ fn unfit(dtype: DType) -> Error {
     Error::dtype(OP, &[dtype], "a float is needed")
 }
 
-/// Of two values the one that a maximum keeps; the first of equals or NaNs.
+/// Whether a maximum goes over to a later value; it keeps the first of equals
+/// and of NaNs. Without branches, so that loops over channels become vectors.
 #[inline(always)]
 fn beats<T: Float>(new: T, old: T) -> bool {
-    new > old || (new.is_nan() && !old.is_nan())
+    (new > old) | (new.is_nan() & !old.is_nan())
 }
 
-/// Calls `f(window, output)` for each pixel of a chunk of outputs, the window
-/// given as the flat places in its plane, row-major.
-fn each_window<T>(
-    [rows, columns]: [Windows; 2],
-    c: usize,
-    start: usize,
-    chunk: &mut [T],
-    f: &mut dyn FnMut(usize, &[usize], &mut [T]),
-) {
-    let mut window = Vec::new();
-    for (i, pixel) in chunk.chunks_mut(c).enumerate() {
-        let at = start / c + i;
-        let (column, rest) = (at % columns.outputs, at / columns.outputs);
-        let (row, image) = (rest % rows.outputs, rest / rows.outputs);
-        window.clear();
-        for y in rows.range(row) {
-            window.extend(columns.range(column).map(|x| y * columns.inputs + x));
-        }
-        f(image * rows.inputs * columns.inputs, &window, pixel);
+/// The larger of each pair of elements.
+fn raise<T: Float>(out: &mut [T], by: &[T]) {
+    for (o, &v) in out.iter_mut().zip(by) {
+        *o = if beats(v, *o) { v } else { *o };
     }
 }
 
@@ -45,18 +31,28 @@ pub(super) fn max(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
         let images = Images::of(x, format_of(x))?;
         let from = images.tensor.dense_slice::<T>(OP)?;
         let c = images.c;
+        let [rows, columns] = windows;
+        let (line, wide) = (columns.inputs * c, columns.outputs * c);
         let layout = images.resized(windows.map(|w| w.outputs))?;
         Ok(Tensor::build(layout, |out: &mut [T]| {
-            cpu::for_chunks(out, c, &|start, chunk| {
-                each_window(windows, c, start, chunk, &mut |plane, window, pixel| {
-                    pixel.fill(T::NEG_INFINITY);
-                    for place in window {
-                        let j = (plane + place) * c;
-                        for (o, &v) in pixel.iter_mut().zip(&from[j..j + c]) {
-                            *o = if beats(v, *o) { v } else { *o };
+            // Per row of the result, the maximum of its input rows, then of
+            // that row's columns.
+            cpu::for_chunks(out, wide, &|start, chunk| {
+                let mut highest = vec![T::NEG_INFINITY; line];
+                for (i, out) in chunk.chunks_mut(wide).enumerate() {
+                    let at = start / wide + i;
+                    let image = at / rows.outputs * rows.inputs;
+                    highest.fill(T::NEG_INFINITY);
+                    for y in rows.range(at % rows.outputs) {
+                        raise(&mut highest, &from[(image + y) * line..][..line]);
+                    }
+                    for (x, pixel) in out.chunks_mut(c).enumerate() {
+                        pixel.fill(T::NEG_INFINITY);
+                        for x in columns.range(x) {
+                            raise(pixel, &highest[x * c..][..c]);
                         }
                     }
-                });
+                }
             });
         }))
     }
@@ -80,21 +76,34 @@ pub(super) fn first_maximum(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor>
         }
         let from = images.tensor.dense_slice::<T>(OP)?;
         let c = images.c;
+        let [rows, columns] = windows;
+        let plane = images.h * images.w;
         let layout = images.resized(windows.map(|w| w.outputs))?;
         Ok(Tensor::build(layout, |out: &mut [i32]| {
             cpu::for_chunks(out, c, &|start, chunk| {
                 let mut best = vec![T::NEG_INFINITY; c];
-                each_window(windows, c, start, chunk, &mut |plane, window, pixel| {
-                    for (n, &place) in window.iter().enumerate() {
-                        let j = (plane + place) * c;
-                        let values = best.iter_mut().zip(&from[j..j + c]);
-                        for (o, (best, &v)) in pixel.iter_mut().zip(values) {
-                            if n == 0 || beats(v, *best) {
-                                (*o, *best) = (place as i32, v);
+                for (i, pixel) in chunk.chunks_mut(c).enumerate() {
+                    let at = start / c + i;
+                    let (x, rest) = (at % columns.outputs, at / columns.outputs);
+                    let (y, image) = (rest % rows.outputs, rest / rows.outputs);
+                    let (down, across) = (rows.range(y), columns.range(x));
+                    // The window's own first place, for when nothing in it is
+                    // above minus infinity.
+                    pixel.fill((down.start * columns.inputs + across.start) as i32);
+                    best.fill(T::NEG_INFINITY);
+                    for y in down {
+                        for x in across.clone() {
+                            let place = y * columns.inputs + x;
+                            let values = &from[(image * plane + place) * c..][..c];
+                            let kept = pixel.iter_mut().zip(&mut best);
+                            for ((o, best), &v) in kept.zip(values) {
+                                let better = beats(v, *best);
+                                *o = if better { place as i32 } else { *o };
+                                *best = if better { v } else { *best };
                             }
                         }
                     }
-                });
+                }
             });
         }))
     }
@@ -113,14 +122,18 @@ pub(super) fn pick(x: &Tensor, places: &Tensor) -> Result<Tensor> {
         let from = images.tensor.dense_slice::<T>(OP)?;
         let at = places.tensor.dense_slice::<i32>(OP)?;
         let c = images.c;
-        let (plane, picked) = (images.h * images.w * c, places.h * places.w * c);
+        let (plane, picked) = (images.h * images.w * c, places.h * places.w);
         Ok(Tensor::build(
             images.resized([places.h, places.w])?,
             |out: &mut [T]| {
-                cpu::for_chunks(out, 1, &|start, chunk| {
-                    for (i, o) in chunk.iter_mut().enumerate() {
-                        let flat = start + i;
-                        *o = from[flat / picked * plane + at[flat] as usize * c + flat % c];
+                cpu::for_chunks(out, c, &|start, chunk| {
+                    let places = at[start..].chunks(c);
+                    for (i, (pixel, places)) in chunk.chunks_mut(c).zip(places).enumerate() {
+                        let image = (start / c + i) / picked * plane;
+                        let values = &from[image..image + plane];
+                        for (k, (o, &place)) in pixel.iter_mut().zip(places).enumerate() {
+                            *o = values[place as usize * c + k];
+                        }
                     }
                 });
             },
@@ -149,8 +162,11 @@ pub(super) fn put(y: &Tensor, places: &Tensor, size: [usize; 2]) -> Result<Tenso
             cpu::for_chunks(out, plane, &|start, chunk| {
                 for (i, sums) in chunk.chunks_mut(plane).enumerate() {
                     let first = (start / plane + i) * picked;
-                    for j in first..first + picked {
-                        sums[at[j] as usize * c + j % c] += from[j];
+                    let values = from[first..first + picked].chunks(c);
+                    for (values, places) in values.zip(at[first..].chunks(c)) {
+                        for (k, (&v, &place)) in values.iter().zip(places).enumerate() {
+                            sums[place as usize * c + k] += v;
+                        }
                     }
                 }
             });

@@ -17,44 +17,61 @@ pub(super) fn separable(op: &'static str, x: &Tensor, maps: &[Taps; 2]) -> Resul
     }
 }
 
+/// Row by row of the result: the weighted sum of the input's rows, then that of
+/// its columns, each over contiguous runs.
 fn run<T: Float>(op: &'static str, x: &Tensor, [rows, columns]: &[Taps; 2]) -> Result<Tensor> {
     let images = Images::of(x, format_of(x))?;
     let from = images.tensor.dense_slice::<T>(op)?;
-    let (h, w, c) = (images.h, images.w, images.c);
-    let (high, wide) = (rows.outputs(), columns.outputs());
-    Ok(Tensor::build(
-        images.resized([high, wide])?,
-        |out: &mut [T]| {
-            cpu::for_chunks(out, c, &|start, chunk| {
-                for (i, pixel) in chunk.chunks_mut(c).enumerate() {
-                    let at = start / c + i;
-                    let (column, rest) = (columns.row(at % wide), at / wide);
-                    let (row, image) = (rows.row(rest % high), rest / high);
-                    let taps = row.iter().flat_map(|&(y, a)| {
-                        let line = (image * h + y) * w;
-                        column
-                            .iter()
-                            .map(move |&(x, b)| ((line + x) * c, T::from_f64(a * b)))
-                    });
+    let (h, c) = (images.h, images.c);
+    let line = images.w * c;
+    let (high, wide) = (rows.outputs(), columns.outputs() * images.c);
+    let columns: Vec<Vec<(usize, T)>> = (0..columns.outputs())
+        .map(|o| weighted(columns.row(o)).collect())
+        .collect();
+    let layout = images.resized([high, columns.len()])?;
+    Ok(Tensor::build(layout, |out: &mut [T]| {
+        cpu::for_chunks(out, wide, &|start, chunk| {
+            let mut sum = vec![T::ZERO; line];
+            for (i, out) in chunk.chunks_mut(wide).enumerate() {
+                let at = start / wide + i;
+                let image = &from[at / high * h * line..][..h * line];
+                let row = weighted::<T>(rows.row(at % high));
+                combine(&mut sum, row.map(|(y, t)| (&image[y * line..][..line], t)));
+                for (pixel, column) in out.chunks_mut(c).zip(&columns) {
+                    let column = column.iter();
                     if let [value] = pixel {
                         // -0 is the sum of nothing that leaves every number,
                         // -0 included, as it is.
-                        *value = taps.fold(-T::ZERO, |sum, (j, t)| sum + t * from[j]);
-                        if row.is_empty() || column.is_empty() {
-                            *value = T::ZERO;
-                        }
-                        continue;
-                    }
-                    for (n, (j, t)) in taps.enumerate() {
-                        let source = pixel.iter_mut().zip(&from[j..j + c]);
-                        if n == 0 {
-                            source.for_each(|(o, &v)| *o = t * v);
-                        } else {
-                            source.for_each(|(o, &v)| *o += t * v);
-                        }
+                        *value = match column.len() {
+                            0 => T::ZERO,
+                            _ => column.fold(-T::ZERO, |all, &(x, t)| all + t * sum[x]),
+                        };
+                    } else {
+                        combine(pixel, column.map(|&(x, t)| (&sum[x * c..][..c], t)));
                     }
                 }
-            });
-        },
-    ))
+            }
+        });
+    }))
+}
+
+fn weighted<T: Float>(taps: &[(usize, f64)]) -> impl Iterator<Item = (usize, T)> {
+    taps.iter().map(|&(i, weight)| (i, T::from_f64(weight)))
+}
+
+/// The weighted sum of runs, zeros if there is none.
+fn combine<'a, T: Float>(out: &mut [T], runs: impl Iterator<Item = (&'a [T], T)>) {
+    let mut first = true;
+    for (run, weight) in runs {
+        let pairs = out.iter_mut().zip(run);
+        if first {
+            pairs.for_each(|(o, &v)| *o = weight * v);
+        } else {
+            pairs.for_each(|(o, &v)| *o += weight * v);
+        }
+        first = false;
+    }
+    if first {
+        out.fill(T::ZERO);
+    }
 }

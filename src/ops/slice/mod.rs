@@ -20,7 +20,13 @@ pub fn slice(x: &Tensor, axis: isize, start: usize, len: usize) -> Result<Tensor
 ///
 /// # Errors
 /// An element does not lie in the axis, or `step` is 0.
-pub fn slice_step(x: &Tensor, axis: isize, start: usize, len: usize, step: usize) -> Result<Tensor> {
+pub fn slice_step(
+    x: &Tensor,
+    axis: isize,
+    start: usize,
+    len: usize,
+    step: usize,
+) -> Result<Tensor> {
     strided("slice_step", x, axis, start, len, step)
 }
 
