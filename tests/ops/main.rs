@@ -7,23 +7,31 @@
 //! failing `registry::` test.
 
 mod arithmetic;
+mod attention;
 mod common;
 mod golden;
 mod harness;
 mod layout;
+mod loss;
 mod matmul;
+mod norm;
 mod pointwise;
 mod reduce;
+mod softmax;
 
 use harness::{Sample, Suite};
 
 fn samples() -> Vec<Sample> {
     let mut all = Vec::new();
     all.extend(arithmetic::samples());
+    all.extend(attention::samples());
     all.extend(layout::samples());
+    all.extend(loss::samples());
     all.extend(matmul::samples());
+    all.extend(norm::samples());
     all.extend(pointwise::samples());
     all.extend(reduce::samples());
+    all.extend(softmax::samples());
     all
 }
 
@@ -33,9 +41,13 @@ fn main() {
     suite.samples(samples());
     golden::tests(&mut suite);
     arithmetic::tests(&mut suite);
+    attention::tests(&mut suite);
     layout::tests(&mut suite);
+    loss::tests(&mut suite);
     matmul::tests(&mut suite);
+    norm::tests(&mut suite);
     pointwise::tests(&mut suite);
     reduce::tests(&mut suite);
+    softmax::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }
