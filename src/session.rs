@@ -57,7 +57,9 @@ impl Threads {
     /// The threads cannot be started.
     pub fn pool(self) -> Result<Option<rayon::ThreadPool>> {
         let Self::Own(n) = self else { return Ok(None) };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(n.max(1)).build();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(n.max(1))
+            .build();
         pool.map(Some).map_err(|e| {
             Error::usage(
                 format!("cannot start {n} threads: {e}"),

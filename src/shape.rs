@@ -245,7 +245,7 @@ impl Layout {
             if self.strides[i] != step {
                 return false;
             }
-            step *= self.shape[i];
+            step *= self.shape[i].max(1);
         }
         true
     }

@@ -45,7 +45,9 @@ pub fn doctor(json: bool) -> Result<()> {
         },
         Finding {
             what: "models",
-            found: (MODELS.iter().map(|m| m.name)).collect::<Vec<_>>().join(", "),
+            found: (MODELS.iter().map(|m| m.name))
+                .collect::<Vec<_>>()
+                .join(", "),
             remedy: None,
         },
         Finding {

@@ -269,7 +269,10 @@ impl Global {
             ));
         }
         if self.threads == Some(0) {
-            return Err(Error::usage("0 threads compute nothing", "use --threads 1 or more"));
+            return Err(Error::usage(
+                "0 threads compute nothing",
+                "use --threads 1 or more",
+            ));
         }
         Ok(())
     }

@@ -42,7 +42,12 @@ pub fn predict(args: &PredictArgs, json: bool, control: Control) -> Result<()> {
         let parts: Vec<&Tensor> = parts.get(name).into_iter().flatten().collect();
         let whole = match parts[..] {
             [] => {
-                return Err(Error::file(&args.input, "", "holds no rows", "give at least one"));
+                return Err(Error::file(
+                    &args.input,
+                    "",
+                    "holds no rows",
+                    "give at least one",
+                ));
             }
             [one] => one.clone(),
             _ => ops::cat(&parts, 0)?,
@@ -52,7 +57,12 @@ pub fn predict(args: &PredictArgs, json: bool, control: Control) -> Result<()> {
     let shapes: BTreeMap<&str, &[usize]> =
         results.iter().map(|(n, a)| (*n, &a.shape[..])).collect();
     let text = match output {
-        Output::Npy => format!("{}: {} {:?}", args.output.display(), results[0].0, results[0].1.shape),
+        Output::Npy => format!(
+            "{}: {} {:?}",
+            args.output.display(),
+            results[0].0,
+            results[0].1.shape
+        ),
         Output::Safetensors => format!("{}: {shapes:?}", args.output.display()),
     };
     match output {
@@ -94,7 +104,9 @@ fn settings(args: &PredictArgs) -> Result<Settings> {
         let table: toml::Table = toml::from_str(&text)
             .map_err(|e| Error::file(path, "", e.message(), "give key = value lines"))?;
         for (key, value) in table {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let text = value
+                .as_str()
+                .map_or_else(|| value.to_string(), str::to_owned);
             settings.insert(key, text);
         }
     }

@@ -44,8 +44,14 @@ pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result
     };
     let truth: Truth = if args.resume && done.exists() {
         let text = std::fs::read(&done).map_err(|e| Error::io("read", &done, e))?;
-        serde_json::from_slice(&text)
-            .map_err(|e| Error::file(&done, "", e.to_string(), "remove the folder and start again"))?
+        serde_json::from_slice(&text).map_err(|e| {
+            Error::file(
+                &done,
+                "",
+                e.to_string(),
+                "remove the folder and start again",
+            )
+        })?
     } else {
         if args.resume && cohort.exists() {
             // Half a cohort is drawn again: it takes seconds.
@@ -58,9 +64,16 @@ pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result
     let out = args.out.join("deeppt");
     let outcome = train(&settings, &out, args.resume, control)?;
     let held = &outcome.held_out;
-    let scores = Scores::new(&held.genes, held.samples.len(), &held.predicted, &held.measured)?;
+    let scores = Scores::new(
+        &held.genes,
+        held.samples.len(),
+        &held.predicted,
+        &held.measured,
+    )?;
 
-    control.progress.note("negative control: shuffled expression");
+    control
+        .progress
+        .note("negative control: shuffled expression");
     let mut shuffled_settings = settings.clone();
     shuffled_settings.expression.shuffle = true;
     let control_run = args.out.join("shuffled");
@@ -97,7 +110,11 @@ pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result
          report                   {}",
         100.0 * figures.noise_significant,
         figures.shuffled_significant,
-        figures.colour_pearson.get("nuclear_size").copied().unwrap_or(f64::NAN),
+        figures
+            .colour_pearson
+            .get("nuclear_size")
+            .copied()
+            .unwrap_or(f64::NAN),
         figures.report
     );
     console::print(json, &figures, &text)
@@ -148,7 +165,10 @@ fn share_features(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
         let bytes = std::fs::read(a).map_err(|e| Error::io("read", a, e))?;
         crate::formats::atomic::write_bytes(b, &bytes)
     };
-    copy(&from.join("encoder.safetensors"), &to.join("encoder.safetensors"))?;
+    copy(
+        &from.join("encoder.safetensors"),
+        &to.join("encoder.safetensors"),
+    )?;
     let folder = from.join("features");
     let entries = std::fs::read_dir(&folder).map_err(|e| Error::io("read", &folder, e))?;
     for entry in entries.flatten() {
@@ -216,12 +236,18 @@ fn from_colour(
             .collect();
         let y: Vec<f64> = (0..held.samples.len())
             .map(|i| {
-                let value = |&(c, sign): &(usize, f64)| sign * f64::from(held.measured[i * width + c]);
+                let value =
+                    |&(c, sign): &(usize, f64)| sign * f64::from(held.measured[i * width + c]);
                 columns.iter().map(value).sum::<f64>() / columns.len().max(1) as f64
             })
             .collect();
-        let predicted: Vec<f64> = (0..y.len()).map(|out| left_out(&colours, &y, out)).collect();
-        out.insert(program.factor.name().to_owned(), pearson(&predicted, &y)?.coefficient);
+        let predicted: Vec<f64> = (0..y.len())
+            .map(|out| left_out(&colours, &y, out))
+            .collect();
+        out.insert(
+            program.factor.name().to_owned(),
+            pearson(&predicted, &y)?.coefficient,
+        );
     }
     Ok(out)
 }
@@ -282,15 +308,16 @@ fn solve(mut a: [[f64; 5]; 4]) -> [f64; 4] {
             }
         }
     }
-    std::array::from_fn(|i| if a[i][i].abs() < 1e-12 { 0.0 } else { a[i][4] / a[i][i] })
+    std::array::from_fn(|i| {
+        if a[i][i].abs() < 1e-12 {
+            0.0
+        } else {
+            a[i][4] / a[i][i]
+        }
+    })
 }
 
-fn controls(
-    page: &mut crate::report::Report,
-    truth: &Truth,
-    figures: &Figures,
-    scores: &Scores,
-) {
+fn controls(page: &mut crate::report::Report, truth: &Truth, figures: &Figures, scores: &Scores) {
     let section = page.section("Planted programs and controls");
     section.paragraph(
         "The slides are drawn: each carries four independent properties, each of which drives a \
@@ -299,9 +326,17 @@ fn controls(
          is; and the mean colour of the tiles, which a trivial model would use, does not know the \
          size of the nuclei.",
     );
-    let mut bars: Vec<(String, f64, usize)> =
-        figures.programs.iter().map(|(p, &r)| (format!("{p}, DeepPT"), r, 0)).collect();
-    bars.extend(figures.colour_pearson.iter().map(|(p, &r)| (format!("{p}, mean colour"), r, 1)));
+    let mut bars: Vec<(String, f64, usize)> = figures
+        .programs
+        .iter()
+        .map(|(p, &r)| (format!("{p}, DeepPT"), r, 0))
+        .collect();
+    bars.extend(
+        figures
+            .colour_pearson
+            .iter()
+            .map(|(p, &r)| (format!("{p}, mean colour"), r, 1)),
+    );
     let noise = scores.median_pearson(|g| truth.noise_genes.contains(&g.gene));
     bars.push(("noise genes, DeepPT".into(), noise, 2));
     let chart = BarChart {
@@ -310,11 +345,23 @@ fn controls(
         bars,
         marks: vec![(0.5, "0.5".into())],
     };
-    section.figure(&chart.draw(), "Programs that were planted, and what a regression on colour makes of them.");
+    section.figure(
+        &chart.draw(),
+        "Programs that were planted, and what a regression on colour makes of them.",
+    );
     section.facts([
-        ("planted genes, median Pearson", number(figures.planted_median_pearson, 3)),
-        ("planted genes significant", format!("{:.1} %", 100.0 * figures.planted_significant)),
-        ("noise genes significant", format!("{:.1} %", 100.0 * figures.noise_significant)),
+        (
+            "planted genes, median Pearson",
+            number(figures.planted_median_pearson, 3),
+        ),
+        (
+            "planted genes significant",
+            format!("{:.1} %", 100.0 * figures.planted_significant),
+        ),
+        (
+            "noise genes significant",
+            format!("{:.1} %", 100.0 * figures.noise_significant),
+        ),
         (
             "genes significant with shuffled expression",
             figures.shuffled_significant.to_string(),

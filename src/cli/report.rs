@@ -55,7 +55,14 @@ pub fn run(config: &DeepPtConfig, outcome: &Outcome, scores: &Scores, s: &Summar
         ("seed", config.seed.to_string()),
         ("features", outcome.encoder.description.clone()),
         ("weights, SHA-256", outcome.encoder.sha256.clone()),
-        ("folds", format!("{} outer, {} models each", outcome.folds.len(), config.split.inner_folds)),
+        (
+            "folds",
+            format!(
+                "{} outer, {} models each",
+                outcome.folds.len(),
+                config.split.inner_folds
+            ),
+        ),
         ("data", config.data.path.display().to_string()),
     ]);
     if let Ok(toml) = config.to_toml() {
@@ -63,7 +70,11 @@ pub fn run(config: &DeepPtConfig, outcome: &Outcome, scores: &Scores, s: &Summar
             .filter_map(|l| l.split_once(" = "))
             .map(|(k, v)| vec![k.to_owned(), v.to_owned()])
             .collect();
-        section.table("The configuration, defaults included", &["key", "value"], &rows);
+        section.table(
+            "The configuration, defaults included",
+            &["key", "value"],
+            &rows,
+        );
     }
     skipped(&mut page, &outcome.skipped);
     page
@@ -78,7 +89,11 @@ pub fn evaluation(
     s: &Summary,
 ) -> Report {
     let mut page = Report::new("DeepPT: predictions for other samples");
-    page.subtitle(format!("{} samples, predicted by {}", s.samples, run.display()));
+    page.subtitle(format!(
+        "{} samples, predicted by {}",
+        s.samples,
+        run.display()
+    ));
     warnings(&mut page, s, s.features.contains("random weights"));
     headlines(&mut page, s);
     accuracy(&mut page, scores, s);
@@ -101,17 +116,32 @@ fn warnings(page: &mut Report, s: &Summary, random: bool) {
 }
 
 fn headlines(page: &mut Report, s: &Summary) {
-    let mark = if s.same_patient { " (same patient)" } else { "" };
-    page.headline(number(s.median_pearson, 3), format!("median Pearson of {} genes{mark}", s.genes))
-        .headline(number(s.top50_pearson, 3), format!("mean Pearson of the best 50{mark}"))
-        .headline(
-            s.significant_genes.to_string(),
-            format!("genes predicted: r > 0, Benjamini-Hochberg 1 %{mark}"),
-        );
+    let mark = if s.same_patient {
+        " (same patient)"
+    } else {
+        ""
+    };
+    page.headline(
+        number(s.median_pearson, 3),
+        format!("median Pearson of {} genes{mark}", s.genes),
+    )
+    .headline(
+        number(s.top50_pearson, 3),
+        format!("mean Pearson of the best 50{mark}"),
+    )
+    .headline(
+        s.significant_genes.to_string(),
+        format!("genes predicted: r > 0, Benjamini-Hochberg 1 %{mark}"),
+    );
 }
 
 fn accuracy(page: &mut Report, scores: &Scores, s: &Summary) {
-    let r: Vec<f64> = scores.genes.iter().map(|g| g.pearson).filter(|r| !r.is_nan()).collect();
+    let r: Vec<f64> = scores
+        .genes
+        .iter()
+        .map(|g| g.pearson)
+        .filter(|r| !r.is_nan())
+        .collect();
     let (yes, no): (Vec<&GeneScore>, Vec<&GeneScore>) =
         scores.genes.iter().partition(|g| g.significant());
     let of = |genes: Vec<&GeneScore>| genes.iter().map(|g| g.pearson).collect::<Vec<_>>();
@@ -119,7 +149,10 @@ fn accuracy(page: &mut Report, scores: &Scores, s: &Summary) {
         title: "Correlation of predicted and measured expression".into(),
         x_label: "Pearson r over held-out samples".into(),
         y_label: "genes".into(),
-        groups: vec![("predicted".into(), of(yes)), ("not significant".into(), of(no))],
+        groups: vec![
+            ("predicted".into(), of(yes)),
+            ("not significant".into(), of(no)),
+        ],
         bins: 40,
         marks: vec![
             (0.0, "0".into()),
@@ -211,7 +244,16 @@ fn maps(page: &mut Report, scores: &Scores, held: &HeldOut) {
         let point = |&i: &usize, v: f64| held.positions[i].map(|(x, y)| (x, y, v));
         for (what, pick) in [("measured", 0), ("predicted", 1)] {
             let points = (samples.iter())
-                .filter_map(|i| point(i, if pick == 0 { values[*i].0 } else { values[*i].1 }))
+                .filter_map(|i| {
+                    point(
+                        i,
+                        if pick == 0 {
+                            values[*i].0
+                        } else {
+                            values[*i].1
+                        },
+                    )
+                })
                 .collect();
             let map = SpatialMap {
                 title: format!("{slide}: {what}"),
@@ -274,7 +316,12 @@ pub fn examples(
     let values = pairs(held, &best);
     let mut order: Vec<usize> = (0..held.samples.len()).collect();
     order.sort_by(|&a, &b| values[b].1.total_cmp(&values[a].1));
-    let picked: Vec<usize> = order.iter().take(3).chain(order.iter().rev().take(3)).copied().collect();
+    let picked: Vec<usize> = order
+        .iter()
+        .take(3)
+        .chain(order.iter().rev().take(3))
+        .copied()
+        .collect();
     let cohort = config.data.read(false)?;
     let mut strip = Vec::new();
     for i in picked {

@@ -86,10 +86,21 @@ pub fn features(args: &FeaturesArgs, json: bool, control: Control) -> Result<()>
             random_encoder(args.seed, &cohort, &all, &config, &file, control)?
         }
     };
-    control.progress.note(&format!("features: {}", encoder.source.description));
-    extract(&mut cohort, &encoder, &config, &args.out.join("features"), control)?;
-    let skipped: Vec<String> =
-        cohort.skipped.iter().map(|s| format!("{}: {}", s.what, s.why)).collect();
+    control
+        .progress
+        .note(&format!("features: {}", encoder.source.description));
+    extract(
+        &mut cohort,
+        &encoder,
+        &config,
+        &args.out.join("features"),
+        control,
+    )?;
+    let skipped: Vec<String> = cohort
+        .skipped
+        .iter()
+        .map(|s| format!("{}: {}", s.what, s.why))
+        .collect();
     let slides: std::collections::BTreeSet<&str> =
         cohort.samples.iter().map(|s| s.slide.as_str()).collect();
     let made = Extracted {
@@ -110,8 +121,11 @@ pub fn features(args: &FeaturesArgs, json: bool, control: Control) -> Result<()>
 }
 
 fn used_tiles(cohort: &Cohort) -> usize {
-    let used: std::collections::BTreeSet<usize> =
-        cohort.samples.iter().flat_map(|s| s.tiles.iter().copied()).collect();
+    let used: std::collections::BTreeSet<usize> = cohort
+        .samples
+        .iter()
+        .flat_map(|s| s.tiles.iter().copied())
+        .collect();
     used.len()
 }
 
@@ -123,18 +137,31 @@ pub fn train_deeppt(args: &TrainArgs, json: bool, control: Control) -> Result<()
     config.resolve(&std::env::current_dir().unwrap_or_default());
     let outcome = train(&config, &args.out, args.resume, control)?;
     let held = &outcome.held_out;
-    let scores = Scores::new(&held.genes, held.samples.len(), &held.predicted, &held.measured)?;
+    let scores = Scores::new(
+        &held.genes,
+        held.samples.len(),
+        &held.predicted,
+        &held.measured,
+    )?;
     let summary = Summary::new(&scores, held.same_patient, &outcome.encoder.description);
     write_results(&args.out, held, &scores, &summary)?;
     let mut page = report::run(&config, &outcome, &scores, &summary);
     report::examples(&mut page, &config, &scores, held)?;
     page.write(args.out.join("report.html"))?;
-    console::print(json, &summary, &described(&summary, &args.out.join("report.html")))
+    console::print(
+        json,
+        &summary,
+        &described(&summary, &args.out.join("report.html")),
+    )
 }
 
 /// The figures as a person reads them.
 fn described(s: &Summary, report: &std::path::Path) -> String {
-    let mark = if s.same_patient { " (same patient)" } else { "" };
+    let mark = if s.same_patient {
+        " (same patient)"
+    } else {
+        ""
+    };
     format!(
         "held-out samples   {}{mark}\n\
          genes              {}\n\
@@ -183,9 +210,10 @@ pub fn evaluate(args: &EvaluateArgs, json: bool, control: Control) -> Result<()>
     }
     let mut cohort = data.read(scored)?;
     create_dir_all(&args.out)?;
-    control
-        .progress
-        .note(&format!("features: {}", ensemble.encoder.source.description));
+    control.progress.note(&format!(
+        "features: {}",
+        ensemble.encoder.source.description
+    ));
     let features = extract(
         &mut cohort,
         &ensemble.encoder,
@@ -232,7 +260,12 @@ pub fn evaluate(args: &EvaluateArgs, json: bool, control: Control) -> Result<()>
         return console::print(json, &result, &text);
     };
     held.measured = ensemble.on_scale(table)?;
-    let scores = Scores::new(&held.genes, held.samples.len(), &held.predicted, &held.measured)?;
+    let scores = Scores::new(
+        &held.genes,
+        held.samples.len(),
+        &held.predicted,
+        &held.measured,
+    )?;
     let summary = Summary::new(&scores, held.same_patient, encoder);
     write_results(&args.out, &held, &scores, &summary)?;
     let page = report::evaluation(&args.run, &cohort, &held, &scores, &summary);

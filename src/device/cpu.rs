@@ -127,3 +127,19 @@ pub fn for_chunks<T: Element>(out: &mut [T], unit: usize, f: &(dyn Fn(usize, &mu
         .enumerate()
         .for_each(|(i, c)| f(i * chunk, c));
 }
+
+/// What is done with the chunks of two outputs.
+type PairTask<'a, A, B> = &'a (dyn Fn(usize, &mut [A], &mut [B]) + Sync);
+
+/// Calls `f(i, chunk i of a, chunk i of b)` for two outputs that are cut into
+/// the same number of chunks, of the given lengths.
+pub fn for_chunk_pairs<A: Element, B: Element>(
+    (a, a_chunk): (&mut [A], usize),
+    (b, b_chunk): (&mut [B], usize),
+    f: PairTask<A, B>,
+) {
+    a.par_chunks_mut(a_chunk.max(1))
+        .zip(b.par_chunks_mut(b_chunk.max(1)))
+        .enumerate()
+        .for_each(|(i, (a, b))| f(i, a, b));
+}

@@ -17,8 +17,8 @@ use std::path::Path;
 use csv::ByteRecord;
 use flate2::read::MultiGzDecoder;
 
-use crate::formats::atomic::write_atomically;
 use crate::error::{Error, Result};
+use crate::formats::atomic::write_atomically;
 
 /// Values of genes in samples.
 #[derive(Clone, Debug, PartialEq)]

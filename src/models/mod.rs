@@ -2,6 +2,6 @@
 //! functions and lists departures and quirks.
 
 pub mod deeppt;
-pub mod resnet;
 #[cfg(feature = "formats")]
 pub mod registry;
+pub mod resnet;

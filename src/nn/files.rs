@@ -24,7 +24,9 @@ pub fn load(model: &dyn State, weights: &Weights, path: &Path) -> Result<()> {
     check_keys(path, &expected, weights)?;
     let mut ready: Vec<(&Slot, Tensor)> = Vec::with_capacity(state.len());
     for (key, slot) in &state {
-        let Some(array) = weights.get(key) else { continue };
+        let Some(array) = weights.get(key) else {
+            continue;
+        };
         let dtype = slot.value().dtype();
         if array.dtype.is_float() != dtype.is_float() {
             return Err(Error::file(
@@ -37,7 +39,9 @@ pub fn load(model: &dyn State, weights: &Weights, path: &Path) -> Result<()> {
         let tensor = Tensor::from_bytes(&array.data, array.dtype, &array.shape)?;
         ready.push((slot, ops::cast(&tensor, dtype)?));
     }
-    ready.into_iter().try_for_each(|(slot, value)| slot.set(value))
+    ready
+        .into_iter()
+        .try_for_each(|(slot, value)| slot.set(value))
 }
 
 /// Every parameter and buffer by key, in logical order, contiguous, unpadded.
@@ -56,4 +60,3 @@ pub(crate) fn to_array(t: &Tensor) -> Result<Array> {
 pub(crate) fn to_tensor(array: &Array) -> Result<Tensor> {
     Tensor::from_bytes(&array.data, array.dtype, &array.shape)
 }
-

@@ -86,7 +86,12 @@ impl Conv2d {
         bias: bool,
         random: &mut Philox,
     ) -> Result<Self> {
-        let shape = [outputs, inputs / geometry.groups.max(1), kernel[0], kernel[1]];
+        let shape = [
+            outputs,
+            inputs / geometry.groups.max(1),
+            kernel[0],
+            kernel[1],
+        ];
         let bound = inverse_sqrt(shape[1] * kernel[0] * kernel[1]);
         Ok(Self {
             weight: uniform("weight", &shape, bound, random)?,
@@ -126,7 +131,12 @@ impl ConvTranspose2d {
         bias: bool,
         random: &mut Philox,
     ) -> Result<Self> {
-        let shape = [inputs, outputs / geometry.groups.max(1), kernel[0], kernel[1]];
+        let shape = [
+            inputs,
+            outputs / geometry.groups.max(1),
+            kernel[0],
+            kernel[1],
+        ];
         let bound = inverse_sqrt(shape[1] * kernel[0] * kernel[1]);
         Ok(Self {
             weight: uniform("weight", &shape, bound, random)?,
@@ -167,7 +177,10 @@ impl BatchNorm {
     /// PyTorch's defaults: eps 1e-5, momentum 0.1, with scale and shift.
     pub fn new(channels: usize) -> Result<Self> {
         let buffer = |name: &str, value: f64| -> Result<Buffer> {
-            Ok(Buffer::new(name, Tensor::full(value, &[channels], DType::F32)?))
+            Ok(Buffer::new(
+                name,
+                Tensor::full(value, &[channels], DType::F32)?,
+            ))
         };
         Ok(Self {
             weight: Some(constant("weight", &[channels], 1.0)?),
@@ -190,7 +203,8 @@ impl BatchNorm {
             .set(Tensor::full(0.0, shape.shape(), shape.dtype())?)?;
         self.running_var
             .set(Tensor::full(1.0, shape.shape(), shape.dtype())?)?;
-        self.num_batches_tracked.set(Tensor::scalar(0.0, DType::I64)?)
+        self.num_batches_tracked
+            .set(Tensor::scalar(0.0, DType::I64)?)
     }
 }
 
@@ -230,7 +244,8 @@ impl Module for BatchNorm {
         )?;
         self.running_mean.set(mean)?;
         self.running_var.set(var)?;
-        self.num_batches_tracked.set(Tensor::scalar(seen + 1.0, DType::I64)?)?;
+        self.num_batches_tracked
+            .set(Tensor::scalar(seen + 1.0, DType::I64)?)?;
         Ok(normed.output)
     }
 }
@@ -341,6 +356,8 @@ impl State for Sequential {
 
 impl Module for Sequential {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        self.0.iter().try_fold(x.clone(), |x, m| m.forward(&x, pass))
+        self.0
+            .iter()
+            .try_fold(x.clone(), |x, m| m.forward(&x, pass))
     }
 }

@@ -316,7 +316,10 @@ impl DeepPtConfig {
         let positive = [
             ("features.tile_px", self.features.tile_px),
             ("features.batch", self.features.batch),
-            ("features.calibration_tiles", self.features.calibration_tiles),
+            (
+                "features.calibration_tiles",
+                self.features.calibration_tiles,
+            ),
             ("autoencoder.epochs", self.autoencoder.epochs),
             ("autoencoder.batch", self.autoencoder.batch),
             ("mlp.hidden", self.mlp.hidden),
@@ -325,10 +328,7 @@ impl DeepPtConfig {
             ("mlp.genes_per_group", self.mlp.genes_per_group),
         ];
         if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
-            return Err(Error::usage(
-                format!("{name} is 0"),
-                "set it to at least 1",
-            ));
+            return Err(Error::usage(format!("{name} is 0"), "set it to at least 1"));
         }
         if !(0.0..1.0).contains(&self.mlp.dropout) {
             return Err(Error::usage(

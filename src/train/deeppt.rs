@@ -100,19 +100,16 @@ pub struct Outcome {
 /// # Errors
 /// Input that cannot be used, each named; a folder that holds another run; a
 /// stop request, after the state was saved.
-pub fn train(
-    config: &DeepPtConfig,
-    run: &Path,
-    resume: bool,
-    control: Control,
-) -> Result<Outcome> {
+pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) -> Result<Outcome> {
     config.validate()?;
     claim(config, run, resume)?;
     let mut cohort = config.data.read(true)?;
     let (_, calibration) = folds(config, &cohort)?;
     let encoder = encoder(config, &cohort, &calibration, run, control)?;
     if encoder.source.random {
-        control.progress.note(&format!("features: {}", encoder.source.description));
+        control
+            .progress
+            .note(&format!("features: {}", encoder.source.description));
     }
     let features = extract(
         &mut cohort,
@@ -123,9 +120,10 @@ pub fn train(
     )?;
     // Samples may have lost all their tiles: the folds are of those that stay.
     let (folds, _) = folds(config, &cohort)?;
-    let mut table = cohort.table.clone().ok_or_else(|| {
-        Error::usage("the cohort has no expression", "give a table or counts")
-    })?;
+    let mut table = cohort
+        .table
+        .clone()
+        .ok_or_else(|| Error::usage("the cohort has no expression", "give a table or counts"))?;
     if config.expression.shuffle {
         table = shuffled(&table, config.seed)?;
     }
@@ -231,11 +229,16 @@ fn folds(config: &DeepPtConfig, cohort: &Cohort) -> Result<(Vec<Fold>, Vec<usize
     let mut reserved: Vec<usize> = Vec::new();
     if config.features.weights.is_none() {
         let names = groups(cohort, split.by, &all);
-        let mut distinct: Vec<&String> = names.iter().collect::<BTreeSet<_>>().into_iter().collect();
+        let mut distinct: Vec<&String> =
+            names.iter().collect::<BTreeSet<_>>().into_iter().collect();
         Philox::fork(config.seed, "calibration").shuffle(&mut distinct);
         let count = (distinct.len() / 8).max(1);
         let chosen: BTreeSet<&String> = distinct.into_iter().take(count).collect();
-        reserved = all.iter().copied().filter(|&s| chosen.contains(&names[s])).collect();
+        reserved = all
+            .iter()
+            .copied()
+            .filter(|&s| chosen.contains(&names[s]))
+            .collect();
     }
     let dealt: Vec<usize> = all.into_iter().filter(|s| !reserved.contains(s)).collect();
     let names = groups(cohort, split.by, &dealt);
@@ -266,8 +269,10 @@ fn named_test(config: &DeepPtConfig, cohort: &Cohort) -> Result<Vec<usize>> {
             ));
         }
     }
-    let (test, known): (Vec<_>, Vec<_>) =
-        cohort.samples.iter().partition(|s| split.test.contains(&s.slide));
+    let (test, known): (Vec<_>, Vec<_>) = cohort
+        .samples
+        .iter()
+        .partition(|s| split.test.contains(&s.slide));
     if known.is_empty() {
         return Err(Error::usage(
             "split.test names every slide, so none is left to train on",
@@ -369,7 +374,10 @@ impl Codes {
     /// Codes of the samples' tiles packed one after the other, and how many
     /// each sample has.
     fn bags(&self, cohort: &Cohort, samples: &[usize]) -> Result<(Tensor, Vec<usize>)> {
-        let tiles: Vec<usize> = samples.iter().map(|&s| cohort.samples[s].tiles.len()).collect();
+        let tiles: Vec<usize> = samples
+            .iter()
+            .map(|&s| cohort.samples[s].tiles.len())
+            .collect();
         let rows: Vec<i64> = (samples.iter())
             .flat_map(|&s| &cohort.samples[s].tiles)
             .map(|t| self.row[t] as i64)
@@ -392,7 +400,10 @@ impl FoldRun<'_> {
         let codes = self.codes(&autoencoder)?;
         let rows = |samples: &[usize]| -> Result<Vec<f32>> {
             let g = gene_names.len();
-            Ok(samples.iter().flat_map(|&s| values[s * g..(s + 1) * g].iter().copied()).collect())
+            Ok(samples
+                .iter()
+                .flat_map(|&s| values[s * g..(s + 1) * g].iter().copied())
+                .collect())
         };
         let groups = groups_by_median(
             &rows(&known)?,
@@ -408,8 +419,13 @@ impl FoldRun<'_> {
         for inner in 0..self.fold.inner.len() {
             let mut of_inner = Vec::with_capacity(groups.len());
             for (number, group) in groups.iter().enumerate() {
-                let (mlp, history) =
-                    self.mlp(inner, number, (&gene_names, group), (&codes, &targets), &fingerprint)?;
+                let (mlp, history) = self.mlp(
+                    inner,
+                    number,
+                    (&gene_names, group),
+                    (&codes, &targets),
+                    &fingerprint,
+                )?;
                 of_inner.push(history);
                 let y = mlp.forward(&bags, &tiles, &Pass::eval())?.to_f64_vec()?;
                 for (row, y) in predicted.chunks_mut(g).zip(y.chunks(group.len())) {
@@ -425,7 +441,12 @@ impl FoldRun<'_> {
             .collect();
         let sample = |&s: &usize| &self.cohort.samples[s];
         let record = FoldRecord {
-            test: self.fold.test.iter().map(|s| sample(s).id.clone()).collect(),
+            test: self
+                .fold
+                .test
+                .iter()
+                .map(|s| sample(s).id.clone())
+                .collect(),
             same_patient: (self.fold.test.iter())
                 .any(|s| trained.contains(sample(s).patient.as_str())),
             patients: trained.iter().map(|p| (*p).to_owned()).collect(),
@@ -470,8 +491,14 @@ impl FoldRun<'_> {
     ) -> Result<History> {
         if file.exists() {
             let weights = read_weights(file)?;
-            let history = weights.metadata.get("history").map(|h| serde_json::from_str(h));
-            if weights.metadata.get("fingerprint").is_some_and(|f| f == fingerprint)
+            let history = weights
+                .metadata
+                .get("history")
+                .map(|h| serde_json::from_str(h));
+            if weights
+                .metadata
+                .get("fingerprint")
+                .is_some_and(|f| f == fingerprint)
                 && let Some(Ok(history)) = history
             {
                 nn::load(model, &weights, file)?;
@@ -510,19 +537,32 @@ impl FoldRun<'_> {
                 fingerprint,
                 model: &model,
                 optimizer: Optimizer::new(
-                    Adam { lr: config.learning_rate, ..Adam::default() },
+                    Adam {
+                        lr: config.learning_rate,
+                        ..Adam::default()
+                    },
                     model.parameters(),
                 )?,
-                plan: Plan { epochs: config.epochs, patience: config.patience },
+                plan: Plan {
+                    epochs: config.epochs,
+                    patience: config.patience,
+                },
                 checkpoint: &self.checkpoint,
             };
             task.run(
                 &mut |epoch, step| {
                     let stage = format!("{name} epoch {epoch}");
-                    epoch_over(&train, config.batch, seed, &stage, &mut |batch, random| {
-                        let x = self.features.rows(batch)?;
-                        step.take(model.loss(&x, &Pass::train(random))?)
-                    }, &mut |loss| self.control.progress.at(epoch, loss))
+                    epoch_over(
+                        &train,
+                        config.batch,
+                        seed,
+                        &stage,
+                        &mut |batch, random| {
+                            let x = self.features.rows(batch)?;
+                            step.take(model.loss(&x, &Pass::train(random))?)
+                        },
+                        &mut |loss| self.control.progress.at(epoch, loss),
+                    )
                 },
                 &mut || model.loss(&validation, &Pass::eval())?.item(),
                 self.control,
@@ -537,7 +577,11 @@ impl FoldRun<'_> {
         samples.extend(&self.fold.test);
         let tiles = self.tiles_of(&samples);
         let values = autoencoder.encode(&self.features.rows(&tiles)?, &Pass::eval())?;
-        let row = tiles.into_iter().enumerate().map(|(row, t)| (t, row)).collect();
+        let row = tiles
+            .into_iter()
+            .enumerate()
+            .map(|(row, t)| (t, row))
+            .collect();
         Ok(Codes { values, row })
     }
 
@@ -565,9 +609,15 @@ impl FoldRun<'_> {
         let train_codes = codes.bags(self.cohort, train)?.0;
         let means = ops::mean(&train_targets, &[0], false)?;
         let (code_scale, target_scale) = if config.standardise {
-            (Standardisation::fit(&train_codes)?, Standardisation::fit(&train_targets)?)
+            (
+                Standardisation::fit(&train_codes)?,
+                Standardisation::fit(&train_targets)?,
+            )
         } else {
-            (Standardisation::identity(CODE)?, Standardisation::identity(group.len())?)
+            (
+                Standardisation::identity(CODE)?,
+                Standardisation::identity(group.len())?,
+            )
         };
         // The last bias starts at the training mean: on the standardised scale
         // that is 0, which `absorb` turns into the mean.
@@ -576,10 +626,16 @@ impl FoldRun<'_> {
         let model = Mlp::new(CODE, config.hidden, &start, config.dropout, &mut random)?;
         let batch_of = |samples: &[usize]| -> Result<(Tensor, Vec<usize>, Tensor)> {
             let (bags, tiles) = codes.bags(self.cohort, samples)?;
-            Ok((code_scale.apply(&bags)?, tiles, target_scale.apply(&rows_of(samples)?)?))
+            Ok((
+                code_scale.apply(&bags)?,
+                tiles,
+                target_scale.apply(&rows_of(samples)?)?,
+            ))
         };
         let held = batch_of(validation)?;
-        let file = self.folder.join(format!("model{inner}-genes{number}.safetensors"));
+        let file = self
+            .folder
+            .join(format!("model{inner}-genes{number}.safetensors"));
         let fingerprint = format!("{fingerprint} {inner} {number}");
         let history = self.part(&file, &name, &fingerprint, &model, &names, &mut || {
             let rule = Adam {
@@ -592,17 +648,27 @@ impl FoldRun<'_> {
                 fingerprint: &fingerprint,
                 model: &model,
                 optimizer: Optimizer::new(rule, model.parameters())?,
-                plan: Plan { epochs: config.epochs, patience: config.patience },
+                plan: Plan {
+                    epochs: config.epochs,
+                    patience: config.patience,
+                },
                 checkpoint: &self.checkpoint,
             };
             let history = task.run(
                 &mut |epoch, step: &mut Step| {
                     let stage = format!("{name} epoch {epoch}");
-                    epoch_over(train, config.batch, seed, &stage, &mut |batch, random| {
-                        let (bags, tiles, y) = batch_of(batch)?;
-                        let z = model.forward(&bags, &tiles, &Pass::train(random))?;
-                        step.take(ops::mse_loss(&z, &y)?)
-                    }, &mut |loss| self.control.progress.at(epoch, loss))
+                    epoch_over(
+                        train,
+                        config.batch,
+                        seed,
+                        &stage,
+                        &mut |batch, random| {
+                            let (bags, tiles, y) = batch_of(batch)?;
+                            let z = model.forward(&bags, &tiles, &Pass::train(random))?;
+                            step.take(ops::mse_loss(&z, &y)?)
+                        },
+                        &mut |loss| self.control.progress.at(epoch, loss),
+                    )
                 },
                 &mut || {
                     let z = model.forward(&held.0, &held.1, &Pass::eval())?;
@@ -669,13 +735,23 @@ fn held_out(
         genes,
     };
     for ((fold, record), predicted) in folds.iter().zip(records).zip(predictions) {
-        let place: BTreeMap<&str, usize> =
-            record.genes.iter().enumerate().map(|(i, g)| (g.as_str(), i)).collect();
+        let place: BTreeMap<&str, usize> = record
+            .genes
+            .iter()
+            .enumerate()
+            .map(|(i, g)| (g.as_str(), i))
+            .collect();
         let columns: Vec<usize> = out.genes.iter().map(|g| place[g.as_str()]).collect();
-        let in_table: BTreeMap<&str, usize> =
-            table.genes.iter().enumerate().map(|(i, g)| (g.as_str(), i)).collect();
+        let in_table: BTreeMap<&str, usize> = table
+            .genes
+            .iter()
+            .enumerate()
+            .map(|(i, g)| (g.as_str(), i))
+            .collect();
         let selected: Vec<usize> = record.genes.iter().map(|g| in_table[g.as_str()]).collect();
-        let measured = record.transforms.apply_table(&table.select_genes(&selected)?)?;
+        let measured = record
+            .transforms
+            .apply_table(&table.select_genes(&selected)?)?;
         let width = record.genes.len();
         for (i, &s) in fold.test.iter().enumerate() {
             let sample = &cohort.samples[s];
@@ -683,8 +759,10 @@ fn held_out(
             out.slides.push(sample.slide.clone());
             let first = sample.tiles.first().map(|&t| &cohort.tiles[t]);
             out.positions.push(first.and_then(|t| t.position));
-            out.predicted.extend(columns.iter().map(|&c| predicted[i * width + c]));
-            out.measured.extend(columns.iter().map(|&c| measured[s * width + c]));
+            out.predicted
+                .extend(columns.iter().map(|&c| predicted[i * width + c]));
+            out.measured
+                .extend(columns.iter().map(|&c| measured[s * width + c]));
         }
     }
     Ok(out)
@@ -753,22 +831,35 @@ impl Ensemble {
         let (Some(first), rest) = (self.folds.first(), self.folds.iter().skip(1)) else {
             return Vec::new();
         };
-        let rest: Vec<BTreeSet<&String>> =
-            rest.map(|f| f.transforms.genes().iter().collect()).collect();
+        let rest: Vec<BTreeSet<&String>> = rest
+            .map(|f| f.transforms.genes().iter().collect())
+            .collect();
         let common = |g: &&String| rest.iter().all(|f| f.contains(g));
-        first.transforms.genes().iter().filter(common).cloned().collect()
+        first
+            .transforms
+            .genes()
+            .iter()
+            .filter(common)
+            .cloned()
+            .collect()
     }
 
     /// Whether a patient of `cohort` is one that a network was trained on.
     pub fn trained_on(&self, cohort: &Cohort) -> bool {
-        cohort.samples.iter().any(|s| self.patients.contains(&s.patient))
+        cohort
+            .samples
+            .iter()
+            .any(|s| self.patients.contains(&s.patient))
     }
 
     /// The mean prediction of all networks: (samples, genes).
     pub fn predict(&self, cohort: &Cohort, features: &Features) -> Result<Vec<f32>> {
         let genes = self.genes();
-        let place: BTreeMap<&str, usize> =
-            genes.iter().enumerate().map(|(i, g)| (g.as_str(), i)).collect();
+        let place: BTreeMap<&str, usize> = genes
+            .iter()
+            .enumerate()
+            .map(|(i, g)| (g.as_str(), i))
+            .collect();
         let samples: Vec<usize> = (0..cohort.samples.len()).collect();
         let tiles: Vec<usize> = (0..cohort.tiles.len()).collect();
         let all = features.rows(&tiles)?;
@@ -782,7 +873,10 @@ impl Ensemble {
             let share = 1.0 / (self.folds.len() * fold.mlps.len()) as f64;
             for (names, mlp) in fold.mlps.iter().flatten() {
                 let y = mlp.forward(&bags, &counts, &Pass::eval())?.to_f64_vec()?;
-                for (row, y) in total.chunks_mut(genes.len().max(1)).zip(y.chunks(names.len())) {
+                for (row, y) in total
+                    .chunks_mut(genes.len().max(1))
+                    .zip(y.chunks(names.len()))
+                {
                     for (name, v) in names.iter().zip(y) {
                         if let Some(&at) = place.get(name.as_str()) {
                             row[at] += share * v;
@@ -801,8 +895,12 @@ impl Ensemble {
     /// A gene that the table lacks, by name.
     pub fn on_scale(&self, table: &Table) -> Result<Vec<f32>> {
         let genes = self.genes();
-        let columns: BTreeMap<&str, usize> =
-            table.genes.iter().enumerate().map(|(i, g)| (g.as_str(), i)).collect();
+        let columns: BTreeMap<&str, usize> = table
+            .genes
+            .iter()
+            .enumerate()
+            .map(|(i, g)| (g.as_str(), i))
+            .collect();
         let mut total = vec![0.0f32; table.samples.len() * genes.len()];
         for fold in &self.folds {
             let wanted = fold.transforms.genes();
@@ -817,9 +915,14 @@ impl Ensemble {
                     })
                 })
                 .collect::<Result<_>>()?;
-            let values = fold.transforms.apply_table(&table.select_genes(&selected)?)?;
-            let at: BTreeMap<&str, usize> =
-                wanted.iter().enumerate().map(|(i, g)| (g.as_str(), i)).collect();
+            let values = fold
+                .transforms
+                .apply_table(&table.select_genes(&selected)?)?;
+            let at: BTreeMap<&str, usize> = wanted
+                .iter()
+                .enumerate()
+                .map(|(i, g)| (g.as_str(), i))
+                .collect();
             for (row, v) in total
                 .chunks_mut(genes.len().max(1))
                 .zip(values.chunks(wanted.len().max(1)))
@@ -847,7 +950,10 @@ impl EnsembleFold {
             for number in 0..groups.len() {
                 let path = folder.join(format!("model{inner}-genes{number}.safetensors"));
                 let weights = read_weights(&path)?;
-                let names = weights.metadata.get("genes").map(|g| serde_json::from_str(g));
+                let names = weights
+                    .metadata
+                    .get("genes")
+                    .map(|g| serde_json::from_str(g));
                 let Some(Ok(names)) = names else {
                     return Err(Error::file(&path, "", "names no genes", "train again"));
                 };
@@ -873,6 +979,11 @@ fn width_of(weights: &Weights, key: &str, axis: usize, path: &Path) -> Result<us
     let size = weights.get(key).and_then(|a| a.shape.get(axis).copied());
     size.ok_or_else(|| {
         let place = format!("key `{key}`");
-        Error::file(path, place, "is missing or misshapen", "give weights of DeepPT")
+        Error::file(
+            path,
+            place,
+            "is missing or misshapen",
+            "give weights of DeepPT",
+        )
     })
 }

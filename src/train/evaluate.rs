@@ -54,7 +54,12 @@ impl Scores {
     ///
     /// # Errors
     /// Fewer than three samples, sizes that do not fit.
-    pub fn new(names: &[String], samples: usize, predicted: &[f32], measured: &[f32]) -> Result<Self> {
+    pub fn new(
+        names: &[String],
+        samples: usize,
+        predicted: &[f32],
+        measured: &[f32],
+    ) -> Result<Self> {
         if samples < 3 {
             return Err(Error::usage(
                 format!("{samples} held-out samples are too few for a correlation"),
@@ -90,7 +95,12 @@ impl Scores {
     /// The median Pearson correlation of the genes that `keep` holds for;
     /// genes without one count as 0.
     pub fn median_pearson(&self, keep: impl Fn(&GeneScore) -> bool) -> f64 {
-        let r: Vec<f64> = self.genes.iter().filter(|g| keep(g)).map(correlation).collect();
+        let r: Vec<f64> = self
+            .genes
+            .iter()
+            .filter(|g| keep(g))
+            .map(correlation)
+            .collect();
         median(&r).unwrap_or(f64::NAN)
     }
 
@@ -171,7 +181,10 @@ pub fn write_results(
         genes: held_out.genes.clone(),
         values: values.to_vec(),
     };
-    table::write(folder.join("predictions.csv"), &as_table(&held_out.predicted))?;
+    table::write(
+        folder.join("predictions.csv"),
+        &as_table(&held_out.predicted),
+    )?;
     table::write(folder.join("measured.csv"), &as_table(&held_out.measured))?;
     scores.write(&folder.join("genes.csv"))?;
     let json = serde_json::to_vec_pretty(summary)

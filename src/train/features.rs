@@ -80,17 +80,23 @@ pub fn random_encoder(
     control: Control,
 ) -> Result<Encoder> {
     let tiles = calibration_tiles(cohort, calibration, config.calibration_tiles);
-    let mut recipe = format!("resnet50 seed {seed} px {} batch {}", config.tile_px, config.batch);
+    let mut recipe = format!(
+        "resnet50 seed {seed} px {} batch {}",
+        config.tile_px, config.batch
+    );
     for &tile in &tiles {
         recipe += &describe_tile(cohort, tile)?;
     }
     let recipe = sha256_bytes(recipe.as_bytes());
-    let model = ResNet::new(Depth::ResNet50, CLASSES, &mut Philox::fork(seed, "resnet50"))?;
+    let model = ResNet::new(
+        Depth::ResNet50,
+        CLASSES,
+        &mut Philox::fork(seed, "resnet50"),
+    )?;
     model.scale_residuals(RESIDUAL_SCALE)?;
     let made = file.exists() && {
         let weights = read_weights(file)?;
-        weights.metadata.get("recipe") == Some(&recipe)
-            && nn::load(&model, &weights, file).is_ok()
+        weights.metadata.get("recipe") == Some(&recipe) && nn::load(&model, &weights, file).is_ok()
     };
     if !made {
         calibrate(&model, cohort, &tiles, config, control)?;
@@ -117,9 +123,18 @@ pub fn stored_encoder(file: &Path) -> Result<Encoder> {
     let weights = read_weights(file)?;
     let model = ResNet::new(Depth::ResNet50, CLASSES, &mut Philox::new(0))?;
     nn::load(&model, &weights, file)?;
-    let description = weights.metadata.get("description").cloned().ok_or_else(|| {
-        Error::file(file, "", "does not say how it was made", "run the training again")
-    })?;
+    let description = weights
+        .metadata
+        .get("description")
+        .cloned()
+        .ok_or_else(|| {
+            Error::file(
+                file,
+                "",
+                "does not say how it was made",
+                "run the training again",
+            )
+        })?;
     Ok(Encoder {
         network: ResNetFeatures::new(model)?,
         source: EncoderSource {
@@ -150,17 +165,23 @@ fn calibrate(
     config: &FeatureConfig,
     control: Control,
 ) -> Result<()> {
-    control.progress.begin("calibrating batch norm", tiles.len());
+    control
+        .progress
+        .begin("calibrating batch norm", tiles.len());
     let part = only_tiles(cohort, &tiles.iter().copied().collect());
     let mut done = 0;
     model.reset_statistics()?;
-    for_each_batch(&part, &TileSpec::imagenet(config.tile_px, config.batch), |pixels, of| {
-        control.check("run the same command with --resume to go on")?;
-        model.observe(&images(pixels, of.len(), config.tile_px)?)?;
-        done += of.len();
-        control.progress.at(done, "");
-        Ok(())
-    })?;
+    for_each_batch(
+        &part,
+        &TileSpec::imagenet(config.tile_px, config.batch),
+        |pixels, of| {
+            control.check("run the same command with --resume to go on")?;
+            model.observe(&images(pixels, of.len(), config.tile_px)?)?;
+            done += of.len();
+            control.progress.at(done, "");
+            Ok(())
+        },
+    )?;
     control.progress.end();
     if done == 0 {
         return Err(Error::usage(
@@ -249,7 +270,11 @@ pub fn extract(
             slides.push(&sample.slide);
         }
     }
-    let used: HashSet<usize> = cohort.samples.iter().flat_map(|s| s.tiles.clone()).collect();
+    let used: HashSet<usize> = cohort
+        .samples
+        .iter()
+        .flat_map(|s| s.tiles.clone())
+        .collect();
     control.progress.begin("extracting features", used.len());
     let mut done = 0;
     let mut unused = Vec::new();

@@ -40,7 +40,10 @@ pub struct History {
 
 impl History {
     fn best_loss(&self) -> f64 {
-        self.validation.get(self.best).copied().unwrap_or(f64::INFINITY)
+        self.validation
+            .get(self.best)
+            .copied()
+            .unwrap_or(f64::INFINITY)
     }
 
     fn finished(&self, plan: Plan) -> bool {
@@ -83,7 +86,12 @@ impl Task<'_> {
             Some(state) => state,
             None => (History::default(), Weights::new()),
         };
-        let params: Vec<Param> = self.model.parameters().into_iter().map(|(_, p)| p).collect();
+        let params: Vec<Param> = self
+            .model
+            .parameters()
+            .into_iter()
+            .map(|(_, p)| p)
+            .collect();
         let mut saved = Instant::now();
         while !history.finished(self.plan) {
             let number = history.train.len();
@@ -137,7 +145,8 @@ impl Task<'_> {
             .map_err(|e| Error::usage(format!("losses cannot be saved: {e}"), "report this"))?;
         all.metadata.insert("history".into(), history);
         all.metadata.insert("stage".into(), self.name.into());
-        all.metadata.insert("fingerprint".into(), self.fingerprint.into());
+        all.metadata
+            .insert("fingerprint".into(), self.fingerprint.into());
         safetensors::write(self.checkpoint, &all)
     }
 

@@ -7,6 +7,7 @@
 //! failing `registry::` test.
 
 mod arithmetic;
+mod attention;
 mod common;
 mod conv;
 mod dropout;
@@ -14,12 +15,15 @@ mod golden;
 mod harness;
 mod index;
 mod layout;
+mod loss;
 mod matmul;
+mod norm;
 mod pad;
 mod pointwise;
 mod pool;
 mod reduce;
 mod resize;
+mod softmax;
 
 use harness::{Sample, Suite};
 
@@ -29,13 +33,17 @@ fn samples() -> Vec<Sample> {
     all.extend(conv::samples());
     all.extend(dropout::samples());
     all.extend(index::samples());
+    all.extend(attention::samples());
     all.extend(layout::samples());
+    all.extend(loss::samples());
     all.extend(matmul::samples());
     all.extend(pad::samples());
+    all.extend(norm::samples());
     all.extend(pointwise::samples());
     all.extend(pool::samples());
     all.extend(reduce::samples());
     all.extend(resize::samples());
+    all.extend(softmax::samples());
     all
 }
 
@@ -48,12 +56,16 @@ fn main() {
     conv::tests(&mut suite);
     dropout::tests(&mut suite);
     index::tests(&mut suite);
+    attention::tests(&mut suite);
     layout::tests(&mut suite);
+    loss::tests(&mut suite);
     matmul::tests(&mut suite);
     pad::tests(&mut suite);
+    norm::tests(&mut suite);
     pointwise::tests(&mut suite);
     pool::tests(&mut suite);
     reduce::tests(&mut suite);
     resize::tests(&mut suite);
+    softmax::tests(&mut suite);
     libtest_mimic::run(&arguments, suite.trials).exit();
 }

@@ -83,7 +83,10 @@ impl Mlp {
         let genes = gene_means.len();
         let layer0 = Linear::new(code, hidden, true, random)?;
         let mut layer1 = Linear::new(hidden, genes, true, random)?;
-        layer1.bias = Some(Param::new("bias", Tensor::from_slice(gene_means, &[genes])?));
+        layer1.bias = Some(Param::new(
+            "bias",
+            Tensor::from_slice(gene_means, &[genes])?,
+        ));
         Ok(Self {
             layer0,
             layer1,
@@ -106,11 +109,7 @@ impl Mlp {
     /// The same function of codes z' = (z - mean) / scale predicting
     /// y' = (y - target_mean) / target_scale, as a function of z predicting y:
     /// the standardisation that training uses moves into the weights.
-    pub fn absorb(
-        &self,
-        codes: &Standardisation,
-        targets: &Standardisation,
-    ) -> Result<()> {
+    pub fn absorb(&self, codes: &Standardisation, targets: &Standardisation) -> Result<()> {
         let bias = |l: &Linear| l.bias.as_ref().map(Param::value);
         let (w0, b0) = (self.layer0.weight.value(), bias(&self.layer0));
         let inverse = ops::pow(&codes.scale, -1.0)?; // (512)

@@ -50,7 +50,12 @@ struct ConvNorm {
 }
 
 impl ConvNorm {
-    fn new(channels: [usize; 2], kernel: usize, stride: usize, random: &mut Philox) -> Result<Self> {
+    fn new(
+        channels: [usize; 2],
+        kernel: usize,
+        stride: usize,
+        random: &mut Philox,
+    ) -> Result<Self> {
         let geometry = ConvGeometry {
             stride: [stride; 2],
             padding: [kernel / 2; 2],
@@ -118,8 +123,12 @@ impl Block {
 impl State for Block {
     fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot)) {
         for (i, layer) in self.layers.iter().enumerate() {
-            layer.conv.visit(&key(prefix, &format!("conv{}", i + 1)), visit);
-            layer.norm.visit(&key(prefix, &format!("bn{}", i + 1)), visit);
+            layer
+                .conv
+                .visit(&key(prefix, &format!("conv{}", i + 1)), visit);
+            layer
+                .norm
+                .visit(&key(prefix, &format!("bn{}", i + 1)), visit);
         }
         if let Some(d) = &self.downsample {
             d.conv.visit(&key(prefix, "downsample.0"), visit);

@@ -1,0 +1,191 @@
+//! `batch_norm_train` and `batch_norm_eval`: each channel with mean 0 and
+//! variance 1, scaled and shifted (Ioffe and Szegedy 2015).
+//!
+//! y = (x - mean) / sqrt(var + eps) w + b per channel, axis 1 of (N, C),
+//! (N, C, L) or (N, C, H, W). In training, mean and variance are those of the
+//! batch (the variance divided by n) and gradients flow through them; in
+//! evaluation they are given numbers.
+
+mod cpu;
+
+use crate::autograd::{Save, record};
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::ops::arithmetic::sum_to;
+use crate::ops::normalise::recorded_gradients;
+use crate::tensor::Tensor;
+
+const TRAIN: &str = "batch_norm_train";
+const EVAL: &str = "batch_norm_eval";
+
+/// What [`batch_norm_train`] computes.
+pub struct BatchNorm {
+    /// As x, in its dtype.
+    pub output: Tensor,
+    /// The batch's mean per channel (C), off the tape.
+    pub mean: Tensor,
+    /// The batch's unbiased variance per channel (C), off the tape.
+    pub var: Tensor,
+}
+
+impl BatchNorm {
+    /// Running mean and variance moved towards those of this batch:
+    /// `(1 - momentum) running + momentum batch`.
+    ///
+    /// # Errors
+    /// Running statistics of another shape or dtype.
+    pub fn updated(
+        &self,
+        running_mean: &Tensor,
+        running_var: &Tensor,
+        momentum: f64,
+    ) -> Result<(Tensor, Tensor)> {
+        let step = |running: &Tensor, batch: &Tensor| {
+            if running.shape() != batch.shape() {
+                let shapes = [running.shape(), batch.shape()];
+                return Err(Error::shape(TRAIN, &shapes, "running statistics (C)"));
+            }
+            let kept = ops::affine(&running.detach(), 1.0 - momentum, 0.0)?;
+            ops::add(&kept, &ops::affine(batch, momentum, 0.0)?)
+        };
+        Ok((
+            step(running_mean, &self.mean)?,
+            step(running_var, &self.var)?,
+        ))
+    }
+}
+
+/// Checks the shapes and gives C in a shape that broadcasts against x.
+fn per_channel(op: &'static str, x: &Tensor, parameters: &[&Tensor]) -> Result<Vec<usize>> {
+    if let (2..=4, Some(&channels)) = (x.rank(), x.shape().get(1))
+        && parameters.iter().all(|t| t.shape() == [channels])
+    {
+        let mut shape = vec![1; x.rank() - 1];
+        shape[0] = channels;
+        return Ok(shape);
+    }
+    let mut shapes = vec![x.shape()];
+    shapes.extend(parameters.iter().map(|t| t.shape()));
+    let expected = "x (N, C), (N, C, L) or (N, C, H, W) and (C) for the others";
+    Err(Error::shape(op, &shapes, expected))
+}
+
+/// Normalises with the statistics of the batch; weight (C), bias (C).
+///
+/// # Errors
+/// Fewer than two values per channel; shapes or dtypes that do not fit.
+pub fn batch_norm_train(
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<BatchNorm> {
+    let given: Vec<&Tensor> = weight.into_iter().chain(bias).collect();
+    let shape = per_channel(TRAIN, x, &given)?;
+    let count = x.shape()[0] * x.shape()[2..].iter().product::<usize>();
+    if count < 2 {
+        let expected = "training needs more than one value per channel";
+        return Err(Error::shape(TRAIN, &[x.shape()], expected));
+    }
+    let cpu::Trained {
+        output,
+        mean,
+        scale,
+        var,
+    } = match x.device() {
+        Device::Cpu => cpu::train(x, weight, bias, eps)?,
+    };
+    let mut inputs = vec![x];
+    inputs.extend(&given);
+    let weighted = weight.is_some();
+    let dtypes: Vec<DType> = inputs.iter().map(|t| t.dtype()).collect();
+    let axes: Vec<isize> = (0..x.rank() as isize).filter(|&i| i != 1).collect();
+    let save = Save::inputs(if weighted { 0b11 } else { 0b1 });
+    let batch_mean = mean.clone();
+    let output = record(TRAIN, &inputs, output, save, move |b| {
+        let x = b.input(0)?;
+        let w = weighted.then(|| b.input(1)).transpose()?;
+        let [dx, dw, db] = if b.create_graph {
+            let [dx, dw, db] = recorded_gradients(&b.grad, &x, w.as_ref(), &axes, &shape, eps)?;
+            let flat = |t: &Tensor| ops::reshape(t, &shape[..1]);
+            [dx, flat(&dw)?, flat(&db)?]
+        } else {
+            match x.device() {
+                Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &batch_mean, &scale)?,
+            }
+        };
+        let mut gradients = vec![dx];
+        gradients.extend(weighted.then_some(dw));
+        gradients.push(db);
+        let matching = gradients.iter().zip(&dtypes);
+        matching.map(|(g, &t)| ops::cast(g, t).map(Some)).collect()
+    });
+    Ok(BatchNorm { output, mean, var })
+}
+
+/// Normalises with given statistics: mean (C), var (C), weight (C), bias (C).
+///
+/// # Errors
+/// Shapes or dtypes that do not fit. Mean and variance are numbers of a buffer:
+/// asking for their gradient, by giving recorded ones, is an error.
+pub fn batch_norm_eval(
+    x: &Tensor,
+    mean: &Tensor,
+    var: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<Tensor> {
+    let given: Vec<&Tensor> = weight.into_iter().chain(bias).collect();
+    let mut all = vec![mean, var];
+    all.extend(&given);
+    let shape = per_channel(EVAL, x, &all)?;
+    if mean.is_recorded() || var.is_recorded() {
+        return Err(Error::NoGradient {
+            op: EVAL,
+            reason: "mean and variance are constants here".to_owned(),
+        });
+    }
+    let arithmetic = match x.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    };
+    let mean = ops::cast(mean, arithmetic)?;
+    let var = ops::affine(&ops::cast(var, DType::F64)?, 1.0, eps)?;
+    let scale = ops::cast(&ops::pow(&var, -0.5)?, arithmetic)?;
+    let output = match x.device() {
+        Device::Cpu => cpu::eval(x, &mean, &scale, weight, bias)?,
+    };
+    let mut inputs = vec![x];
+    inputs.extend(&given);
+    let weighted = weight.is_some();
+    let dtypes: Vec<DType> = inputs.iter().map(|t| t.dtype()).collect();
+    let save = Save::inputs(if weighted { 0b11 } else { 0b1 });
+    Ok(record(EVAL, &inputs, output, save, move |b| {
+        let (mean, scale) = (ops::reshape(&mean, &shape)?, ops::reshape(&scale, &shape)?);
+        let mut gradients = vec![b.when(0, || {
+            let factor = match weighted {
+                true => ops::mul(&scale, &ops::reshape(&b.input(1)?, &shape)?)?,
+                false => scale.clone(),
+            };
+            ops::cast(&ops::mul(&b.grad, &factor)?, dtypes[0])
+        })?];
+        let parameter = |full: Tensor, dtype| {
+            let sums = ops::reshape(&sum_to(&full, &shape)?, &shape[..1])?;
+            ops::cast(&sums, dtype)
+        };
+        if weighted {
+            gradients.push(b.when(1, || {
+                let centred = ops::mul(&ops::sub(&b.input(0)?, &mean)?, &scale)?;
+                parameter(ops::mul(&b.grad, &centred)?, dtypes[1])
+            })?);
+        }
+        if let Some(&dtype) = dtypes.get(1 + usize::from(weighted)) {
+            let i = dtypes.len() - 1;
+            gradients.push(b.when(i, || parameter(b.grad.clone(), dtype))?);
+        }
+        Ok(gradients)
+    }))
+}

@@ -1,0 +1,193 @@
+use crate::device::cpu;
+use crate::dtype::{DType, Float};
+use crate::error::{Error, Result};
+use crate::ops::layout::cpu::cast;
+use crate::ops::normalise::{parameter, wide};
+use crate::ops::vector::{sum_pairs, vectorised};
+use crate::shape::{Format, Layout, Shape};
+use crate::tensor::Tensor;
+
+const OP: &str = "layer_norm";
+
+/// The result, and mean and 1 / standard deviation of each row, (rows, 2).
+pub(super) fn forward(
+    x: &Tensor,
+    parameters: &[usize],
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    let dtype = x.dtype();
+    let x = wide(x)?;
+    let (y, statistics) = match x.dtype() {
+        DType::F32 => forward_of::<f32>(&x, parameters, weight, bias, eps)?,
+        DType::F64 => forward_of::<f64>(&x, parameters, weight, bias, eps)?,
+        other => return Err(Error::dtype(OP, &[other], "a float is needed")),
+    };
+    Ok((cast(&y, dtype)?, statistics))
+}
+
+/// Gradients of x, weight and bias, in the dtype of the arithmetic.
+pub(super) fn backward(
+    g: &Tensor,
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    parameters: &[usize],
+    statistics: &Tensor,
+) -> Result<[Tensor; 3]> {
+    let (g, x) = (wide(g)?, wide(x)?);
+    match x.dtype() {
+        DType::F64 => backward_of::<f64>(&g, &x, weight, parameters, statistics),
+        _ => backward_of::<f32>(&g, &x, weight, parameters, statistics),
+    }
+}
+
+/// Rows per task.
+fn block(columns: usize) -> usize {
+    (cpu::GRAIN / columns.max(1)).max(1)
+}
+
+fn forward_of<T: Float>(
+    x: &Tensor,
+    parameters: &[usize],
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<(Tensor, Tensor)> {
+    let columns: usize = parameters.iter().product();
+    let rows = x.elements().checked_div(columns).unwrap_or(0);
+    let x = x.to_format(Format::Contiguous)?;
+    let xs = x.dense_slice::<T>(OP)?;
+    let w = parameter(OP, weight, columns, T::ONE)?;
+    let b = parameter(OP, bias, columns, T::ZERO)?;
+    let mut statistics = vec![T::ZERO; 2 * rows];
+    let block = block(columns);
+    let y = Tensor::build(
+        Layout::contiguous(*x.layout().shape()),
+        |out: &mut [T]| {
+            cpu::for_chunk_pairs(
+                (out, block * columns),
+                (&mut statistics, block * 2),
+                &|i, out, statistics| {
+                    let x = &xs[i * block * columns..][..out.len()];
+                    forward_rows(x, &w, &b, eps, out, statistics);
+                },
+            );
+        },
+    );
+    Ok((y, Tensor::from_slice(&statistics, &[rows, 2])?))
+}
+
+vectorised! {
+    /// Two passes: the mean, then the variance of what is left without it.
+    fn forward_rows<T: Float>(
+        x: &[T],
+        w: &[T],
+        b: &[T],
+        eps: f64,
+        out: &mut [T],
+        statistics: &mut [T],
+    ) {
+        let columns = w.len();
+        let rows = x.chunks_exact(columns).zip(out.chunks_exact_mut(columns));
+        for ((x, out), s) in rows.zip(statistics.chunks_exact_mut(2)) {
+            let mean = T::from_f64(sum_pairs(x, x, |x, _| x) / columns as f64);
+            let squares = sum_pairs(x, x, |x, _| (x - mean) * (x - mean));
+            let scale = T::from_f64(1.0 / (squares / columns as f64 + eps).sqrt());
+            for (((o, &x), &w), &b) in out.iter_mut().zip(x).zip(w).zip(b) {
+                *o = (x - mean) * scale * w + b;
+            }
+            s.copy_from_slice(&[mean, scale]);
+        }
+    }
+}
+
+fn backward_of<T: Float>(
+    g: &Tensor,
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    parameters: &[usize],
+    statistics: &Tensor,
+) -> Result<[Tensor; 3]> {
+    let columns: usize = parameters.iter().product();
+    let (g, x) = (
+        g.to_format(Format::Contiguous)?,
+        x.to_format(Format::Contiguous)?,
+    );
+    let (gs, xs) = (g.dense_slice::<T>(OP)?, x.dense_slice::<T>(OP)?);
+    let statistics = statistics.dense_slice::<T>(OP)?;
+    let w = parameter(OP, weight, columns, T::ONE)?;
+    let block = block(columns);
+    let blocks = (statistics.len() / 2).div_ceil(block);
+    // Per block, the sums over its rows for the weight and for the bias.
+    let mut sums = vec![0.0; blocks * 2 * columns];
+    let dx = Tensor::build(Layout::contiguous(*x.layout().shape()), |dx: &mut [T]| {
+        cpu::for_chunk_pairs(
+            (dx, block * columns),
+            (&mut sums, 2 * columns),
+            &|i, dx, sums| {
+                let at = i * block * columns;
+                let (g, x) = (&gs[at..][..dx.len()], &xs[at..][..dx.len()]);
+                let (dw, db) = sums.split_at_mut(columns);
+                backward_rows(g, x, &w, &statistics[2 * i * block..], dx, dw, db);
+            },
+        );
+    });
+    let total = |first: usize| -> Result<Tensor> {
+        let layout = Layout::contiguous(Shape::new(parameters)?);
+        Ok(Tensor::build(layout, |out: &mut [T]| {
+            for (j, o) in out.iter_mut().enumerate() {
+                let parts = sums.chunks_exact(2 * columns).map(|s| s[first + j]);
+                *o = T::from_f64(parts.sum());
+            }
+        }))
+    };
+    Ok([dx, total(0)?, total(columns)?])
+}
+
+vectorised! {
+    /// dx = (h - mean(h) - n mean(h n)) s with h = g w and n = (x - mean) s, and
+    /// the sums of g n and g over the rows.
+    fn backward_rows<T: Float>(
+        g: &[T],
+        x: &[T],
+        w: &[T],
+        statistics: &[T],
+        dx: &mut [T],
+        dw: &mut [f64],
+        db: &mut [f64],
+    ) {
+        // Few enough rows that their sums may be kept in T.
+        const GROUP: usize = 32;
+        let columns = w.len();
+        let group = GROUP * columns;
+        let (mut w_part, mut b_part) = (vec![T::ZERO; columns], vec![T::ZERO; columns]);
+        let groups = g.chunks(group).zip(x.chunks(group)).zip(dx.chunks_mut(group));
+        for (((g, x), dx), s) in groups.zip(statistics.chunks(2 * GROUP)) {
+            w_part.fill(T::ZERO);
+            b_part.fill(T::ZERO);
+            let rows = g.chunks_exact(columns).zip(x.chunks_exact(columns));
+            for (((g, x), dx), s) in rows.zip(dx.chunks_exact_mut(columns)).zip(s.chunks_exact(2)) {
+                let (mean, scale) = (s[0], s[1]);
+                let parts = w_part.iter_mut().zip(&mut b_part);
+                for (((dx, (&g, &x)), &w), (dw, db)) in
+                    dx.iter_mut().zip(g.iter().zip(x)).zip(w).zip(parts)
+                {
+                    *dx = g * w;
+                    *dw += g * ((x - mean) * scale);
+                    *db += g;
+                }
+                let n = columns as f64;
+                let plain = T::from_f64(sum_pairs(dx, dx, |h, _| h) / n);
+                let along = sum_pairs(dx, x, |h, x| h * ((x - mean) * scale));
+                let along = T::from_f64(along / n);
+                for (dx, &x) in dx.iter_mut().zip(x) {
+                    *dx = (*dx - plain - (x - mean) * scale * along) * scale;
+                }
+            }
+            for (sum, part) in dw.iter_mut().zip(&w_part).chain(db.iter_mut().zip(&b_part)) {
+                *sum += part.to_f64();
+            }
+        }
+    }
+}
