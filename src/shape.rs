@@ -61,9 +61,9 @@ impl Shape {
     pub fn broadcast(op: &'static str, a: &[usize], b: &[usize]) -> Result<Self> {
         let rank = a.len().max(b.len());
         let mut out = [0; MAX_RANK];
-        for i in 0..rank {
+        for (i, size) in out.iter_mut().enumerate().take(rank) {
             let at = |s: &[usize]| (i + s.len()).checked_sub(rank).map_or(1, |j| s[j]);
-            out[i] = match (at(a), at(b)) {
+            *size = match (at(a), at(b)) {
                 (x, y) if x == y => x,
                 (1, y) => y,
                 (x, 1) => x,

@@ -139,8 +139,8 @@ fn compare(what: &str, f: Function, inputs: &[Tensor], options: CheckOptions) ->
             };
             let numeric = (shifted(options.step)? - shifted(-options.step)?) / (2.0 * options.step);
             let allowed = options.absolute + options.relative * numeric.abs().max(expected.abs());
-            // Not `>`: a NaN must not pass.
-            if !((expected - numeric).abs() <= allowed) {
+            let error = (expected - numeric).abs();
+            if error > allowed || error.is_nan() {
                 return Err(Error::op(
                     "grad_check",
                     format!(

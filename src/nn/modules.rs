@@ -300,8 +300,10 @@ impl Module for Dropout {
     }
 }
 
+type Function = Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>;
+
 /// A module without state: pooling, activation, reshaping.
-pub struct Lambda(pub Box<dyn Fn(&Tensor) -> Result<Tensor> + Send + Sync>);
+pub struct Lambda(Function);
 
 impl Lambda {
     pub fn new(f: impl Fn(&Tensor) -> Result<Tensor> + Send + Sync + 'static) -> Self {

@@ -68,15 +68,14 @@ impl<const N: usize> Walk<N> {
             let column = rest % self.dims[inner];
             rest /= self.dims[inner];
             let mut at = self.offsets;
-            for i in 0..N {
-                at[i] += column * steps[i];
-            }
+            at.iter_mut().zip(steps).for_each(|(a, s)| *a += column * s);
             for axis in (0..inner).rev() {
                 let index = rest % self.dims[axis];
                 rest /= self.dims[axis];
-                for i in 0..N {
-                    at[i] += index * self.strides[axis][i];
-                }
+                let strides = self.strides[axis];
+                at.iter_mut()
+                    .zip(strides)
+                    .for_each(|(a, s)| *a += index * s);
             }
             let count = (self.dims[inner] - column).min(len - done);
             f(done, count, at, steps);

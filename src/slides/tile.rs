@@ -1,10 +1,10 @@
 //! Square tiles cut from an image, resized and normalised for a network.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-
 use super::Rgb8;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::ops;
+use crate::tensor::Tensor;
 
 /// Mean of R, G, B over ImageNet, as torchvision's weights expect.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -75,36 +75,39 @@ pub fn resize(image: &Rgb8, width: usize, height: usize) -> Result<Rgb8> {
     if (image.width, image.height) == (width, height) {
         return Ok(image.clone());
     }
-    let side = |n: usize| {
-        u32::try_from(n)
-            .ok()
-            .filter(|&n| n > 0 && n as usize <= super::image::MAX_SIDE)
-            .ok_or_else(|| {
-                Error::shape(
-                    "resize",
-                    &[&[image.height, image.width, 3], &[height, width, 3]],
-                    "sides from 1 px to the bound for images",
-                )
-            })
-    };
-    let fail = |e: &dyn std::fmt::Display| Error::op("resize", e.to_string());
-    let source = ImageRef::new(
-        side(image.width)?,
-        side(image.height)?,
-        &image.data,
-        PixelType::U8x3,
-    )
-    .map_err(|e| fail(&e))?;
-    let mut out = Image::new(side(width)?, side(height)?, PixelType::U8x3);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-    Resizer::new()
-        .resize(&source, &mut out, &options)
-        .map_err(|e| fail(&e))?;
+    let fits = |n: usize| (1..=super::image::MAX_SIDE).contains(&n);
+    if ![image.width, image.height, width, height]
+        .into_iter()
+        .all(fits)
+    {
+        return Err(Error::shape(
+            "resize",
+            &[&[image.height, image.width, 3], &[height, width, 3]],
+            "sides from 1 px to the bound for images",
+        ));
+    }
+    // The operator of the engine, so that CPU and GPU share one rule. Pillow
+    // rounds to whole levels after each direction, horizontal first.
+    let levels: Vec<f32> = image.data.iter().map(|&v| f32::from(v)).collect();
+    let pixels = Tensor::from_slice(&levels, &[1, image.height, image.width, 3])?;
+    let pixels = ops::permute(&pixels, &[0, 3, 1, 2])?;
+    let wide = rounded(&ops::resize_bilinear(&pixels, [image.height, width], true)?)?;
+    let out = rounded(&ops::resize_bilinear(&wide, [height, width], true)?)?;
+    let out = ops::cast(&ops::permute(&out, &[0, 2, 3, 1])?, DType::U8)?;
     Ok(Rgb8 {
         width,
         height,
-        data: out.into_vec(),
+        data: out.to_vec()?,
     })
+}
+
+/// The nearest whole level, halves up: truncation of x + 1/2, which the cast to
+/// an integer does. Exact halves are frequent (the weights are fractions with
+/// small denominators) and a sum in f32 can end an ulp of 255 below them; the
+/// little more than 1/2 takes them up as Pillow's fixed-point sums go.
+fn rounded(x: &Tensor) -> Result<Tensor> {
+    let whole = ops::cast(&ops::affine(x, 1.0, 0.5 + 1e-4)?, DType::U8)?;
+    ops::cast(&whole, DType::F32)
 }
 
 /// Writes (v / 255 - mean) / std of each pixel into `out`, NHWC: (height,

@@ -55,7 +55,7 @@ pub fn samples() -> Vec<Sample> {
 
 fn mask(shape: &[usize]) -> Tensor {
     let values: Vec<u8> = (0..shape.iter().product())
-        .map(|i: usize| (i * 7 % 3 == 0) as u8)
+        .map(|i: usize| u8::from((i * 7).is_multiple_of(3)))
         .collect();
     Tensor::from_bytes(&values, DType::Bool, shape).expect("a mask")
 }

@@ -272,12 +272,14 @@ fn restrided(t: &Tensor) -> Result<Tensor> {
     ops::permute(&turned, &order)
 }
 
+type Relayout = fn(&Tensor) -> Result<Tensor>;
+
 /// The same values in other layouts give the same result and gradients.
 /// Summation orders may differ between layouts, hence not bit for bit.
 fn layouts(s: &Sample) -> Result<()> {
     let plain = s.inputs(DType::F32)?;
     let want = everything(s, &plain)?;
-    let variants: [(&str, fn(&Tensor) -> Result<Tensor>); 3] = [
+    let variants: [(&str, Relayout); 3] = [
         ("strided", restrided),
         ("channels last", |t| match t.rank() {
             4 => t.to_format(Format::ChannelsLast),
