@@ -1,10 +1,7 @@
 //! Square tiles cut from an image, resized and normalised for a network.
 
 use super::Rgb8;
-use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops;
-use crate::tensor::Tensor;
 
 /// Mean of R, G, B over ImageNet, as torchvision's weights expect.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -65,7 +62,7 @@ pub fn crop(image: &Rgb8, centre: (f64, f64), size: usize) -> Result<Rgb8> {
 }
 
 /// Resizes with the triangle (bilinear) filter, widened by the ratio when
-/// shrinking: Pillow's `BILINEAR`, within one level.
+/// shrinking: Pillow's `BILINEAR`, level for level.
 ///
 /// # Errors
 /// A size of zero or above [`super::image::MAX_SIDE`]; an image whose data do
@@ -86,28 +83,67 @@ pub fn resize(image: &Rgb8, width: usize, height: usize) -> Result<Rgb8> {
             "sides from 1 px to the bound for images",
         ));
     }
-    // The operator of the engine, so that CPU and GPU share one rule. Pillow
-    // rounds to whole levels after each direction, horizontal first.
-    let levels: Vec<f32> = image.data.iter().map(|&v| f32::from(v)).collect();
-    let pixels = Tensor::from_slice(&levels, &[1, image.height, image.width, 3])?;
-    let pixels = ops::permute(&pixels, &[0, 3, 1, 2])?;
-    let wide = rounded(&ops::resize_bilinear(&pixels, [image.height, width], true)?)?;
-    let out = rounded(&ops::resize_bilinear(&wide, [height, width], true)?)?;
-    let out = ops::cast(&ops::permute(&out, &[0, 2, 3, 1])?, DType::U8)?;
+    let rows: Vec<&[u8]> = image.data.chunks_exact(image.width * 3).collect();
+    let columns = taps(image.width, width);
+    let mut wide = Vec::with_capacity(image.height * width * 3);
+    for row in rows {
+        for tap in &columns {
+            let at = |c: usize, i: usize| row[(tap.first + i) * 3 + c];
+            wide.extend([0, 1, 2].map(|c| tap.sum(|i| at(c, i))));
+        }
+    }
+    let pitch = width * 3;
+    let mut data = Vec::with_capacity(height * pitch);
+    for tap in taps(image.height, height) {
+        data.extend((0..pitch).map(|x| tap.sum(|i| wide[(tap.first + i) * pitch + x])));
+    }
     Ok(Rgb8 {
         width,
         height,
-        data: out.to_vec()?,
+        data,
     })
 }
 
-/// The nearest whole level, halves up: truncation of x + 1/2, which the cast to
-/// an integer does. Exact halves are frequent (the weights are fractions with
-/// small denominators) and a sum in f32 can end an ulp of 255 below them; the
-/// little more than 1/2 takes them up as Pillow's fixed-point sums go.
-fn rounded(x: &Tensor) -> Result<Tensor> {
-    let whole = ops::cast(&ops::affine(x, 1.0, 0.5 + 1e-4)?, DType::U8)?;
-    ops::cast(&whole, DType::F32)
+/// The source levels that one result is the weighted sum of.
+struct Taps {
+    first: usize,
+    /// In units of 2^-22.
+    weights: Vec<i64>,
+}
+
+/// Bits after the point of a weight: Pillow's fixed-point rule for bytes. With
+/// weights in floating point one level in thirty would come out one lower,
+/// because exact halves are frequent.
+const BITS: u32 = 22;
+
+impl Taps {
+    fn sum(&self, level: impl Fn(usize) -> u8) -> u8 {
+        let half = 1i64 << (BITS - 1);
+        let weighted = self.weights.iter().enumerate();
+        let total: i64 = weighted.map(|(i, w)| w * i64::from(level(i))).sum();
+        ((total + half) >> BITS).clamp(0, 255) as u8
+    }
+}
+
+/// The triangle filter from `from` to `to` places, as wide as the ratio when
+/// shrinking.
+fn taps(from: usize, to: usize) -> Vec<Taps> {
+    let ratio = from as f64 / to as f64;
+    let support = ratio.max(1.0);
+    (0..to)
+        .map(|place| {
+            let centre = (place as f64 + 0.5) * ratio;
+            let first = ((centre - support + 0.5).max(0.0)) as usize;
+            let last = (((centre + support + 0.5) as usize).min(from)).max(first + 1);
+            let weight = |i: usize| (1.0 - ((i as f64 + 0.5 - centre) / support).abs()).max(0.0);
+            let total: f64 = (first..last).map(weight).sum();
+            let fixed = |w: f64| (w / total * f64::from(1u32 << BITS) + 0.5) as i64;
+            Taps {
+                first,
+                weights: (first..last).map(|i| fixed(weight(i))).collect(),
+            }
+        })
+        .collect()
 }
 
 /// Writes (v / 255 - mean) / std of each pixel into `out`, NHWC: (height,
