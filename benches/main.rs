@@ -12,9 +12,27 @@ mod ops;
 
 use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
-use eosin::Tensor;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use eosin::random::Philox;
+use eosin::{Result, Tensor};
+
+/// Times what `set_up` returns. A bench that the command line filters out is
+/// not set up, which with the check can take longer than the timing.
+fn bench<R, F>(group: &mut BenchmarkGroup<WallTime>, name: &str, set_up: impl FnOnce() -> F)
+where
+    F: FnMut() -> Result<R>,
+{
+    let mut set_up = Some(set_up);
+    let mut ready = None;
+    group.bench_function(name, |b| {
+        if let Some(set_up) = set_up.take() {
+            ready = Some(set_up());
+        }
+        let run = ready.as_mut().expect("set up by the first call");
+        b.iter(|| run().expect("it succeeded when it was checked"));
+    });
+}
 
 /// Normal values with a standard deviation.
 fn normal(random: &mut Philox, shape: &[usize], std: f32) -> Tensor {
