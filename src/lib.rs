@@ -1,5 +1,28 @@
 //! eosin: a hand-written compute engine and, on it, four model families that
 //! link histology slides and gene expression.
+//!
+//! A service shares one [`Session`] and gives each of its threads a [`Runner`]:
+//!
+//! ```no_run
+//! use eosin::{Session, Tensor, Threads};
+//!
+//! # #[cfg(feature = "formats")]
+//! # fn main() -> eosin::Result<()> {
+//! let path = std::path::Path::new("resnet50.pth");
+//! let weights = eosin::formats::read_weights(path)?;
+//! let model = eosin::models::registry::Model::named("resnet50")?;
+//! let session: Session = model.session(&weights, path, &Default::default())?;
+//!
+//! let runner = session.runner(Threads::Own(2))?; // one for each calling thread
+//! let image = Tensor::from_slice(&vec![0.0f32; 3 * 224 * 224], &[1, 3, 224, 224])?;
+//! for (name, value) in runner.run(&image)? {
+//!     println!("{name} {:?}", value.shape());
+//! }
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "formats"))]
+//! # fn main() {}
+//! ```
 
 pub mod autograd;
 #[cfg(feature = "cli")]

@@ -6,7 +6,7 @@
 //! Rules of the house:
 //! - a public function takes tensors by reference, checks shapes and dtypes,
 //!   and returns an error that names the operator and what was given;
-//! - bf16 and f16 inputs are computed in f32 and rounded once ([`half::widened`]);
+//! - bf16 and f16 inputs are computed in f32 and rounded once (`half::widened`);
 //! - [`REGISTRY`] lists every operator with the order of gradient that it has;
 //!   the test suite walks it.
 

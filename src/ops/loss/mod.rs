@@ -89,7 +89,7 @@ pub fn bce_with_logits(x: &Tensor, target: &Tensor) -> Result<Tensor> {
     }))
 }
 
-/// The mean of -log softmax(logits)[label] over the rows of logits (N, C);
+/// The mean of `-log softmax(logits)[label]` over the rows of logits (N, C);
 /// labels (N), i64. NaN for N = 0.
 ///
 /// # Errors

@@ -1,0 +1,206 @@
+//! Whole models: the two hot paths of DeepPT.
+
+use criterion::{Criterion, Throughput};
+use eosin::autograd;
+use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp};
+use eosin::models::resnet::{Depth, ResNet, ResNetFeatures};
+use eosin::nn::{Linear, Param, Pass, State};
+use eosin::ops;
+use eosin::optim::{Adam, Optimizer};
+use eosin::random::Philox;
+use eosin::shape::Format;
+use eosin::{Result, Tensor};
+
+use crate::{assert_close, bench, normal};
+
+/// Multiplications and additions of ResNet-50 at 224 x 224 without its head,
+/// as torchvision counts them (4.09e9 with the head of 2,048 x 1,000).
+const RESNET50_PRODUCTS: u64 = 4_089_184_256 - 2_048_000;
+
+/// A batch of 16 tiles; checked against the unfused forward pass of one.
+pub fn resnet50_features(c: &mut Criterion) {
+    const BATCH: usize = 16;
+    let mut group = c.benchmark_group("model/resnet50_features/f32");
+    group.throughput(Throughput::Elements(2 * RESNET50_PRODUCTS * BATCH as u64));
+    bench(&mut group, "b16_224", || {
+        let network =
+            || ResNet::new(Depth::ResNet50, 1000, &mut Philox::new(0)).expect("a ResNet-50");
+        let model = ResNetFeatures::new(network()).expect("prepared weights");
+        let images = normal(&mut Philox::new(1), &[BATCH, 3, 224, 224], 1.0)
+            .to_format(Format::ChannelsLast)
+            .expect("images are 4-D");
+
+        let features = model.features(&images).expect("features");
+        let first = ops::slice(&images, 0, 0, 1).expect("one image");
+        let plain = network().forward(&first, &Pass::eval()).expect("features");
+        assert_close(
+            "resnet50_features",
+            &features.to_f64_vec().expect("floats")[..FEATURES],
+            &plain.features.to_f64_vec().expect("floats"),
+            1e-4,
+        );
+        move || model.features(&images)
+    });
+    group.finish();
+}
+
+/// Forward, backward and Adam.
+struct Training {
+    params: Vec<Param>,
+    optimizer: Optimizer,
+}
+
+const LEARNING_RATE: f64 = 1e-4;
+
+impl Training {
+    fn new(model: &dyn State) -> Result<Self> {
+        let rule = Adam {
+            lr: LEARNING_RATE,
+            ..Adam::default()
+        };
+        Ok(Self {
+            params: model.parameters().into_iter().map(|(_, p)| p).collect(),
+            optimizer: Optimizer::new(rule, model.parameters())?,
+        })
+    }
+
+    fn step(&mut self, loss: Tensor) -> Result<f64> {
+        let inputs: Vec<Tensor> = self.params.iter().map(Param::recorded).collect();
+        let gradients = autograd::grad(&[&loss], None, &inputs.iter().collect::<Vec<_>>(), false)?;
+        let value = loss.item()?;
+        drop((loss, inputs));
+        self.optimizer.step(&gradients)?;
+        Ok(value)
+    }
+}
+
+/// x (rows, inputs) w^T + b on the host in f64.
+fn affine(x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
+    let inputs = w.len() / b.len();
+    let dot = |x: &[f64], w: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum::<f64>();
+    (x.chunks(inputs))
+        .flat_map(|x| (w.chunks(inputs).zip(b)).map(move |(w, b)| dot(x, w) + b))
+        .collect()
+}
+
+fn host(param: &Param) -> Vec<f64> {
+    param.value().to_f64_vec().expect("floats")
+}
+
+fn relu(values: Vec<f64>) -> Vec<f64> {
+    values.into_iter().map(|v| v.max(0.0)).collect()
+}
+
+/// Column sums of 2 (y - x) / elements, zero where `active` is not above 0: the
+/// gradient of a mean squared error with respect to a bias before a ReLU.
+fn bias_gradient(y: &[f64], x: &[f64], columns: usize, active: &[f64]) -> Vec<f64> {
+    let mut sums = vec![0.0; columns];
+    for (i, ((y, x), a)) in y.iter().zip(x).zip(active).enumerate() {
+        if *a > 0.0 {
+            sums[i % columns] += 2.0 * (y - x) / active.len() as f64;
+        }
+    }
+    sums
+}
+
+/// Adam's first step goes lr g / (|g| + eps).
+fn first_adam_step(values: &[f64], gradient: &[f64]) -> Vec<f64> {
+    (values.iter().zip(gradient))
+        .map(|(v, g)| v - LEARNING_RATE * g / (g.abs() + Adam::default().eps))
+        .collect()
+}
+
+/// 64 tiles through 2048-512-2048: the loss, the gradient of the last bias and
+/// Adam's first step are compared with plain ones in f64.
+pub fn deeppt_autoencoder(c: &mut Criterion) {
+    const BATCH: usize = 64;
+    // Three products (forward, and backward for input and weight) of both
+    // layers, less the gradient of the input data.
+    let products = (6 - 1) * BATCH * FEATURES * CODE;
+    let mut group = c.benchmark_group("model/deeppt_step/f32");
+    group.throughput(Throughput::Elements(2 * products as u64));
+    bench(&mut group, "autoencoder_b64", || autoencoder_step(BATCH));
+    group.finish();
+}
+
+fn autoencoder_step(batch: usize) -> impl FnMut() -> Result<f64> {
+    let mut random = Philox::new(0);
+    let model = AutoEncoder::new(FEATURES, CODE, &mut random).expect("an autoencoder");
+    let x = ops::abs(&normal(&mut random, &[batch, FEATURES], 1.0)).expect("floats");
+    let mut training = Training::new(&model).expect("an optimiser");
+    let pass = Pass::eval_recorded();
+    let bias = |l: &Linear| host(l.bias.as_ref().expect("a bias"));
+
+    let plain_x = x.to_f64_vec().expect("floats");
+    let code = relu(affine(
+        &plain_x,
+        &host(&model.encoder.weight),
+        &bias(&model.encoder),
+    ));
+    let before = bias(&model.decoder);
+    let y = relu(affine(&code, &host(&model.decoder.weight), &before));
+    let squares = y.iter().zip(&plain_x).map(|(y, x)| (y - x).powi(2));
+    let loss = squares.sum::<f64>() / y.len() as f64;
+    let gradient = bias_gradient(&y, &plain_x, FEATURES, &y);
+
+    let decoder_bias = model.decoder.bias.clone().expect("a bias");
+    let mut step = move || training.step(model.loss(&x, &pass)?);
+    assert_close("loss", &[step().expect("a step")], &[loss], 1e-5);
+    assert_close(
+        "decoder bias after a step",
+        &host(&decoder_bias),
+        &first_adam_step(&before, &gradient),
+        1e-4,
+    );
+    step
+}
+
+/// 16 samples of 16 tiles through 512-512-4096 (the paper's group of genes),
+/// without dropout; checked as the autoencoder is.
+pub fn deeppt_mlp(c: &mut Criterion) {
+    // Layer 0 needs no gradient of its input.
+    let products = SAMPLES * TILES * CODE * (2 * CODE + 3 * GENES);
+    let mut group = c.benchmark_group("model/deeppt_step/f32");
+    group.throughput(Throughput::Elements(2 * products as u64));
+    bench(&mut group, "mlp_16x16", mlp_step);
+    group.finish();
+}
+
+const SAMPLES: usize = 16;
+const TILES: usize = 16;
+const GENES: usize = 4096;
+
+fn mlp_step() -> impl FnMut() -> Result<f64> {
+    let mut random = Philox::new(0);
+    let model = Mlp::new(CODE, CODE, &[0.5; GENES], 0.0, &mut random).expect("an MLP");
+    let x = ops::abs(&normal(&mut random, &[SAMPLES * TILES, CODE], 1.0)).expect("floats");
+    let targets = normal(&mut random, &[SAMPLES, GENES], 1.0);
+    let mut training = Training::new(&model).expect("an optimiser");
+    let pass = Pass::eval_recorded();
+    let bias = |l: &Linear| host(l.bias.as_ref().expect("a bias"));
+    // Without dropout the network is linear, so the mean may be taken first.
+    let mut mean = vec![0.0; SAMPLES * CODE];
+    for (i, v) in x.to_f64_vec().expect("floats").iter().enumerate() {
+        mean[i / (TILES * CODE) * CODE + i % CODE] += v / TILES as f64;
+    }
+    let hidden = affine(&mean, &host(&model.layer0.weight), &bias(&model.layer0));
+    let before = bias(&model.layer1);
+    let y = affine(&hidden, &host(&model.layer1.weight), &before);
+    let t = targets.to_f64_vec().expect("floats");
+    let loss = y.iter().zip(&t).map(|(y, t)| (y - t).powi(2)).sum::<f64>() / y.len() as f64;
+    let gradient = bias_gradient(&y, &t, GENES, &vec![1.0; y.len()]);
+
+    let last_bias = model.layer1.bias.clone().expect("a bias");
+    let mut step = move || {
+        let y = model.forward(&x, &[TILES; SAMPLES], &pass)?;
+        training.step(ops::mse_loss(&y, &targets)?)
+    };
+    assert_close("loss", &[step().expect("a step")], &[loss], 1e-5);
+    assert_close(
+        "last bias after a step",
+        &host(&last_bias),
+        &first_adam_step(&before, &gradient),
+        1e-4,
+    );
+    step
+}
