@@ -158,7 +158,7 @@ impl Case {
                 Rule::Weight { .. } if noise => continue,
                 Rule::Weight { lr, steps } => (1e-4, 0.1 * lr * steps),
                 Rule::Gradient | Rule::Statistic => {
-                    let floor = if matches!(rule, Rule::Gradient) {
+                    let floor: f64 = if matches!(rule, Rule::Gradient) {
                         1e-4
                     } else {
                         1e-5
