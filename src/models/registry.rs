@@ -87,35 +87,47 @@ impl Model {
     }
 }
 
-/// Size `axis` of the array `key`, or 0, which no strict load accepts.
-fn size(weights: &Weights, key: &str, axis: usize) -> usize {
-    let shape = weights.get(key).map(|a| &a.shape);
-    shape.and_then(|s| s.get(axis).copied()).unwrap_or(0)
+/// Rows and columns of the matrix `key`, if it has any elements.
+fn matrix(weights: &Weights, key: &str) -> Option<[usize; 2]> {
+    match weights.get(key)?.shape[..] {
+        [rows, columns] if rows > 0 && columns > 0 => Some([rows, columns]),
+        _ => None,
+    }
+}
+
+/// Rows of the matrix `key` if it has these `columns`, otherwise 0, which does
+/// not pass the strict load that follows. So a model is never made larger than
+/// the file that it is made from.
+fn rows(weights: &Weights, key: &str, columns: usize) -> usize {
+    match matrix(weights, key) {
+        Some([rows, c]) if c == columns => rows,
+        _ => 0,
+    }
+}
+
+fn columns(weights: &Weights, key: &str) -> usize {
+    matrix(weights, key).map_or(0, |[_, columns]| columns)
 }
 
 fn resnet(depth: Depth, weights: &Weights, path: &Path) -> Result<Session> {
-    let classes = size(weights, "fc.weight", 0);
+    let classes = rows(weights, "fc.weight", depth.features());
     let model = ResNet::new(depth, classes, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
     Ok(Session::new(ResNetFeatures::new(model)?))
 }
 
 fn autoencoder(weights: &Weights, path: &Path) -> Result<Session> {
-    let (code, features) = (
-        size(weights, "encoder.0.weight", 0),
-        size(weights, "encoder.0.weight", 1),
-    );
+    let features = columns(weights, "encoder.0.weight");
+    let code = rows(weights, "encoder.0.weight", features);
     let model = AutoEncoder::new(features, code, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
     Ok(Session::new(model))
 }
 
 fn mlp(weights: &Weights, path: &Path) -> Result<Session> {
-    let (hidden, code) = (
-        size(weights, "layer0.0.weight", 0),
-        size(weights, "layer0.0.weight", 1),
-    );
-    let genes = vec![0.0; size(weights, "layer1.weight", 0)];
+    let code = columns(weights, "layer0.0.weight");
+    let hidden = rows(weights, "layer0.0.weight", code);
+    let genes = vec![0.0; rows(weights, "layer1.weight", hidden)];
     let model = Mlp::new(code, hidden, &genes, 0.0, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
     Ok(Session::new(model))

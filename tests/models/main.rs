@@ -1,1 +1,26 @@
-fn main() {}
+//! The models: against golden numbers, as sessions, and what training and
+//! loading promise.
+
+mod formula_weights;
+mod golden;
+mod passes;
+mod registry;
+mod sessions;
+mod training;
+
+#[path = "../common/formula.rs"]
+mod formula;
+#[path = "../common/stored.rs"]
+mod stored;
+#[path = "../common/trial.rs"]
+mod trial;
+
+fn main() {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let mut trials = golden::trials();
+    trials.extend(passes::trials());
+    trials.extend(registry::trials());
+    trials.extend(sessions::trials());
+    trials.extend(training::trials());
+    libtest_mimic::run(&arguments, trials).exit();
+}

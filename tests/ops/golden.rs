@@ -2,7 +2,6 @@
 //! gradients against numbers from PyTorch.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use eosin::autograd::grad;
@@ -10,7 +9,8 @@ use eosin::{DType, Result, Tensor};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::common::{formula, relative_l2};
+use crate::common::formula;
+use crate::common::stored::{folder, parts, relative_l2};
 use crate::harness::Suite;
 
 /// One case: the operator's attributes and its inputs by argument name.
@@ -86,10 +86,6 @@ const FAMILIES: &[Family] = &[
     crate::resize::golden,
     crate::softmax::golden,
 ];
-
-pub fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
-}
 
 pub fn tests(suite: &mut Suite) {
     for file in ["ops_conv", "ops_norm_act", "ops_attention", "ops_misc"] {
@@ -221,50 +217,4 @@ fn run(spec: &Value, manifest: &Value, bytes: &[u8]) -> Result<()> {
     }
     assert!(compared > 0, "nothing was compared");
     Ok(())
-}
-
-/// The stored parts of a golden tensor and the matching parts of `got`.
-fn parts(
-    golden: &SafeTensors,
-    name: &str,
-    full: bool,
-    got: &[f64],
-) -> Vec<(&'static str, Vec<f64>, Vec<f64>)> {
-    if full {
-        return vec![("", array(golden, name), got.to_vec())];
-    }
-    let n = got.len();
-    let norm = got.iter().map(|v| v * v).sum::<f64>().sqrt();
-    let spread = (0..64).map(|j| got[j * n / 64]).collect();
-    vec![
-        (".norm", array(golden, &format!("{name}.norm")), vec![norm]),
-        (
-            ".head",
-            array(golden, &format!("{name}.head")),
-            got[..64].to_vec(),
-        ),
-        (".spread", array(golden, &format!("{name}.spread")), spread),
-    ]
-}
-
-fn array(golden: &SafeTensors, name: &str) -> Vec<f64> {
-    let view = golden
-        .tensor(name)
-        .unwrap_or_else(|_| panic!("golden data lacks {name}"));
-    let bytes = view.data();
-    use safetensors::Dtype;
-    match view.dtype() {
-        Dtype::F32 => numbers(bytes, |b| f32::from_le_bytes(b).into()),
-        Dtype::F64 => numbers(bytes, f64::from_le_bytes),
-        Dtype::I32 => numbers(bytes, |b| i32::from_le_bytes(b).into()),
-        Dtype::I64 => numbers(bytes, |b| i64::from_le_bytes(b) as f64),
-        other => panic!("{name}: dtype {other:?}"),
-    }
-}
-
-fn numbers<const N: usize>(bytes: &[u8], f: impl Fn([u8; N]) -> f64) -> Vec<f64> {
-    bytes
-        .chunks(N)
-        .map(|c| f(c.try_into().expect("whole numbers")))
-        .collect()
 }

@@ -1,7 +1,6 @@
 //! What every operator must pass.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use eosin::autograd::{CheckOptions, grad, grad_check, grad_grad_check};
@@ -10,6 +9,7 @@ use eosin::shape::Format;
 use eosin::{DType, Result, Tensor, ops};
 use libtest_mimic::Trial;
 
+use crate::common::trial::trial;
 use crate::common::{relative_l2, tensor};
 
 type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
@@ -99,13 +99,7 @@ impl Suite {
         name: impl Into<String>,
         body: impl FnOnce() -> Result<()> + Send + 'static,
     ) {
-        self.trials.push(Trial::test(name, move || {
-            match catch_unwind(AssertUnwindSafe(body)) {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(e)) => Err(e.to_string().into()),
-                Err(panic) => Err(panic_message(panic).into()),
-            }
-        }));
+        self.trials.push(trial(name, body));
     }
 
     pub fn samples(&mut self, samples: Vec<Sample>) {
@@ -314,12 +308,4 @@ fn threads(s: &Sample) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn panic_message(panic: Box<dyn std::any::Any + Send>) -> String {
-    panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
-        .unwrap_or_else(|| "panicked".to_owned())
 }
