@@ -5,6 +5,7 @@
 //! alone and partial results are joined in a fixed order, so the number of
 //! threads never changes a bit of any result.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
@@ -28,41 +29,82 @@ pub struct Buffer {
 /// Memory of large buffers that were dropped, oldest first. The system hands
 /// out large allocations page by page, a fault and a page of zeros each, which
 /// costs as much as a cheap operator; a model asks for the same sizes again and
-/// again. What is kept here never reaches a result: a buffer from it is zeroed
-/// or, by [`Buffer::unwritten`], promised to be written as a whole.
-static SPARE: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+/// again.
+///
+/// It is shared by the whole process, as the allocator below it is, and like
+/// the allocator it is no state that a caller could observe: which memory a
+/// buffer gets never reaches a result, because a buffer is either zeroed or, by
+/// [`Buffer::unwritten`], promised to be written as a whole (tests check the
+/// promise, see [`poison_unwritten`]). What it holds back is bounded by
+/// [`KEPT`], whatever the number of models and threads. It is not one per
+/// thread pool, since a tensor may be dropped on any thread: memory would
+/// gather where it is not asked for.
+static SPARE: Mutex<Spare> = Mutex::new(Spare { kept: Vec::new() });
 
 /// Bytes from which memory is kept: smaller pieces are the allocator's business.
 const KEPT_FROM: usize = 256 << 10;
 /// Bytes that are kept at most.
 const KEPT: usize = 512 << 20;
 
+struct Spare {
+    kept: Vec<Vec<Line>>,
+}
+
+impl Spare {
+    /// The smallest that fits and is not wastefully large.
+    fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
+        let kept = &self.kept;
+        let fits =
+            (0..kept.len()).filter(|&i| (lines..=lines + lines / 2).contains(&kept[i].len()));
+        let best = fits.min_by_key(|&i| kept[i].len())?;
+        Some(self.kept.remove(best))
+    }
+
+    /// Keeps `lines` if they are worth it, and lets go of the oldest beyond
+    /// `most` bytes.
+    fn keep(&mut self, lines: Vec<Line>, most: usize) {
+        let bytes = |l: &Vec<Line>| l.len() * size_of::<Line>();
+        if !(KEPT_FROM..=most).contains(&bytes(&lines)) {
+            return;
+        }
+        self.kept.push(lines);
+        let mut total: usize = self.kept.iter().map(bytes).sum();
+        let mut oldest = 0;
+        while total > most {
+            total -= bytes(&self.kept[oldest]);
+            oldest += 1;
+        }
+        self.kept.drain(..oldest);
+    }
+}
+
 fn spare(lines: usize) -> Option<Vec<Line>> {
     if lines * size_of::<Line>() < KEPT_FROM {
         return None;
     }
     let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-    let fits = (0..spare.len()).filter(|&i| (lines..=lines + lines / 2).contains(&spare[i].len()));
-    let best = fits.min_by_key(|&i| spare[i].len())?;
-    Some(spare.remove(best))
+    spare.take(lines)
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        let bytes = |l: &Vec<Line>| l.len() * size_of::<Line>();
-        if (KEPT_FROM..=KEPT).contains(&bytes(&lines)) {
+        if lines.len() * size_of::<Line>() >= KEPT_FROM {
             let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-            spare.push(lines);
-            let mut total: usize = spare.iter().map(bytes).sum();
-            let mut oldest = 0;
-            while total > KEPT {
-                total -= bytes(&spare[oldest]);
-                oldest += 1;
-            }
-            spare.drain(..oldest);
+            spare.keep(lines, KEPT);
         }
     }
+}
+
+/// Whether unwritten buffers hold NaN instead of leftovers.
+static POISON: AtomicBool = AtomicBool::new(cfg!(debug_assertions));
+
+/// From now on fills every buffer that an operator promises to write as a
+/// whole with NaN (every bit set), as debug builds always do: an element that
+/// is then forgotten cannot pass for a result. For tests, which also run
+/// optimised.
+pub fn poison_unwritten() {
+    POISON.store(true, Ordering::Relaxed);
 }
 
 impl Buffer {
@@ -82,7 +124,10 @@ impl Buffer {
     /// until then is left from another one.
     pub fn unwritten(len: usize) -> Self {
         let count = len.div_ceil(64);
-        let lines = spare(count).unwrap_or_else(|| vec![Line::zeroed(); count]);
+        let mut lines = spare(count).unwrap_or_else(|| vec![Line::zeroed(); count]);
+        if POISON.load(Ordering::Relaxed) {
+            lines.fill(Line([0xff; 64]));
+        }
         Self { lines, len }
     }
 
@@ -142,4 +187,57 @@ pub fn for_chunk_pairs<A: Element, B: Element>(
         .zip(b.par_chunks_mut(b_chunk.max(1)))
         .enumerate()
         .for_each(|(i, (a, b))| f(i, a, b));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(bytes: usize) -> Vec<Line> {
+        vec![Line::zeroed(); bytes / size_of::<Line>()]
+    }
+
+    #[test]
+    fn dropped_memory_serves_again() {
+        let mut spare = Spare { kept: Vec::new() };
+        let (small, large) = (lines(KEPT_FROM), lines(2 * KEPT_FROM));
+        let (at_small, at_large) = (small.as_ptr(), large.as_ptr());
+        let count = small.len();
+        spare.keep(large, KEPT);
+        spare.keep(small, KEPT);
+        assert!(spare.take(4 * count).is_none(), "none is large enough");
+        assert!(spare.take(count / 2).is_none(), "all are wastefully large");
+        assert_eq!(spare.take(count - 1).unwrap().as_ptr(), at_small);
+        assert!(spare.take(count).is_none(), "the small one is in use");
+        assert_eq!(spare.take(2 * count).unwrap().as_ptr(), at_large);
+        assert!(spare.kept.is_empty());
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut spare = Spare { kept: Vec::new() };
+        spare.keep(lines(KEPT_FROM - 64), KEPT);
+        assert!(spare.kept.is_empty(), "too small to be worth it");
+        spare.keep(lines(4 * KEPT_FROM), 3 * KEPT_FROM);
+        assert!(spare.kept.is_empty(), "larger than all that may be kept");
+        let all: Vec<_> = (0..5).map(|_| lines(KEPT_FROM)).collect();
+        let newest: Vec<_> = all[2..].iter().map(|l| l.as_ptr()).collect();
+        all.into_iter().for_each(|l| spare.keep(l, 3 * KEPT_FROM));
+        let kept: Vec<_> = spare.kept.iter().map(|l| l.as_ptr()).collect();
+        assert_eq!(kept, newest);
+    }
+
+    #[test]
+    fn reused_memory_is_zeroed_and_poisoned() {
+        poison_unwritten();
+        for len in [100, KEPT_FROM, KEPT_FROM + 100] {
+            for _ in 0..3 {
+                Buffer::zeroed(len).bytes_mut().fill(7);
+                assert!(Buffer::zeroed(len).bytes().iter().all(|&b| b == 0));
+                let unwritten = Buffer::unwritten(len);
+                assert!(unwritten.as_slice::<f32>().iter().all(|v| v.is_nan()));
+                assert!(unwritten.as_slice::<f64>().iter().all(|v| v.is_nan()));
+            }
+        }
+    }
 }

@@ -48,6 +48,7 @@ fn samples() -> Vec<Sample> {
 }
 
 fn main() {
+    eosin::device::cpu::poison_unwritten();
     let arguments = libtest_mimic::Arguments::from_args();
     let mut suite = Suite::default();
     suite.samples(samples());

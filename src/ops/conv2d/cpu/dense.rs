@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
-use super::kernel::{Gather, MR, OUTSIDE, Place, fetch, multiply, store};
+use super::kernel::{Block, MR, OUTSIDE, Reads, Task, multiply};
 use super::map::Map;
 use super::pack::{Packed, padded};
 use crate::dtype::Float;
@@ -21,15 +21,6 @@ const TILE_PIXELS: [usize; 2] = [4 * MR, 16 * MR];
 
 /// Tiles that are wanted at least, for a balanced load.
 const TILES: usize = 32;
-
-/// Pixels of a tile that see the same taps.
-struct Block {
-    /// Places in the tile; the last is repeated where fewer are left.
-    pixels: [usize; MR],
-    count: usize,
-    /// Range in the tile's table.
-    taps: std::ops::Range<usize>,
-}
 
 fn tile_pixels(pixels: usize, channels: usize, size: usize) -> usize {
     let fits = TILE_BYTES / (channels * size).max(1);
@@ -65,6 +56,7 @@ pub fn run<T: Float, const NR: usize>(
         .for_each(|(i, out)| {
             let first = i * tile;
             let (blocks, table) = layout(map, read, first, out.len() / written);
+            let mut parked = Vec::new();
             for group in 0..weights.groups {
                 for (p, panel) in weights.of_group(group).enumerate() {
                     let from = p * NR;
@@ -74,36 +66,28 @@ pub fn run<T: Float, const NR: usize>(
                     if let Some(bias) = epilogue.bias {
                         start[..width].copy_from_slice(&bias[column..column + width]);
                     }
-                    for block in &blocks {
-                        let mut sums = [start; MR];
-                        let place = Place {
-                            pixels: &block.pixels[..block.count],
-                            row: written,
-                            column,
-                            start: first * written,
-                        };
-                        fetch(place, epilogue, out);
-                        let gather = Gather {
-                            source: &x[group * weights.inputs..],
-                            zeros: &zeros,
-                            taps: &table[block.taps.clone()],
-                            run: weights.run,
-                        };
-                        multiply(&gather, panel, &mut sums);
-                        store(&mut sums, place, width, epilogue, out);
-                    }
+                    let task = Task {
+                        source: &x[group * weights.inputs..],
+                        zeros: &zeros,
+                        panel,
+                        run: weights.run,
+                        blocks: &blocks,
+                        table: &table,
+                        bias: start,
+                        width,
+                        row: written,
+                        column,
+                        start: first * written,
+                        epilogue,
+                    };
+                    multiply(&task, &mut parked, out);
                 }
             }
         });
 }
 
 /// The blocks of a tile, and for each of its taps where its pixels read.
-fn layout(
-    map: &Map,
-    channels: usize,
-    first: usize,
-    pixels: usize,
-) -> (Vec<Block>, Vec<(usize, [usize; MR])>) {
+fn layout(map: &Map, channels: usize, first: usize, pixels: usize) -> (Vec<Block>, Vec<Reads>) {
     let places = map.places(first, pixels);
     let phase = |p: usize| [map.phase(0, places[p][1]), map.phase(1, places[p][2])];
     let mut order: Vec<usize> = (0..pixels).collect();

@@ -6,6 +6,8 @@
 //! Every output is one chain of fused multiply-adds in the order (tap,
 //! channel), whatever the tile or the batch that it is computed in.
 
+use std::ops::Range;
+
 use super::epilogue::Epilogue;
 use crate::dtype::Float;
 
@@ -16,64 +18,140 @@ pub const MR: usize = 6;
 /// A tap that lies in the padding.
 pub const OUTSIDE: usize = usize::MAX;
 
-/// What one block of pixels reads.
-pub struct Gather<'a, T> {
+/// Pixels of a tile that see the same taps.
+pub struct Block {
+    /// Places in the tile; the last is repeated where fewer are left.
+    pub pixels: [usize; MR],
+    pub count: usize,
+    /// Range in the tile's table.
+    pub taps: Range<usize>,
+}
+
+/// Per tap: its place among the weights, and where each pixel's run begins.
+pub type Reads = (usize, [usize; MR]);
+
+/// One tile times one panel.
+pub struct Task<'a, T, const NR: usize> {
     pub source: &'a [T],
     /// As many zeros as a run is long, read in place of the padding.
     pub zeros: &'a [T],
-    /// Per tap: its place among the weights, and where each pixel's run begins.
-    pub taps: &'a [(usize, [usize; MR])],
+    /// (taps, run, NR).
+    pub panel: &'a [T],
     /// Elements per tap.
     pub run: usize,
+    pub blocks: &'a [Block],
+    pub table: &'a [Reads],
+    /// What the sums start from.
+    pub bias: [T; NR],
+    /// How many of the panel's channels exist.
+    pub width: usize,
+    /// Elements per pixel of the tile, and the first of the panel's.
+    pub row: usize,
+    pub column: usize,
+    /// The tile's first element among all outputs.
+    pub start: usize,
+    pub epilogue: &'a Epilogue<'a, T>,
 }
 
-/// Adds to `sums` the taps of the block times the weights of `panel`,
-/// (taps, run, NR).
+type Sums<T, const NR: usize> = [[T; NR]; MR];
+
+/// Bytes of weights that are multiplied with all blocks before the next ones
+/// are read: half of a small first-level cache, whose other half the runs need.
+const WEIGHT_BYTES: usize = 16 << 10;
+
+/// Writes the channels of a panel to a tile. `parked` is room for the sums of
+/// blocks that are not finished at once; it is kept between calls.
 pub fn multiply<T: Float, const NR: usize>(
-    gather: &Gather<T>,
-    panel: &[T],
-    sums: &mut [[T; NR]; MR],
+    task: &Task<T, NR>,
+    parked: &mut Vec<Sums<T, NR>>,
+    tile: &mut [T],
 ) {
     #[cfg(target_arch = "x86_64")]
     if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
         // SAFETY: the processor has the instructions.
-        unsafe { multiply_avx2(gather, panel, sums) };
+        unsafe { multiply_avx2(task, parked, tile) };
         return;
     }
-    body::<T, NR, { cfg!(target_arch = "aarch64") }>(gather, panel, sums);
+    body::<T, NR, { cfg!(target_arch = "aarch64") }>(task, parked, tile);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn multiply_avx2<T: Float, const NR: usize>(
-    gather: &Gather<T>,
-    panel: &[T],
-    sums: &mut [[T; NR]; MR],
+    task: &Task<T, NR>,
+    parked: &mut Vec<Sums<T, NR>>,
+    tile: &mut [T],
 ) {
-    body::<T, NR, true>(gather, panel, sums);
+    body::<T, NR, true>(task, parked, tile);
 }
 
 /// `FUSED`: whether a fused multiply-add is one instruction.
 #[inline(always)]
 fn body<T: Float, const NR: usize, const FUSED: bool>(
-    gather: &Gather<T>,
-    panel: &[T],
-    sums: &mut [[T; NR]; MR],
+    task: &Task<T, NR>,
+    parked: &mut Vec<Sums<T, NR>>,
+    tile: &mut [T],
 ) {
-    let run = gather.run;
-    assert!(gather.zeros.len() >= run);
-    let mut local = *sums;
-    for (tap, starts) in gather.taps {
-        let rows: [&[T]; MR] = starts.map(|start| match start {
-            OUTSIDE => &gather.zeros[..run],
-            _ => &gather.source[start..start + run],
-        });
-        let (weights, _) = panel[tap * run * NR..(tap + 1) * run * NR].as_chunks::<NR>();
-        for (i, weight) in weights.iter().enumerate() {
-            for (row, sum) in rows.iter().zip(&mut local) {
-                // SAFETY: a row has `run` elements, and so has `weights`.
-                let value = unsafe { *row.get_unchecked(i) };
-                for (s, &w) in sum.iter_mut().zip(weight) {
+    let fit = (WEIGHT_BYTES / (NR * size_of::<T>())).max(1);
+    let most = task.blocks.iter().map(|b| b.taps.len()).max().unwrap_or(0);
+    if most * task.run <= fit || task.blocks.len() == 1 {
+        for block in task.blocks {
+            fetch(task, block, tile);
+            let taps = &task.table[block.taps.clone()];
+            let sums = add::<T, NR, FUSED>(task, taps, 0..task.run, [task.bias; MR]);
+            store(task, block, sums, tile);
+        }
+        return;
+    }
+    // Whole taps where several fit, otherwise parts of one, so that the order
+    // of the additions stays (tap, channel).
+    let (taps, part) = ((fit / task.run).max(1), fit.min(task.run));
+    parked.clear();
+    parked.resize(task.blocks.len(), [task.bias; MR]);
+    for first in (0..most).step_by(taps) {
+        for from in (0..task.run).step_by(part) {
+            let channels = from..(from + part).min(task.run);
+            for (block, sums) in task.blocks.iter().zip(&mut *parked) {
+                let all = &task.table[block.taps.clone()];
+                let some = &all[first.min(all.len())..(first + taps).min(all.len())];
+                *sums = add::<T, NR, FUSED>(task, some, channels.clone(), *sums);
+            }
+        }
+    }
+    for (block, sums) in task.blocks.iter().zip(&*parked) {
+        store(task, block, *sums, tile);
+    }
+}
+
+/// `sums` plus `channels` of the given taps times their weights.
+#[inline(always)]
+fn add<T: Float, const NR: usize, const FUSED: bool>(
+    task: &Task<T, NR>,
+    taps: &[Reads],
+    channels: Range<usize>,
+    mut sums: Sums<T, NR>,
+) -> Sums<T, NR> {
+    let run = task.run;
+    assert!(channels.start <= channels.end && channels.end <= run && task.zeros.len() >= run);
+    for &(tap, starts) in taps {
+        let weights = &task.panel[tap * run * NR..][..run * NR];
+        // Pointers, because slices left too few registers: all sums then went
+        // through memory at every tap.
+        let mut rows = [task.zeros.as_ptr(); MR];
+        for (row, start) in rows.iter_mut().zip(starts) {
+            if start != OUTSIDE {
+                *row = task.source[start..][..run].as_ptr();
+            }
+        }
+        let weights = weights.as_ptr();
+        for i in channels.clone() {
+            // SAFETY: `weights` has `run` times NR elements, every row `run`,
+            // and i < `run`.
+            let weight = unsafe { *weights.add(i * NR).cast::<[T; NR]>() };
+            for (row, sum) in rows.iter().zip(&mut sums) {
+                // SAFETY: as above.
+                let value = unsafe { *row.add(i) };
+                for (s, w) in sum.iter_mut().zip(weight) {
                     *s = if FUSED {
                         value.mul_add(w, *s)
                     } else {
@@ -83,33 +161,24 @@ fn body<T: Float, const NR: usize, const FUSED: bool>(
             }
         }
     }
-    *sums = local;
-}
-
-/// Where the sums of a block go: rows of a tile.
-#[derive(Clone, Copy)]
-pub struct Place<'a> {
-    pub pixels: &'a [usize],
-    /// Elements per pixel, and the first of the panel's.
-    pub row: usize,
-    pub column: usize,
-    /// The tile's first element among all outputs.
-    pub start: usize,
+    sums
 }
 
 /// Asks for the memory that [`store`] will touch, so that it arrives while the
 /// block is multiplied. Lines of different pixels are far apart, which no
 /// processor foresees by itself.
-pub fn fetch<T: Float>(place: Place, epilogue: &Epilogue<T>, tile: &[T]) {
-    for pixel in place.pixels {
-        let at = pixel * place.row + place.column;
+#[inline(always)]
+fn fetch<T: Float, const NR: usize>(task: &Task<T, NR>, block: &Block, tile: &[T]) {
+    for pixel in &block.pixels[..block.count] {
+        let at = pixel * task.row + task.column;
         prefetch(&tile[at]);
-        if let Some(residual) = epilogue.residual {
-            prefetch(&residual[place.start + at]);
+        if let Some(residual) = task.epilogue.residual {
+            prefetch(&residual[task.start + at]);
         }
     }
 }
 
+#[inline(always)]
 fn prefetch<T>(value: &T) {
     #[cfg(target_arch = "x86_64")]
     {
@@ -121,54 +190,24 @@ fn prefetch<T>(value: &T) {
     let _ = value;
 }
 
-/// Finishes the sums of a block, of whose channels `width` exist, and writes
-/// them to their tile.
-pub fn store<T: Float, const NR: usize>(
-    sums: &mut [[T; NR]; MR],
-    place: Place,
-    width: usize,
-    epilogue: &Epilogue<T>,
-    tile: &mut [T],
-) {
-    #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-        // SAFETY: the processor has the instructions.
-        unsafe { store_avx2(sums, place, width, epilogue, tile) };
-        return;
-    }
-    store_body(sums, place, width, epilogue, tile);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn store_avx2<T: Float, const NR: usize>(
-    sums: &mut [[T; NR]; MR],
-    place: Place,
-    width: usize,
-    epilogue: &Epilogue<T>,
-    tile: &mut [T],
-) {
-    store_body(sums, place, width, epilogue, tile);
-}
-
+/// Finishes the sums of a block and writes them to their tile.
 #[inline(always)]
-fn store_body<T: Float, const NR: usize>(
-    sums: &mut [[T; NR]; MR],
-    place: Place,
-    width: usize,
-    epilogue: &Epilogue<T>,
+fn store<T: Float, const NR: usize>(
+    task: &Task<T, NR>,
+    block: &Block,
+    mut sums: Sums<T, NR>,
     tile: &mut [T],
 ) {
-    for (pixel, sum) in place.pixels.iter().zip(sums) {
-        let at = pixel * place.row + place.column;
-        if width == NR {
-            // A copy of known length, which stays in registers.
-            let mut row = *sum;
-            epilogue.finish(place.start + at, &mut row);
-            tile[at..at + NR].copy_from_slice(&row);
+    for (pixel, row) in block.pixels[..block.count].iter().zip(&mut sums) {
+        let at = pixel * task.row + task.column;
+        if task.width == NR {
+            // Of known length, which stays in registers.
+            task.epilogue.finish(task.start + at, row);
+            tile[at..at + NR].copy_from_slice(row);
         } else {
-            epilogue.finish(place.start + at, &mut sum[..width]);
-            tile[at..at + width].copy_from_slice(&sum[..width]);
+            let row = &mut row[..task.width];
+            task.epilogue.finish(task.start + at, row);
+            tile[at..at + task.width].copy_from_slice(row);
         }
     }
 }
