@@ -199,6 +199,9 @@ struct EvaluateArgs {
     /// tiles: the table of expression to score against
     #[arg(long)]
     expression: Option<PathBuf>,
+    /// tiles: CSV with columns slide, patient; DIR/slides.csv when left out and there
+    #[arg(long)]
+    slides: Option<PathBuf>,
     /// Predict only, although the folder has expression
     #[arg(long)]
     no_expression: bool,

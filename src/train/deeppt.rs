@@ -102,9 +102,12 @@ pub struct Outcome {
 /// stop request, after the state was saved.
 pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) -> Result<Outcome> {
     config.validate()?;
-    claim(config, run, resume)?;
+    check_folder(config, run, resume)?;
     let mut cohort = config.data.read(true)?;
     let (_, calibration) = folds(config, &cohort)?;
+    // Only now is it a run: input that cannot be read leaves no folder behind.
+    create_dir_all(run)?;
+    write_bytes(run.join("config.toml"), config.to_toml()?.as_bytes())?;
     let encoder = encoder(config, &cohort, &calibration, run, control)?;
     if encoder.source.random {
         control
@@ -164,8 +167,8 @@ pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) 
     })
 }
 
-/// Makes the run's folder this configuration's, or says why it cannot be.
-fn claim(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
+/// Whether the folder is free for this configuration, or holds it already.
+fn check_folder(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
     let path = run.join("config.toml");
     let text = config.to_toml()?;
     match std::fs::read_to_string(&path) {
@@ -182,10 +185,7 @@ fn claim(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
             "holds a run already",
             "continue it with --resume, or choose another --out",
         )),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            create_dir_all(run)?;
-            write_bytes(&path, text.as_bytes())
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Error::io("read", &path, e)),
     }
 }

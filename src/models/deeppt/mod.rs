@@ -102,8 +102,11 @@ impl Mlp {
     pub fn forward(&self, codes: &Tensor, tiles: &[usize], pass: &Pass) -> Result<Tensor> {
         let h = self.layer0.forward(codes, pass)?; // (T, hidden)
         let h = crate::nn::Dropout { p: self.dropout }.forward(&h, pass)?;
-        let y = self.layer1.forward(&h, pass)?; // (T, G)
-        ops::matmul(&averaging(tiles, codes.shape()[0])?, &y)
+        // The paper averages after the last layer. That layer is linear, so the
+        // mean goes first: the same function with one product per sample
+        // instead of one per tile.
+        let h = ops::matmul(&averaging(tiles, codes.shape()[0])?, &h)?; // (S, hidden)
+        self.layer1.forward(&h, pass) // (S, G)
     }
 
     /// The same function of codes z' = (z - mean) / scale predicting
