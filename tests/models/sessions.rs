@@ -28,7 +28,9 @@ pub fn trials() -> Vec<Trial> {
             own_threads(&make()?, shape)
         }));
     }
-    for (name, make, shape) in &models[..2] {
+    // Images only: a matrix product of one row sums in another order than one
+    // of several, so a row of the autoencoder's code differs in its last bits.
+    for (name, make, shape) in &models[..1] {
         let (make, shape) = (*make, *shape);
         all.push(trial(
             format!("sessions::{name}::alone_as_in_a_batch"),
