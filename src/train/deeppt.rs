@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,9 +103,11 @@ pub struct Outcome {
 /// stop request, after the state was saved.
 pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) -> Result<Outcome> {
     config.validate()?;
-    claim(config, run, resume)?;
     let mut cohort = config.data.read(true)?;
     let (_, calibration) = folds(config, &cohort)?;
+    // Only now: a mistake found so far leaves no folder that is in the way
+    // when it is mended.
+    claim(config, run, resume)?;
     let encoder = encoder(config, &cohort, &calibration, run, control)?;
     if encoder.source.random {
         control
@@ -548,6 +551,7 @@ impl FoldRun<'_> {
                     patience: config.patience,
                 },
                 checkpoint: &self.checkpoint,
+                checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
             };
             task.run(
                 &mut |epoch, step| {
@@ -653,6 +657,7 @@ impl FoldRun<'_> {
                     patience: config.patience,
                 },
                 checkpoint: &self.checkpoint,
+                checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
             };
             let history = task.run(
                 &mut |epoch, step: &mut Step| {
