@@ -199,6 +199,9 @@ struct EvaluateArgs {
     /// tiles: the table of expression to score against
     #[arg(long)]
     expression: Option<PathBuf>,
+    /// tiles: which patient a slide is from (columns slide, patient); slides.csv in the folder if that exists
+    #[arg(long)]
+    slides: Option<PathBuf>,
     /// Predict only, although the folder has expression
     #[arg(long)]
     no_expression: bool,

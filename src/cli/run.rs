@@ -197,7 +197,7 @@ pub fn evaluate(args: &EvaluateArgs, json: bool, control: Control) -> Result<()>
         path: args.data.clone(),
         sections: args.sections.clone(),
         expression: args.expression.clone(),
-        slides: None,
+        slides: args.slides.clone(),
         ..ensemble.config.data.clone()
     };
     let scored = !args.no_expression

@@ -39,7 +39,8 @@ fn refused(name: &str, make: impl FnOnce(&Path), parts: &[&str]) {
     let at = |name: &str| folder.path().join(name);
     make(&at(name));
     let before = files(folder.path());
-    let parts = [&[text(&at(name))], parts].concat();
+    let bad = at(name);
+    let parts = [&[text(&bad)], parts].concat();
     let is_input = name.ends_with(".npy");
     if is_input {
         write_pth(&at("w.pth"), &WHOLE);
@@ -248,7 +249,7 @@ fn a_full_disk() {
     let args = [
         "simulate",
         "--slides",
-        "4",
+        "14",
         "--tiles",
         "4",
         "--tile-px",
@@ -311,11 +312,11 @@ fn a_folder_that_cannot_be() {
     let made = [
         "simulate",
         "--slides",
-        "4",
+        "14",
         "--tiles",
         "1",
         "--tile-px",
-        "32",
+        "64",
         "--out",
     ];
     fails([&made[..], &[text(&out)]].concat(), &[text(&at("x.npy"))]);

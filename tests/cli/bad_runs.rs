@@ -173,7 +173,7 @@ fn too_many_folds_for_the_patients() {
     refused(
         &folder,
         &[("split.outer_folds", "15")],
-        &["14 patients", "15 outer folds", "14 or fewer"],
+        &["13 patients", "15 outer folds", "13 or fewer"],
     );
     refused(
         &folder,
@@ -305,7 +305,7 @@ fn a_truncated_jpeg_is_skipped_and_named() {
     );
 
     let made = folder.path().join("features");
-    let args = ["features", "--json", "--layout", "tiles", "--tile-px", "32"];
+    let args = ["features", "--json", "--layout", "tiles", "--tile-px", "64"];
     let made = json([&args[..], &["--data", text(&tiles), "--out", text(&made)]].concat());
     assert_eq!(made["tiles"], 33);
     assert_eq!(made["skipped"].as_array().expect("a list").len(), 2);

@@ -95,17 +95,17 @@ fn doctor_tells_of_this_machine() {
 fn simulate_draws_what_was_asked_for() {
     let folder = scratch();
     let out = folder.path().join("made");
-    let size = ["--slides", "4", "--tiles", "1", "--tile-px", "32"];
+    let size = ["--slides", "14", "--tiles", "1", "--tile-px", "64"];
     let args = [
         &["simulate", "--json", "--seed", "9", "--out", text(&out)][..],
         &size,
     ]
     .concat();
     let made = json(&args);
-    assert_eq!((&made["slides"], &made["tiles"]), (&4.into(), &4.into()));
+    assert_eq!((&made["slides"], &made["tiles"]), (&14.into(), &14.into()));
     assert!(out.join("truth.json").is_file() && out.join("slides.csv").is_file());
     let table = fs::read_to_string(out.join("expression.csv")).expect("a table");
-    assert_eq!(table.lines().count(), 5);
+    assert_eq!(table.lines().count(), 15);
     assert_eq!(
         table.lines().next().expect("a header").split(',').count() - 1,
         made["genes"]
@@ -135,7 +135,7 @@ fn features_are_one_file_a_slide() {
         "--layout",
         "tiles",
         "--tile-px",
-        "32",
+        "64",
         "--out",
         text(&out),
         "--seed",
@@ -162,7 +162,7 @@ fn features_are_one_file_a_slide() {
         "--layout",
         "tiles",
         "--tile-px",
-        "32",
+        "64",
         "--out",
         text(&given),
         "--weights",
@@ -187,10 +187,7 @@ fn train_and_evaluate_write_what_they_say() {
     let mut args = train(&config, &run);
     args.push("--json");
     let summary = json(args);
-    assert_eq!(
-        summary["samples"], 14,
-        "an eighth of 16 patients only calibrates"
-    );
+    assert_eq!(summary["samples"], 15, "one of 14 patients only calibrates");
     assert_eq!(summary["genes"], 148);
     assert_eq!(summary["same_patient"], false);
     assert!(
@@ -208,6 +205,7 @@ fn train_and_evaluate_write_what_they_say() {
     let out = folder.path().join("scored");
     let tiles = cohort().join("tiles");
     let expression = cohort().join("expression.csv");
+    let slides = cohort().join("slides.csv");
     let args = [
         "evaluate",
         "--json",
@@ -215,6 +213,8 @@ fn train_and_evaluate_write_what_they_say() {
         text(&run),
         "--data",
         text(&tiles),
+        "--slides",
+        text(&slides),
     ];
     let scored = [
         &args[..],
@@ -227,6 +227,10 @@ fn train_and_evaluate_write_what_they_say() {
         (&16.into(), &148.into())
     );
     assert_eq!(scored["scores"]["samples"], 16);
+    assert_eq!(
+        scored["scores"]["same_patient"], true,
+        "it was trained on them"
+    );
     for file in [
         "predictions.csv",
         "measured.csv",

@@ -255,16 +255,17 @@ fn predict_says_what_it_cannot_do() {
     let absent = text(folder.path()).to_owned() + "/absent.npy";
     fails(with("deeppt", weights, &absent, y, &[]), &["absent.npy"]);
 
+    let (wide_file, double_file) = (at("wide.npy"), at("f64.npy"));
     let wide = Array::from_f32(&[2, 3], &[0.5; 6]).expect("an array");
-    npy::write(at("wide.npy"), &wide).expect("an input");
+    npy::write(&wide_file, &wide).expect("an input");
     fails(
-        with("deeppt", weights, text(&at("wide.npy")), y, &[]),
+        with("deeppt", weights, text(&wide_file), y, &[]),
         &["[2, 3]", "512"],
     );
     let doubles = Array::from_f64(&[2, 512], &[0.5; 1024]).expect("an array");
-    npy::write(at("f64.npy"), &doubles).expect("an input");
+    npy::write(&double_file, &doubles).expect("an input");
     fails(
-        with("deeppt", weights, text(&at("f64.npy")), y, &[]),
+        with("deeppt", weights, text(&double_file), y, &[]),
         &["f64.npy", "f32"],
     );
     assert!(!at("y.npy").exists());
