@@ -252,7 +252,11 @@ fn weights_of_another_architecture() {
     let weights = eosin::nn::state_weights(&model).expect("weights");
     eosin::formats::safetensors::write(&path, &weights).expect("a file");
     let parts = [text(&path), "missing", "conv3", "eosin inspect"];
-    refused(&folder, &[("features.weights", &quoted(&path))], &parts);
+    let config = run_file(folder.path(), &[("features.weights", &quoted(&path))]);
+    let run = folder.path().join("run");
+    fails(train(&config, &run), &parts);
+    let left: Vec<PathBuf> = files(&run).into_keys().collect();
+    assert_eq!(left, [Path::new("config.toml")]);
     let tiles = cohort().join("tiles");
     let out = folder.path().join("features");
     let args = [
