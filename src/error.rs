@@ -54,7 +54,7 @@ pub enum Error {
     },
 
     /// The operating system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}; {}", path.display(), remedy_of(source))]
     Io {
         action: &'static str,
         path: PathBuf,
@@ -68,6 +68,21 @@ pub enum Error {
     /// The user asked to stop; everything up to here is saved.
     #[error("stopped: {0}")]
     Interrupted(String),
+}
+
+/// What a user can do about a refusal of the operating system.
+fn remedy_of(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "free some space, or choose another disk"
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "get the right to it, or choose another folder"
+        }
+        ErrorKind::NotFound => "check the path",
+        _ => "look at the path and its disk",
+    }
 }
 
 fn list(shapes: &[Vec<usize>]) -> String {

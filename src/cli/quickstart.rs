@@ -14,7 +14,7 @@ use crate::simulate::{SimulateConfig, Truth};
 use crate::slides::image;
 use crate::train::config::{
     AutoEncoderConfig, DataConfig, DeepPtConfig, ExpressionConfig, FeatureConfig, Layout,
-    MlpConfig, SplitConfig,
+    MlpConfig, SplitConfig, default_checkpoint_seconds,
 };
 use crate::train::deeppt::{HeldOut, train};
 use crate::train::evaluate::{GeneScore, Scores, Summary, write_results};
@@ -123,6 +123,7 @@ pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result
 fn settings(seed: u64, cohort: &std::path::Path) -> DeepPtConfig {
     DeepPtConfig {
         seed,
+        checkpoint_seconds: default_checkpoint_seconds(),
         data: DataConfig {
             expression: Some(cohort.join("expression.csv")),
             slides: Some(cohort.join("slides.csv")),

@@ -15,6 +15,10 @@ pub struct DeepPtConfig {
     /// Decides initial weights, order, dropout and splits.
     #[serde(default)]
     pub seed: u64,
+    /// Seconds between checkpoints of an unfinished stage; 0 for one after
+    /// every epoch. A killed run loses at most this and an epoch.
+    #[serde(default = "default_checkpoint_seconds")]
+    pub checkpoint_seconds: u64,
     pub data: DataConfig,
     #[serde(default)]
     pub features: FeatureConfig,
@@ -26,6 +30,11 @@ pub struct DeepPtConfig {
     pub autoencoder: AutoEncoderConfig,
     #[serde(default)]
     pub mlp: MlpConfig,
+}
+
+/// What a `DeepPtConfig` without the key has.
+pub fn default_checkpoint_seconds() -> u64 {
+    5
 }
 
 /// How a folder is laid out; see [`crate::cohort`].

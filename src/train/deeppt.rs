@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,12 +103,11 @@ pub struct Outcome {
 /// stop request, after the state was saved.
 pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) -> Result<Outcome> {
     config.validate()?;
-    check_folder(config, run, resume)?;
     let mut cohort = config.data.read(true)?;
     let (_, calibration) = folds(config, &cohort)?;
-    // Only now is it a run: input that cannot be read leaves no folder behind.
-    create_dir_all(run)?;
-    write_bytes(run.join("config.toml"), config.to_toml()?.as_bytes())?;
+    // Only now: a mistake found so far leaves no folder that is in the way
+    // when it is mended.
+    claim(config, run, resume)?;
     let encoder = encoder(config, &cohort, &calibration, run, control)?;
     if encoder.source.random {
         control
@@ -167,8 +167,8 @@ pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) 
     })
 }
 
-/// Whether the folder is free for this configuration, or holds it already.
-fn check_folder(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
+/// Makes the run's folder this configuration's, or says why it cannot be.
+fn claim(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
     let path = run.join("config.toml");
     let text = config.to_toml()?;
     match std::fs::read_to_string(&path) {
@@ -185,7 +185,10 @@ fn check_folder(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
             "holds a run already",
             "continue it with --resume, or choose another --out",
         )),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            create_dir_all(run)?;
+            write_bytes(&path, text.as_bytes())
+        }
         Err(e) => Err(Error::io("read", &path, e)),
     }
 }
@@ -548,6 +551,7 @@ impl FoldRun<'_> {
                     patience: config.patience,
                 },
                 checkpoint: &self.checkpoint,
+                checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
             };
             task.run(
                 &mut |epoch, step| {
@@ -653,6 +657,7 @@ impl FoldRun<'_> {
                     patience: config.patience,
                 },
                 checkpoint: &self.checkpoint,
+                checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
             };
             let history = task.run(
                 &mut |epoch, step: &mut Step| {

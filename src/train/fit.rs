@@ -18,9 +18,6 @@ use crate::optim::Optimizer;
 use crate::tensor::Tensor;
 use crate::train::progress::Control;
 
-/// A checkpoint is written at the end of the first epoch after this time.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(5);
-
 /// When to stop.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -64,6 +61,8 @@ pub struct Task<'a> {
     pub plan: Plan,
     /// Where the checkpoint of the unfinished stage is kept.
     pub checkpoint: &'a Path,
+    /// It is written at the end of the first epoch after this time.
+    pub checkpoint_every: Duration,
 }
 
 impl Task<'_> {
@@ -118,7 +117,7 @@ impl Task<'_> {
             history.train.push(train);
             history.validation.push(validation);
             let stopping = control.check("").is_err();
-            if stopping || saved.elapsed() > CHECKPOINT_EVERY {
+            if stopping || saved.elapsed() >= self.checkpoint_every {
                 self.save(&history, &best)?;
                 saved = Instant::now();
             }

@@ -1,1 +1,12 @@
+//! The program as a user meets it: every command, what it writes, what it says
+//! about bad input, and that a run which was stopped goes on as if it had not
+//! been.
 
+mod bad_files;
+mod bad_runs;
+mod commands;
+mod predict;
+mod resume;
+mod support;
+mod threads;
+mod torch;

@@ -1,0 +1,338 @@
+//! Every command, once as a person calls it and once with `--json`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::*;
+
+const COMMANDS: [&str; 8] = [
+    "quickstart",
+    "simulate",
+    "features",
+    "train",
+    "evaluate",
+    "predict",
+    "inspect",
+    "doctor",
+];
+
+#[test]
+fn help_names_every_command() {
+    let help = succeeds(["--help"]);
+    for command in COMMANDS {
+        let line = format!("\n  {command} ");
+        assert!(help.contains(&line), "{command} is not in:\n{help}");
+        assert!(
+            succeeds([command, "--help"]).contains("Usage: eosin"),
+            "{command}"
+        );
+    }
+    assert!(succeeds(["train", "deeppt", "--help"]).contains("--resume"));
+    assert!(succeeds(["--version"]).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn what_is_no_command_or_option_ends_with_2() {
+    for args in [
+        &["paint"][..],
+        &["doctor", "--loud"],
+        &["train"],
+        &["train", "deepspt"],
+        &["train", "deeppt", "--out", "x"],
+        &["inspect"],
+        &["doctor", "--threads", "many"],
+        &["doctor", "--device", "tpu"],
+        &[],
+    ] {
+        let ended = eosin(args);
+        assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
+        let helps = ended.stderr.contains("Usage") || ended.stderr.contains("--help");
+        assert!(helps, "{args:?}: {}", ended.stderr);
+        assert_eq!(ended.stdout, "");
+    }
+}
+
+#[test]
+fn what_this_build_cannot_do_is_said() {
+    fails(
+        ["doctor", "--device", "cuda"],
+        &["CPU only", "--device cpu"],
+    );
+    fails(["doctor", "--dtype", "bf16"], &["--dtype f32"]);
+    fails(["doctor", "--threads", "0"], &["--threads 1"]);
+    succeeds([
+        "doctor",
+        "--device",
+        "cpu",
+        "--dtype",
+        "f32",
+        "--threads",
+        "2",
+    ]);
+}
+
+#[test]
+fn doctor_tells_of_this_machine() {
+    let report = succeeds(["doctor"]);
+    let findings = json(["doctor", "--json"]);
+    for (at, what) in ["eosin", "cpu", "cuda", "models", "weights"]
+        .iter()
+        .enumerate()
+    {
+        assert_eq!(findings[at]["what"], *what);
+        let found = findings[at]["found"].as_str().expect("text");
+        assert!(report.contains(found), "{found} is not in:\n{report}");
+    }
+    assert!(
+        findings[1]["found"]
+            .as_str()
+            .expect("text")
+            .contains("cores")
+    );
+    assert!(report.contains("resnet50") && report.contains("deeppt"));
+}
+
+#[test]
+fn simulate_draws_what_was_asked_for() {
+    let folder = scratch();
+    let out = folder.path().join("made");
+    let size = ["--slides", "14", "--tiles", "1", "--tile-px", "64"];
+    let args = [
+        &["simulate", "--json", "--seed", "9", "--out", text(&out)][..],
+        &size,
+    ]
+    .concat();
+    let made = json(&args);
+    assert_eq!((&made["slides"], &made["tiles"]), (&14.into(), &14.into()));
+    assert!(out.join("truth.json").is_file() && out.join("slides.csv").is_file());
+    let table = fs::read_to_string(out.join("expression.csv")).expect("a table");
+    assert_eq!(table.lines().count(), 15);
+    assert_eq!(
+        table.lines().next().expect("a header").split(',').count() - 1,
+        made["genes"]
+    );
+
+    let again = folder.path().join("again");
+    let args = [
+        &["simulate", "--seed", "9", "--out", text(&again)][..],
+        &size,
+    ]
+    .concat();
+    succeeds(&args);
+    assert_eq!(files(&out), files(&again));
+    fails(&args, &[text(&again), "empty"]);
+}
+
+#[test]
+fn features_are_one_file_a_slide() {
+    let folder = scratch();
+    let out = folder.path().join("features");
+    let tiles = cohort().join("tiles");
+    let args = [
+        "features",
+        "--json",
+        "--data",
+        text(&tiles),
+        "--layout",
+        "tiles",
+        "--tile-px",
+        "64",
+        "--out",
+        text(&out),
+        "--seed",
+        "1",
+    ];
+    let made = json(args);
+    assert_eq!((&made["slides"], &made["tiles"]), (&16.into(), &32.into()));
+    assert_eq!(made["skipped"], serde_json::json!([]));
+    let encoder = made["encoder"].as_str().expect("text");
+    assert!(encoder.contains("random weights (seed 1"), "{encoder}");
+    let slide = eosin::formats::read_weights(out.join("features/S16.safetensors"));
+    let slide = slide.expect("features");
+    assert_eq!(slide.get("features").expect("a key").shape, [2, 2048]);
+    assert_eq!(slide.metadata["encoder"], encoder);
+
+    // The file of random weights is a weights file like any other: with it the
+    // features are the same numbers.
+    let given = folder.path().join("given");
+    let weights = out.join("encoder.safetensors");
+    let text_out = succeeds([
+        "features",
+        "--data",
+        text(&tiles),
+        "--layout",
+        "tiles",
+        "--tile-px",
+        "64",
+        "--out",
+        text(&given),
+        "--weights",
+        text(&weights),
+    ]);
+    assert!(
+        text_out.contains("ResNet-50 with the weights of"),
+        "{text_out}"
+    );
+    let same = eosin::formats::read_weights(given.join("features/S16.safetensors"));
+    assert_eq!(
+        same.expect("features").get("features"),
+        slide.get("features")
+    );
+}
+
+#[test]
+fn train_and_evaluate_write_what_they_say() {
+    let folder = scratch();
+    let run = folder.path().join("run");
+    let config = run_file(folder.path(), &[]);
+    let mut args = train(&config, &run);
+    args.push("--json");
+    let summary = json(args);
+    assert_eq!(summary["samples"], 15, "one of 14 patients only calibrates");
+    assert_eq!(summary["genes"], 148);
+    assert_eq!(summary["same_patient"], false);
+    assert!(
+        summary["features"]
+            .as_str()
+            .expect("text")
+            .contains("random weights (seed 3")
+    );
+    let stored = fs::read(run.join("summary.json")).expect("a summary");
+    let stored: serde_json::Value = serde_json::from_slice(&stored).expect("JSON");
+    assert_eq!(stored, summary);
+    let page = fs::read_to_string(run.join("report.html")).expect("a report");
+    assert!(page.contains("random weights") && page.contains("<svg"));
+
+    let out = folder.path().join("scored");
+    let tiles = cohort().join("tiles");
+    let expression = cohort().join("expression.csv");
+    let slides = cohort().join("slides.csv");
+    let args = [
+        "evaluate",
+        "--json",
+        "--run",
+        text(&run),
+        "--data",
+        text(&tiles),
+        "--slides",
+        text(&slides),
+    ];
+    let scored = [
+        &args[..],
+        &["--expression", text(&expression), "--out", text(&out)],
+    ]
+    .concat();
+    let scored = json(scored);
+    assert_eq!(
+        (&scored["samples"], &scored["genes"]),
+        (&16.into(), &148.into())
+    );
+    assert_eq!(scored["scores"]["samples"], 16);
+    assert_eq!(
+        scored["scores"]["same_patient"], true,
+        "it was trained on them"
+    );
+    for file in [
+        "predictions.csv",
+        "measured.csv",
+        "genes.csv",
+        "summary.json",
+        "report.html",
+    ] {
+        assert!(out.join(file).is_file(), "{file}");
+    }
+
+    let blind = folder.path().join("blind");
+    let made = json([&args[..], &["--out", text(&blind)]].concat());
+    assert_eq!(made["scores"], serde_json::Value::Null);
+    let read = |folder: &Path| fs::read(folder.join("predictions.csv")).expect("predictions");
+    assert_eq!(
+        read(&blind),
+        read(&out),
+        "predictions do not depend on expression"
+    );
+    assert!(!blind.join("genes.csv").exists());
+
+    let closed = folder.path().join("closed");
+    let more = [
+        "--expression",
+        text(&expression),
+        "--no-expression",
+        "--out",
+        text(&closed),
+    ];
+    json([&args[..], &more].concat());
+    assert_eq!(read(&closed), read(&out));
+    assert!(!closed.join("genes.csv").exists());
+
+    fails(
+        [
+            "evaluate",
+            "--run",
+            text(folder.path()),
+            "--data",
+            text(&tiles),
+            "--out",
+            text(&out),
+        ],
+        &[text(folder.path())],
+    );
+}
+
+#[test]
+fn a_quiet_run_says_nothing_beside_its_result() {
+    let folder = scratch();
+    let config = run_file(folder.path(), &[]);
+    let out = folder.path().join("run");
+    let mut args = train(&config, &out);
+    args.push("--quiet");
+    let ended = eosin(args);
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    assert!(ended.stdout.contains("Pearson, median"));
+    assert!(
+        ended.stdout.contains("random weights"),
+        "figures say what they are from"
+    );
+}
+
+#[test]
+fn inspect_tells_every_kind_of_file() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let run = finished();
+    let tiles = cohort().join("tiles/S01");
+    let tile = fs::read_dir(&tiles)
+        .expect("a slide")
+        .next()
+        .expect("a tile");
+    for (file, kind, words) in [
+        (
+            run.join("fold0/autoencoder.safetensors"),
+            "safetensors",
+            "encoder.0.weight",
+        ),
+        (
+            tests.join("formats/fixtures/zip_p2.pth"),
+            "torch_zip",
+            "transposed",
+        ),
+        (
+            tests.join("formats/fixtures/legacy.pth"),
+            "torch_legacy",
+            "bf16",
+        ),
+        (tests.join("formats/fixtures/f4.npy"), "npy", "f32"),
+        (cohort().join("expression.csv"), "csv", "SIMDEN1"),
+        (tile.expect("an entry").path(), "png", "64"),
+        (tests.join("cohort/fixtures/grey.jpg"), "jpeg", "53 high"),
+        (cohort().join("truth.json"), "json", ""),
+        (run.join("config.toml"), "toml", ""),
+    ] {
+        let found = json(["inspect", "--json", text(&file)]);
+        assert_eq!(found["kind"], kind, "{}", file.display());
+        assert_eq!(found["bytes"], fs::metadata(&file).expect("a file").len());
+        let said = succeeds(["inspect", text(&file)]);
+        assert!(said.contains(words), "{words} is not in:\n{said}");
+    }
+    fails(["inspect", "no-such-file.pth"], &["no-such-file.pth"]);
+    fails(["inspect", text(&tiles)], &[text(&tiles)]);
+}
