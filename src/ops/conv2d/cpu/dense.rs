@@ -101,16 +101,20 @@ fn layout(map: &Map, channels: usize, first: usize, pixels: usize) -> (Vec<Block
         let taps = map.taps(phase(same[0]));
         for members in same.chunks(MR) {
             let last = members[members.len() - 1];
-            let pixels = std::array::from_fn(|i| members.get(i).copied().unwrap_or(last));
+            let pixels: [usize; MR] =
+                std::array::from_fn(|i| members.get(i).copied().unwrap_or(last));
             let start = table.len();
             for &[r, s] in &taps {
-                let reads = pixels.map(|p: usize| {
+                let mut reads = [OUTSIDE; MR];
+                for (read, &p) in reads.iter_mut().zip(&pixels) {
                     let [image, row, column] = places[p];
                     let at = map.along(0, row, r).zip(map.along(1, column, s));
-                    at.map_or(OUTSIDE, |(i, j)| map.source_pixel(image, i, j) * channels)
-                });
+                    if let Some((i, j)) = at {
+                        *read = map.source_pixel(image, i, j) * channels;
+                    }
+                }
                 // A tap that none of the pixels has adds nothing.
-                if reads != [OUTSIDE; MR] {
+                if reads.iter().any(|&read| read != OUTSIDE) {
                     table.push((r * map.kernel[1] + s, reads));
                 }
             }

@@ -69,6 +69,7 @@ impl Map {
     }
 
     /// Where tap `tap` of position `at` reads along an axis, `None` in the padding.
+    #[inline]
     pub fn along(&self, axis: usize, at: usize, tap: usize) -> Option<usize> {
         let g = &self.geometry;
         let (stride, padding) = (g.stride[axis], g.padding[axis]);
