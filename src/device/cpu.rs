@@ -207,9 +207,11 @@ mod tests {
         spare.keep(small, KEPT);
         assert!(spare.take(4 * count).is_none(), "none is large enough");
         assert!(spare.take(count / 2).is_none(), "all are wastefully large");
-        assert_eq!(spare.take(count - 1).unwrap().as_ptr(), at_small);
+        let small = spare.take(count - 1).unwrap();
+        assert_eq!(small.as_ptr(), at_small);
         assert!(spare.take(count).is_none(), "the small one is in use");
-        assert_eq!(spare.take(2 * count).unwrap().as_ptr(), at_large);
+        let large = spare.take(2 * count).unwrap();
+        assert_eq!(large.as_ptr(), at_large);
         assert!(spare.kept.is_empty());
     }
 
