@@ -104,11 +104,24 @@ pub struct Outcome {
 pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) -> Result<Outcome> {
     config.validate()?;
     let mut cohort = config.data.read(true)?;
-    let (_, calibration) = folds(config, &cohort)?;
+    let reserved = reserved(config, &cohort);
+    let (_, calibration) = folds(config, &cohort, &reserved)?;
+    let published = config.features.weights.as_deref();
+    let published = published.map(published_encoder).transpose()?;
     // Only now: a mistake found so far leaves no folder that is in the way
     // when it is mended.
     claim(config, run, resume)?;
-    let encoder = encoder(config, &cohort, &calibration, run, control)?;
+    let encoder = match published {
+        Some(encoder) => encoder,
+        None => random_encoder(
+            config.seed,
+            &cohort,
+            &calibration,
+            &config.features,
+            &run.join("encoder.safetensors"),
+            control,
+        )?,
+    };
     if encoder.source.random {
         control
             .progress
@@ -121,8 +134,9 @@ pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) 
         &run.join("features"),
         control,
     )?;
-    // Samples may have lost all their tiles: the folds are of those that stay.
-    let (folds, _) = folds(config, &cohort)?;
+    // Samples may have lost all their tiles: the folds are of those that stay,
+    // the reserved patients are the same.
+    let (folds, _) = folds(config, &cohort, &reserved)?;
     let mut table = cohort
         .table
         .clone()
@@ -205,9 +219,29 @@ fn groups(cohort: &Cohort, by: GroupBy, samples: &[usize]) -> Vec<String> {
     samples.iter().map(of).collect()
 }
 
+/// In cross-validation with a random encoder: the patients (or sections) that
+/// are in training in every fold, so that its calibration has seen no tested
+/// image.
+fn reserved(config: &DeepPtConfig, cohort: &Cohort) -> BTreeSet<String> {
+    if config.features.weights.is_some() || !config.split.test.is_empty() {
+        return BTreeSet::new();
+    }
+    let all: Vec<usize> = (0..cohort.samples.len()).collect();
+    let names = groups(cohort, config.split.by, &all);
+    let distinct: BTreeSet<String> = names.into_iter().collect();
+    let mut distinct: Vec<String> = distinct.into_iter().collect();
+    Philox::fork(config.seed, "calibration").shuffle(&mut distinct);
+    distinct.truncate((distinct.len() / 8).max(1));
+    distinct.into_iter().collect()
+}
+
 /// The outer folds, and the samples whose tiles may calibrate a random
 /// encoder: samples that are in no test set.
-fn folds(config: &DeepPtConfig, cohort: &Cohort) -> Result<(Vec<Fold>, Vec<usize>)> {
+fn folds(
+    config: &DeepPtConfig,
+    cohort: &Cohort,
+    reserved: &BTreeSet<String>,
+) -> Result<(Vec<Fold>, Vec<usize>)> {
     let split = &config.split;
     let inner_by = split.inner_by.unwrap_or(split.by);
     let all: Vec<usize> = (0..cohort.samples.len()).collect();
@@ -227,22 +261,10 @@ fn folds(config: &DeepPtConfig, cohort: &Cohort) -> Result<(Vec<Fold>, Vec<usize
         return Ok((vec![Fold { test, inner }], known));
     }
 
-    // Cross-validation. With a random encoder some patients are in training in
-    // every fold, so that its calibration has seen no tested image.
-    let mut reserved: Vec<usize> = Vec::new();
-    if config.features.weights.is_none() {
-        let names = groups(cohort, split.by, &all);
-        let mut distinct: Vec<&String> =
-            names.iter().collect::<BTreeSet<_>>().into_iter().collect();
-        Philox::fork(config.seed, "calibration").shuffle(&mut distinct);
-        let count = (distinct.len() / 8).max(1);
-        let chosen: BTreeSet<&String> = distinct.into_iter().take(count).collect();
-        reserved = all
-            .iter()
-            .copied()
-            .filter(|&s| chosen.contains(&names[s]))
-            .collect();
-    }
+    let by = groups(cohort, split.by, &all);
+    let reserved: Vec<usize> = (all.iter().copied())
+        .filter(|&s| reserved.contains(&by[s]))
+        .collect();
     let dealt: Vec<usize> = all.into_iter().filter(|s| !reserved.contains(s)).collect();
     let names = groups(cohort, split.by, &dealt);
     let outer = split::nested_folds(&names, split.outer_folds, split.inner_folds, config.seed)?;
@@ -297,26 +319,6 @@ fn named_test(config: &DeepPtConfig, cohort: &Cohort) -> Result<Vec<usize>> {
     }
     let is_test = |s: &usize| split.test.contains(&cohort.samples[*s].slide);
     Ok((0..cohort.samples.len()).filter(is_test).collect())
-}
-
-fn encoder(
-    config: &DeepPtConfig,
-    cohort: &Cohort,
-    calibration: &[usize],
-    run: &Path,
-    control: Control,
-) -> Result<Encoder> {
-    match &config.features.weights {
-        Some(path) => published_encoder(path),
-        None => random_encoder(
-            config.seed,
-            cohort,
-            calibration,
-            &config.features,
-            &run.join("encoder.safetensors"),
-            control,
-        ),
-    }
 }
 
 /// Rows dealt to other samples at random.
