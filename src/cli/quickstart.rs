@@ -90,6 +90,14 @@ pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result
     let summary = Summary::new(&scores, held.same_patient, &outcome.encoder.description);
     write_results(&out, held, &scores, &summary)?;
     let mut page = report::run(&settings, &outcome, &scores, &summary);
+    page.headline(
+        number(figures.planted_median_pearson, 3),
+        "median Pearson of the planted genes alone",
+    )
+    .headline(
+        figures.shuffled_significant.to_string(),
+        "genes predicted when expression is shuffled",
+    );
     controls(&mut page, &truth, &figures, &scores);
     report::examples(&mut page, &settings, &scores, held)?;
     page.write(&figures.report)?;

@@ -66,10 +66,15 @@ pub fn run(config: &DeepPtConfig, outcome: &Outcome, scores: &Scores, s: &Summar
         ("data", config.data.path.display().to_string()),
     ]);
     if let Ok(toml) = config.to_toml() {
-        let rows: Vec<Vec<String>> = (toml.lines())
-            .filter_map(|l| l.split_once(" = "))
-            .map(|(k, v)| vec![k.to_owned(), v.to_owned()])
-            .collect();
+        let mut part = String::new();
+        let mut rows = Vec::new();
+        for line in toml.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                part = format!("{name}.");
+            } else if let Some((key, value)) = line.split_once(" = ") {
+                rows.push(vec![format!("{part}{key}"), value.to_owned()]);
+            }
+        }
         section.table(
             "The configuration, defaults included",
             &["key", "value"],
