@@ -208,18 +208,3 @@ fn columns() {
         assert_eq!(bits(&s), bits(&by_spearman));
     }
 }
-
-/// Time for a whole transcriptome; run with `--ignored --nocapture`.
-#[test]
-#[ignore = "a timing, not a check"]
-fn time_20000_genes_by_1000_samples() {
-    let (samples, genes) = (1000, 20_000);
-    let pred = formula::values("time/pred", samples * genes, -2.0, 2.0);
-    let truth = formula::values("time/truth", samples * genes, -2.0, 2.0);
-    let start = std::time::Instant::now();
-    let p = pearson_columns(&pred, &truth, samples, genes).unwrap();
-    eprintln!("Pearson: {:?} ({:?})", start.elapsed(), p[0]);
-    let start = std::time::Instant::now();
-    let s = spearman_columns(&pred, &truth, samples, genes).unwrap();
-    eprintln!("Spearman: {:?} ({:?})", start.elapsed(), s[0]);
-}

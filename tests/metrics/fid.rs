@@ -96,18 +96,3 @@ fn a_set_is_at_no_distance_from_itself() {
         }
     }
 }
-
-/// Time at the size of Inception's features; run with `--ignored --nocapture`.
-#[test]
-#[ignore = "a timing, not a check"]
-fn time_2048_dims() {
-    let (samples, dims) = (5000, 2048);
-    let of = |name| crate::formula::values(name, samples * dims, 0.0, 1.0);
-    let start = std::time::Instant::now();
-    let a = Gaussian::fit(&of("time/fid/a"), samples, dims).unwrap();
-    let b = Gaussian::fit(&of("time/fid/b"), samples, dims).unwrap();
-    eprintln!("two fits: {:?}", start.elapsed());
-    let start = std::time::Instant::now();
-    let distance = frechet_distance(&a, &b).unwrap();
-    eprintln!("distance: {:?} ({distance:?})", start.elapsed());
-}
