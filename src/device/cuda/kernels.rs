@@ -1,0 +1,24 @@
+//! The table of kernels that build.rs generates from kernels/*.cu.
+
+/// One kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Its place in [`ALL`].
+    pub index: usize,
+    /// The place of its file in [`MODULES`].
+    pub module: usize,
+    pub name: &'static str,
+    /// Threads per block, from its `__launch_bounds__`.
+    pub threads: u32,
+}
+
+/// One compiled file of kernels.
+#[derive(Clone, Copy, Debug)]
+pub struct Module {
+    /// Below kernels/.
+    pub file: &'static str,
+    /// A fat binary; `None` when the crate was built without nvcc.
+    pub image: Option<&'static [u8]>,
+}
+
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

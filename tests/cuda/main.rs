@@ -1,0 +1,3 @@
+//! The CUDA side without a GPU: the emulator itself, drivers, arena, capture.
+
+fn main() {}
