@@ -57,7 +57,7 @@ void warp_collective(uint32_t mask, const char* operation, void* argument, Serve
 
 // ---- shared memory
 
-void* static_shared(const void* tag, const char* name, size_t bytes, Site site);
+void* static_shared(const void* tag, const char* name, size_t bytes, size_t alignment, Site site);
 unsigned char* dynamic_shared();
 
 // That the block's shared memory holds all of these bytes.

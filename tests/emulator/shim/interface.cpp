@@ -42,8 +42,8 @@ void warp_collective(uint32_t mask, const char* operation, void* argument, Serve
     worker().warp_collective(mask, operation, argument, serve, site);
 }
 
-void* static_shared(const void* tag, const char* name, size_t bytes, Site site) {
-    return worker().shared_array(tag, name, bytes, site);
+void* static_shared(const void* tag, const char* name, size_t bytes, size_t alignment, Site site) {
+    return worker().shared_array(tag, name, bytes, alignment, site);
 }
 
 unsigned char* dynamic_shared() { return worker().shared().dynamic(); }

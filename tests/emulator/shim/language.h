@@ -31,7 +31,7 @@ using ushort = unsigned short;
     using name##_shared = type extents;                                                   \
     static char name##_tag;                                                               \
     name##_shared& name = *static_cast<name##_shared*>(::emulator::static_shared(         \
-        &name##_tag, #name, sizeof(name##_shared), ::emulator::here()))
+        &name##_tag, #name, sizeof(name##_shared), alignof(name##_shared), ::emulator::here()))
 
 // `DYN_SHARED(bytes);`: what the launch asked for, as unsigned char*.
 #define DYN_SHARED(name) unsigned char* const name = ::emulator::dynamic_shared()

@@ -13,10 +13,10 @@ namespace {
 // On both sides of an array: wide enough for most rows that run over.
 constexpr size_t RED_ZONE = 1024;
 constexpr size_t MOST_ARRAYS = 64;
-constexpr size_t STATIC_ALIGNMENT = 16;    // what SHARED promises under nvcc
-constexpr size_t DYNAMIC_ALIGNMENT = 1024;  // what DYN_SHARED promises
+constexpr size_t DYNAMIC_ALIGNMENT = 128;  // what DYN_SHARED promises under nvcc
+constexpr size_t MOST_ALIGNMENT = 1024;    // of any array, and of the reservation
 constexpr size_t RESERVED =
-    SharedMemory::LIMIT + (MOST_ARRAYS + 1) * (2 * RED_ZONE + DYNAMIC_ALIGNMENT);
+    SharedMemory::LIMIT + (MOST_ARRAYS + 1) * (2 * RED_ZONE + 2 * MOST_ALIGNMENT);
 
 // Unwritten memory reads as NaN in every float type, and as an index that
 // nobody can use.
@@ -53,7 +53,7 @@ SharedMemory::~SharedMemory() {
 
 bool SharedMemory::start_launch(size_t dynamic_bytes) {
     if (reserved_ == nullptr) {
-        reserved_ = static_cast<unsigned char*>(std::aligned_alloc(DYNAMIC_ALIGNMENT, RESERVED));
+        reserved_ = static_cast<unsigned char*>(std::aligned_alloc(MOST_ALIGNMENT, RESERVED));
         if (reserved_ == nullptr) {
             return false;
         }
@@ -69,8 +69,9 @@ bool SharedMemory::start_launch(size_t dynamic_bytes) {
 SharedMemory::Array& SharedMemory::place(const void* tag, const char* name, size_t bytes,
                                          size_t alignment) {
     size_t start = (used_ + RED_ZONE + alignment - 1) / alignment * alignment;
-    if (alignment == STATIC_ALIGNMENT && start % (2 * alignment) == 0) {
-        // No better aligned than promised, so that code that needs more fails.
+    if (start % (2 * alignment) == 0) {
+        // No better aligned than declared, so that code that needs more fails here
+        // as it may on a GPU.
         start += alignment;
     }
     unsigned char* memory = reserved_ + start;
@@ -90,7 +91,8 @@ void SharedMemory::start_block() {
     }
 }
 
-void* SharedMemory::array(const void* tag, const char* name, size_t bytes, std::string& why) {
+void* SharedMemory::array(const void* tag, const char* name, size_t bytes, size_t alignment,
+                          std::string& why) {
     for (const Array& array : arrays_) {
         if (array.tag == tag) {
             return array.memory;
@@ -109,11 +111,13 @@ void* SharedMemory::array(const void* tag, const char* name, size_t bytes, std::
               std::to_string(LIMIT);
         return nullptr;
     }
-    if (arrays_.size() > MOST_ARRAYS) {
-        why = "more than " + std::to_string(MOST_ARRAYS) + " shared arrays";
+    if (arrays_.size() > MOST_ARRAYS || alignment > MOST_ALIGNMENT) {
+        why = "the emulator has no room for `" + std::string(name) + "`: more than " +
+              std::to_string(MOST_ARRAYS) + " shared arrays, or one aligned to more than " +
+              std::to_string(MOST_ALIGNMENT) + " bytes";
         return nullptr;
     }
-    return place(tag, name, bytes, STATIC_ALIGNMENT).memory;
+    return place(tag, name, bytes, alignment).memory;
 }
 
 bool SharedMemory::contains(const void* address, size_t bytes) const {

@@ -26,7 +26,8 @@ public:
 
     // The array of this declaration, made when the launch first comes to it;
     // null: not enough shared memory, and `why` says how much was asked for.
-    void* array(const void* tag, const char* name, size_t bytes, std::string& why);
+    void* array(const void* tag, const char* name, size_t bytes, size_t alignment,
+                std::string& why);
 
     unsigned char* dynamic() const { return arrays_.front().memory; }
 

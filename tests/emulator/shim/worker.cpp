@@ -428,12 +428,13 @@ void Worker::serve(Warp& warp, unsigned index, const Fiber& last) {
 
 // ---- shared memory
 
-void* Worker::shared_array(const void* tag, const char* name, size_t bytes, Site site) {
+void* Worker::shared_array(const void* tag, const char* name, size_t bytes, size_t alignment,
+                           Site site) {
     std::string why;
     void* array;
     {
         sanitizer::Unwatched unwatched;
-        array = shared_.array(tag, name, bytes, why);
+        array = shared_.array(tag, name, bytes, alignment, why);
     }
     if (array == nullptr) {
         fail(site, why);

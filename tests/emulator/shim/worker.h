@@ -102,7 +102,7 @@ public:
     void async_copy(const AsyncCopy& copy, Site site);
     void async_commit();
     void async_wait(unsigned groups_in_flight);
-    void* shared_array(const void* tag, const char* name, size_t bytes, Site site);
+    void* shared_array(const void* tag, const char* name, size_t bytes, size_t alignment, Site site);
     const SharedMemory& shared() const { return shared_; }
     const Stacks& stacks() const { return stacks_; }
     Fiber& running() { return *static_cast<Fiber*>(current); }
