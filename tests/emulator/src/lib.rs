@@ -1,59 +1,90 @@
-//! Runs CUDA kernels on the host, for tests.
+//! Runs eosin's CUDA kernels on the host, for tests.
 //!
-//! The same sources that nvcc compiles are compiled by the host's C++ compiler
-//! against a header that gives CUDA's execution model (see shim/). A launch
-//! runs on the calling thread, block by block, a fiber for every CUDA thread.
+//! The same .cu files are compiled by the host's C++ compiler against a shim that
+//! gives CUDA's execution model: see README.md for what it models and what not.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
-/// In which order the threads of a block, and the blocks, get to run. A kernel
-/// without races gives the same bits in all of them.
+/// Which thread goes on when several can, and in which order the blocks come.
+///
+/// CUDA promises nothing about either, so a correct kernel gives the same bits
+/// under all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schedule {
-    /// The first thread as far as it goes, then the next.
+    /// Threads and blocks in ascending order.
     Forward,
-    /// The last one first, blocks too.
+    /// Threads and blocks in descending order.
     Reverse,
-    /// Any thread at any switch; asynchronous copies early or late.
+    /// Any thread, any block; asynchronous copies arrive early or late.
     Random(u64),
-    /// One warp as far as it goes, by random priorities.
+    /// One warp runs as far as it can before another gets a turn, and between
+    /// barriers that is another one each time.
     Greedy(u64),
 }
 
+impl Schedule {
+    /// The number of shim/schedule.h, and the seed.
+    fn parts(self) -> (u32, u64) {
+        match self {
+            Self::Forward => (0, 0),
+            Self::Reverse => (1, 0),
+            Self::Random(seed) => (2, seed),
+            Self::Greedy(seed) => (3, seed),
+        }
+    }
+}
+
+struct Kernel {
+    name: &'static str,
+    threads: u32,
+    /// Whether it is one of eosin's, not of the emulator's own tests.
+    eosin: bool,
+}
+
+// `KERNELS`, sorted by name, in the order of the shim's table.
+include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
+
 unsafe extern "C" {
-    fn eosin_emulator_count() -> c_uint;
-    fn eosin_emulator_name(i: c_uint) -> *const c_char;
     fn eosin_emulator_launch(
-        name: *const c_char,
-        grid: *const c_uint,
-        threads: c_uint,
-        dynamic: c_uint,
+        kernel: usize,
+        grid: *const u32,
+        threads: u32,
+        shared: u32,
         params: *const c_void,
-        params_size: c_uint,
-        order: c_int,
+        params_size: usize,
+        order: u32,
         seed: u64,
-        text: *mut c_char,
-        room: usize,
+        message: *mut c_char,
+        capacity: usize,
     ) -> c_int;
+    fn eosin_emulator_forbid(address: *const c_void, bytes: usize);
+    fn eosin_emulator_allow(address: *const c_void, bytes: usize);
 }
 
-/// The names of all kernels, planted ones included.
+/// The names of eosin's kernels, sorted.
 pub fn kernels() -> impl Iterator<Item = &'static str> {
-    // SAFETY: the table holds `count` names, which are static text.
-    let name = |i| unsafe { CStr::from_ptr(eosin_emulator_name(i)) };
-    let count = unsafe { eosin_emulator_count() };
-    (0..count).map(move |i| name(i).to_str().unwrap_or_default())
+    KERNELS.iter().filter(|kernel| kernel.eosin).map(|kernel| kernel.name)
 }
 
-/// Runs one launch to its end.
+/// Threads per block of a kernel, the emulator's own included.
+pub fn threads(name: &str) -> Option<u32> {
+    let index = KERNELS.binary_search_by(|kernel| kernel.name.cmp(name)).ok()?;
+    KERNELS.get(index).map(|kernel| kernel.threads)
+}
+
+/// Runs one launch to its end, on the calling thread.
+///
+/// `params` are the bytes of the kernel's one argument, aligned to 8; `shared` is
+/// the dynamic shared memory of a block in bytes.
 ///
 /// # Errors
-/// What went wrong, with the kernel, block, thread and line: a barrier that
-/// some threads do not reach, lanes that meet at different lines, writes past
-/// the end of shared memory, a parameter struct of another size.
+/// The launch cannot be made, or the kernel broke one of CUDA's rules. The text
+/// names kernel, block, thread and line where there is one. Memory that the
+/// kernel had written to by then stays so.
 ///
 /// # Safety
-/// The addresses in `params` must be valid for what the kernel does with them.
+/// Every address in `params` must be valid for what the kernel does with it, and
+/// nothing else may access that memory meanwhile, as with a launch on a GPU.
 pub unsafe fn launch(
     name: &str,
     grid: [u32; 3],
@@ -62,35 +93,55 @@ pub unsafe fn launch(
     params: &[u8],
     schedule: Schedule,
 ) -> Result<(), String> {
-    let (order, seed) = match schedule {
-        Schedule::Forward => (0, 0),
-        Schedule::Reverse => (1, 0),
-        Schedule::Random(seed) => (2, seed),
-        Schedule::Greedy(seed) => (3, seed),
-    };
-    let name = CString::new(name).map_err(|_| "a kernel's name holds a zero".to_owned())?;
-    let size = c_uint::try_from(params.len()).map_err(|_| "too many parameters".to_owned())?;
-    let mut text = [0; 1024];
-    // SAFETY: the name and the text end in zeros within their bounds, the grid
-    // has three numbers, and the kernel's own accesses are the caller's promise.
-    let code = unsafe {
+    let index = KERNELS
+        .binary_search_by(|kernel| kernel.name.cmp(name))
+        .map_err(|_| format!("the emulator was built without a kernel called {name}"))?;
+    let kernel = &KERNELS[index];
+    if threads != kernel.threads {
+        return Err(format!(
+            "{name}: a block of {threads} threads, its __launch_bounds__ say {}",
+            kernel.threads
+        ));
+    }
+    if !params.as_ptr().addr().is_multiple_of(8) {
+        return Err(format!("{name}: parameters that are not aligned to 8 bytes"));
+    }
+    let (order, seed) = schedule.parts();
+    let mut message = [0u8; 1024];
+    // SAFETY: `index` is in the shim's table, which has the same order; grid,
+    // params and message are as long as said; and of what is behind the addresses
+    // in params the caller has taken care. The shim ends the message with a zero.
+    let failed = unsafe {
         eosin_emulator_launch(
-            name.as_ptr(),
+            index,
             grid.as_ptr(),
             threads,
             shared,
             params.as_ptr().cast(),
-            size,
+            params.len(),
             order,
             seed,
-            text.as_mut_ptr(),
-            text.len(),
+            message.as_mut_ptr().cast(),
+            message.len(),
         )
     };
-    if code == 0 {
+    if failed == 0 {
         return Ok(());
     }
-    // SAFETY: snprintf ended the text.
-    let message = unsafe { CStr::from_ptr(text.as_ptr()) };
+    let message = CStr::from_bytes_until_nul(&message).unwrap_or_default();
     Err(message.to_string_lossy().into_owned())
+}
+
+/// Has AddressSanitizer stop a kernel that touches this memory. Does nothing in a
+/// build without it. The memory must be given back with [`allow`] before its
+/// allocator gets it.
+pub fn forbid(address: *const u8, bytes: usize) {
+    // SAFETY: changes notes on addresses, and reads or writes none of them.
+    unsafe { eosin_emulator_forbid(address.cast(), bytes) }
+}
+
+/// Takes back [`forbid`].
+pub fn allow(address: *const u8, bytes: usize) {
+    // SAFETY: as in `forbid`.
+    unsafe { eosin_emulator_allow(address.cast(), bytes) }
 }
