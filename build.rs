@@ -49,9 +49,6 @@ fn main() {
 
 fn build() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
-    if env::var_os("CARGO_FEATURE_CUDA").is_none() {
-        return Ok(());
-    }
     let root = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(variable("OUT_DIR")?);
     println!("cargo::rerun-if-changed=kernels");
@@ -59,9 +56,10 @@ fn build() -> Result<()> {
     let sources = read_sources(&root)?;
     let kernels = table(&sources)?;
     let architectures = architectures(&watched("EOSIN_CUDA_ARCHS").unwrap_or_default())?;
-    let nvcc = match architectures.as_slice() {
-        [] => None,
-        _ => find_nvcc(&root)?,
+    let nvcc = if env::var_os("CARGO_FEATURE_CUDA").is_some() && !architectures.is_empty() {
+        find_nvcc(&root)?
+    } else {
+        None
     };
     let built = match &nvcc {
         Some(nvcc) => Some(compile(nvcc, &sources, &architectures, &root, &out)?),
@@ -136,8 +134,8 @@ fn without_comments(text: &str) -> String {
     while let Some(c) = rest.chars().next() {
         let (length, comment) = if rest.starts_with("//") {
             (rest.find('\n').unwrap_or(rest.len()), true)
-        } else if rest.starts_with("/*") {
-            (rest[2..].find("*/").map_or(rest.len(), |end| end + 4), true)
+        } else if let Some(inner) = rest.strip_prefix("/*") {
+            (inner.find("*/").map_or(rest.len(), |end| end + 4), true)
         } else if c == '"' {
             (quoted(rest), false)
         } else {
@@ -662,11 +660,12 @@ fn generate(
             writeln!(code, "\n#[repr(C, align(16))]")?;
             writeln!(code, "struct Image<const N: usize>([u8; N]);")?;
         }
-        for (index, size) in built.iter().flat_map(|b| &b.sizes).enumerate() {
+        let sizes = built.iter().flat_map(|b| &b.sizes);
+        for (index, (size, source)) in sizes.zip(&modules).enumerate() {
             writeln!(
                 code,
                 "static IMAGE_{index}: Image<{size}> = Image(*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/cuda/{}\")));",
-                image_name(&modules[index].file)
+                image_name(&source.file)
             )?;
         }
         writeln!(code, "\n/// Every file of kernels, by name.")?;
