@@ -56,11 +56,9 @@ fn build() -> Result<()> {
     let sources = read_sources(&root)?;
     let kernels = table(&sources)?;
     let architectures = architectures(&watched("EOSIN_CUDA_ARCHS").unwrap_or_default())?;
-    let nvcc = if env::var_os("CARGO_FEATURE_CUDA").is_some() && !architectures.is_empty() {
-        find_nvcc(&root)?
-    } else {
-        None
-    };
+    // Without the feature nothing could load them.
+    let wanted = env::var_os("CARGO_FEATURE_CUDA").is_some() && !architectures.is_empty();
+    let nvcc = if wanted { find_nvcc(&root)? } else { None };
     let built = match &nvcc {
         Some(nvcc) => Some(compile(nvcc, &sources, &architectures, &root, &out)?),
         None => None,

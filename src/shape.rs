@@ -302,6 +302,29 @@ impl Layout {
         }
     }
 
+    /// The axes of this dense layout in physical order, each with the stride of
+    /// every one of `inputs`, which broadcast to its shape. Axes of size 1 are
+    /// dropped and neighbours merged wherever every operand allows it.
+    pub(crate) fn merged(&self, inputs: &[&Self]) -> Vec<(usize, Vec<usize>)> {
+        let inputs: Vec<Self> = inputs.iter().map(|l| l.broadcast_to(self.shape)).collect();
+        let mut axes: Vec<(usize, Vec<usize>)> = Vec::new();
+        for axis in self.physical_order() {
+            let size = self.shape[axis];
+            if size == 1 {
+                continue;
+            }
+            let here: Vec<usize> = inputs.iter().map(|l| l.strides[axis]).collect();
+            match axes.last_mut() {
+                Some((d, s)) if s.iter().zip(&here).all(|(s, h)| *s == h * size) => {
+                    *d *= size;
+                    *s = here;
+                }
+                _ => axes.push((size, here)),
+            }
+        }
+        axes
+    }
+
     /// The same elements under another shape, if strides can express it.
     pub(crate) fn reshape(&self, shape: Shape) -> Option<Self> {
         if self.is_contiguous() {

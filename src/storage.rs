@@ -2,18 +2,22 @@
 
 use std::sync::Arc;
 
-use crate::device::{Device, cpu};
+use crate::device::{Device, cpu, cuda};
 use crate::dtype::Element;
 
 #[derive(Clone)]
 pub enum Storage {
     Cpu(Arc<cpu::Buffer>),
+    /// The stream that the tensor belongs to; the memory may be of another
+    /// stream's arena.
+    Cuda(cuda::CudaDevice, Arc<cuda::Buffer>),
 }
 
 impl Storage {
     pub fn device(&self) -> Device {
         match self {
             Self::Cpu(_) => Device::Cpu,
+            Self::Cuda(device, _) => Device::Cuda(device.clone()),
         }
     }
 
@@ -21,6 +25,7 @@ impl Storage {
     pub fn len(&self) -> usize {
         match self {
             Self::Cpu(b) => b.bytes().len(),
+            Self::Cuda(_, b) => b.len(),
         }
     }
 

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::autograd::Node;
+use crate::autograd::{Node, Save, record};
 use crate::device::Device;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
@@ -186,6 +186,10 @@ impl Tensor {
         }
         match &self.storage {
             Storage::Cpu(b) => Ok(b.as_slice()),
+            Storage::Cuda(..) => Err(Error::op(
+                op,
+                "an operand is on cuda, others are on cpu; move it with Tensor::to",
+            )),
         }
     }
 
@@ -201,8 +205,12 @@ impl Tensor {
     /// The elements in physical order, to be changed in place: in the storage
     /// that the tensor has if nothing else holds it, in a copy elsewhere.
     pub(crate) fn dense_mut<T: Element>(&mut self, op: &'static str) -> Result<&mut [T]> {
-        let Storage::Cpu(buffer) = &mut self.storage;
-        if !self.layout.is_dense() || Arc::get_mut(buffer).is_none() {
+        self.elements_of::<T>(op)?;
+        let on_host = |storage: &mut Storage| match storage {
+            Storage::Cpu(buffer) => Arc::get_mut(buffer).is_some(),
+            Storage::Cuda(..) => false,
+        };
+        if !self.layout.is_dense() || !on_host(&mut self.storage) {
             let plain = if self.layout.is_dense() {
                 self.detach()
             } else {
@@ -213,10 +221,11 @@ impl Tensor {
                 out.copy_from_slice(from);
             });
         }
-        self.elements_of::<T>(op)?;
         let (start, len) = (self.layout.offset(), self.elements());
-        let Storage::Cpu(buffer) = &mut self.storage;
-        let buffer = Arc::get_mut(buffer);
+        let buffer = match &mut self.storage {
+            Storage::Cpu(buffer) => Arc::get_mut(buffer),
+            Storage::Cuda(..) => None,
+        };
         let buffer = buffer.ok_or_else(|| Error::op(op, "internal: shared storage"))?;
         Ok(&mut buffer.as_mut_slice()[start..start + len])
     }
@@ -226,27 +235,83 @@ impl Tensor {
     /// # Errors
     /// The tensor holds another dtype.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        let plain = self.detach().to_format(Format::Contiguous)?;
+        let plain = self.detach().to(&Device::Cpu)?;
+        let plain = plain.to_format(Format::Contiguous)?;
         Ok(plain.dense_slice("to_vec")?.to_vec())
     }
 
     /// The values in logical row-major order as f32, whatever the dtype.
     pub fn to_f32_vec(&self) -> Result<Vec<f32>> {
-        ops::cast(&self.detach(), DType::F32)?.to_vec()
+        ops::cast(&self.detach().to(&Device::Cpu)?, DType::F32)?.to_vec()
     }
 
     /// The values in logical row-major order as f64, whatever the dtype.
     pub fn to_f64_vec(&self) -> Result<Vec<f64>> {
-        ops::cast(&self.detach(), DType::F64)?.to_vec()
+        ops::cast(&self.detach().to(&Device::Cpu)?, DType::F64)?.to_vec()
     }
 
     /// The values in logical row-major order as little-endian bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let plain = self.detach().to_format(Format::Contiguous)?;
-        let size = self.dtype.size();
-        let start = plain.layout.offset() * size;
-        match &plain.storage {
-            Storage::Cpu(b) => Ok(b.bytes()[start..start + plain.elements() * size].to_vec()),
+        let start = plain.layout.offset() * self.dtype.size();
+        plain.stored_bytes(start, plain.elements() * self.dtype.size())
+    }
+
+    fn stored_bytes(&self, start: usize, len: usize) -> Result<Vec<u8>> {
+        match &self.storage {
+            Storage::Cpu(b) => Ok(b.bytes()[start..start + len].to_vec()),
+            Storage::Cuda(device, b) => device.download(b, start, len),
+        }
+    }
+
+    /// The same values on `device`, in the same layout; free if they are there.
+    /// Between streams of one GPU the memory is shared, and the stream that
+    /// wrote it is waited for.
+    ///
+    /// The gradient comes back to where x was.
+    ///
+    /// # Errors
+    /// The device has no memory left or no such dtype, or a captured step would
+    /// have to be left.
+    pub fn to(&self, device: &Device) -> Result<Self> {
+        if self.device() == *device {
+            return Ok(self.clone());
+        }
+        let layout = self.layout;
+        let (start, len) = (0, layout.span() * self.dtype.size());
+        let storage = match (&self.storage, device) {
+            (_, Device::Cuda(_)) if self.dtype == DType::F64 => {
+                return Err(Error::dtype(
+                    "to",
+                    &[self.dtype],
+                    "f64 is for the CPU alone",
+                ));
+            }
+            (Storage::Cuda(from, buffer), Device::Cuda(to)) if from.same_gpu(to) => {
+                from.synchronize()?;
+                Storage::Cuda(to.clone(), buffer.clone())
+            }
+            (_, Device::Cuda(to)) => {
+                let buffer = to.upload(&self.stored_bytes(start, len)?)?;
+                Storage::Cuda(to.clone(), Arc::new(buffer))
+            }
+            (_, Device::Cpu) => {
+                let bytes = self.stored_bytes(start, len)?;
+                Storage::cpu(len, |out: &mut [u8]| out.copy_from_slice(&bytes))
+            }
+        };
+        let moved = Self::from_parts(storage, layout, self.dtype);
+        let home = self.device();
+        Ok(record("to", &[self], moved, Save::NONE, move |b| {
+            Ok(vec![Some(b.grad.to(&home)?)])
+        }))
+    }
+
+    /// `value` everywhere, on `device`.
+    pub fn full_on(value: f64, shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
+        match device {
+            Device::Cpu => Self::full(value, shape, dtype),
+            Device::Cuda(_) => Self::full(value, shape, dtype)?.to(device),
         }
     }
 

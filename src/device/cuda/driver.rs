@@ -33,6 +33,13 @@ pub trait Driver: Send + Sync {
     /// For people, such as "NVIDIA H100 80GB HBM3".
     fn name(&self) -> String;
 
+    /// Another stream of the same device, whose work is not ordered with that of
+    /// this one. Memory of either can be used on both.
+    ///
+    /// # Errors
+    /// The device refuses.
+    fn stream(&self) -> Result<Box<dyn Driver>>;
+
     /// Bytes that the arena asks for at once; `None` to be asked for every
     /// buffer on its own, which lets the host's tools see its bounds.
     fn chunk(&self) -> Option<usize>;

@@ -12,6 +12,15 @@ pub struct Kernel {
     pub threads: u32,
 }
 
+impl Kernel {
+    /// The operator in whose name it runs: what stands before the direction.
+    pub fn op(&self) -> &'static str {
+        let name = self.name.strip_prefix("eosin_").unwrap_or(self.name);
+        let end = name.find("_forward").or_else(|| name.find("_backward"));
+        &name[..end.unwrap_or(name.len())]
+    }
+}
+
 /// One compiled file of kernels.
 #[derive(Clone, Copy, Debug)]
 pub struct Module {

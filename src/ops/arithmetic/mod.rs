@@ -6,7 +6,7 @@
 mod cpu;
 
 use crate::autograd::{Save, record};
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -39,6 +39,7 @@ impl Binary {
 fn binary(kind: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.device() {
         Device::Cpu => cpu::binary(kind, a, b),
+        Device::Cuda(_) => missing(kind.name()),
     }
 }
 
@@ -153,6 +154,7 @@ fn operand_shapes(a: &Tensor, b: &Tensor) -> [Shape; 2] {
 pub fn affine(x: &Tensor, scale: f64, shift: f64) -> Result<Tensor> {
     let y = match x.device() {
         Device::Cpu => cpu::affine(x, scale, shift)?,
+        Device::Cuda(_) => missing("affine")?,
     };
     Ok(record("affine", &[x], y, Save::NONE, move |g| {
         Ok(vec![Some(affine(&g.grad, scale, 0.0)?)])
@@ -172,6 +174,7 @@ pub enum Comparison {
 pub fn compare(a: &Tensor, order: Comparison, b: &Tensor) -> Result<Tensor> {
     match a.device() {
         Device::Cpu => cpu::compare(order, &a.detach(), &b.detach()),
+        Device::Cuda(_) => missing("compare"),
     }
 }
 
@@ -186,6 +189,7 @@ pub fn select(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
     let y = match a.device() {
         Device::Cpu => cpu::select(condition, a, b)?,
+        Device::Cuda(_) => missing("select")?,
     };
     let shapes = operand_shapes(a, b);
     let condition = condition.detach();

@@ -9,7 +9,7 @@
 mod cpu;
 
 use crate::autograd::{Save, record};
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -96,6 +96,7 @@ pub fn batch_norm_train(
         var,
     } = match x.device() {
         Device::Cpu => cpu::train(x, weight, bias, eps)?,
+        Device::Cuda(_) => missing(TRAIN)?,
     };
     let mut inputs = vec![x];
     inputs.extend(&given);
@@ -114,6 +115,7 @@ pub fn batch_norm_train(
         } else {
             match x.device() {
                 Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &batch_mean, &scale)?,
+                Device::Cuda(_) => missing(TRAIN)?,
             }
         };
         let mut gradients = vec![dx];
@@ -157,6 +159,7 @@ pub fn batch_norm_eval(
     let scale = ops::cast(&ops::pow(&var, -0.5)?, arithmetic)?;
     let output = match x.device() {
         Device::Cpu => cpu::eval(x, &mean, &scale, weight, bias)?,
+        Device::Cuda(_) => missing(EVAL)?,
     };
     let mut inputs = vec![x];
     inputs.extend(&given);

@@ -3,7 +3,7 @@
 mod cpu;
 
 use crate::autograd::{Save, record};
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::shape::{self, Shape};
@@ -39,6 +39,7 @@ pub fn cat(tensors: &[&Tensor], axis: isize) -> Result<Tensor> {
     let shape = Shape::new(&dims)?;
     let y = match first.device() {
         Device::Cpu => cpu::cat(tensors, axis, shape)?,
+        Device::Cuda(_) => missing("cat")?,
     };
     Ok(record(op, tensors, y, Save::NONE, move |b| {
         let mut start = 0;

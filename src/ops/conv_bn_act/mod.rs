@@ -13,7 +13,7 @@
 //! There is no gradient, and a recorded input is refused: for training use
 //! `conv2d`, `batch_norm` and an activation.
 
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::conv2d::{Conv2d, Sizes, cpu, forward_sizes};
@@ -78,6 +78,7 @@ impl PreparedConv {
                 let bias = bias.map(wide).transpose()?;
                 Weights::Cpu(cpu::Weights::new(&wide(w)?, bias.as_ref(), &sizes)?)
             }
+            Device::Cuda(_) => missing("conv_bn_act")?,
         };
         Ok(Self {
             weights,

@@ -4,7 +4,7 @@
 mod cpu;
 
 use crate::autograd::{Save, record};
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::error::{Error, Result};
 use crate::random::Philox;
 use crate::tensor::Tensor;
@@ -33,6 +33,7 @@ pub fn dropout(x: &Tensor, p: f64, stream: Philox) -> Result<Tensor> {
     }
     let y = match x.device() {
         Device::Cpu => cpu::dropout(x, p, stream)?,
+        Device::Cuda(_) => missing("dropout")?,
     };
     Ok(record("dropout", &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(dropout(&b.grad, p, stream)?)])

@@ -3,7 +3,7 @@
 mod cpu;
 
 use crate::autograd::{Save, record};
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::shape;
@@ -20,6 +20,7 @@ pub fn index_select(x: &Tensor, axis: isize, index: &Tensor) -> Result<Tensor> {
     check_index(op, index)?;
     let y = match x.device() {
         Device::Cpu => cpu::index_select(x, axis, index)?,
+        Device::Cuda(_) => missing("index_select")?,
     };
     let (index, size) = (index.detach(), x.shape()[axis]);
     Ok(record(op, &[x], y, Save::NONE, move |b| {
@@ -42,6 +43,7 @@ pub fn index_add(x: &Tensor, axis: isize, index: &Tensor, size: usize) -> Result
     }
     let y = match x.device() {
         Device::Cpu => cpu::index_add(x, axis, index, size)?,
+        Device::Cuda(_) => missing("index_add")?,
     };
     let index = index.detach();
     Ok(record(op, &[x], y, Save::NONE, move |b| {

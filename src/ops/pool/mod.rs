@@ -11,7 +11,7 @@ mod cpu;
 use std::sync::Arc;
 
 use crate::autograd::{Save, record};
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::error::{Error, Result};
 use crate::ops::separable::{Taps, separable};
 use crate::tensor::Tensor;
@@ -93,10 +93,12 @@ pub fn max_pool2d(x: &Tensor, pool: Pool) -> Result<Tensor> {
     if !x.is_recorded() {
         return match x.device() {
             Device::Cpu => cpu::max(x, windows),
+            Device::Cuda(_) => missing("max_pool2d"),
         };
     }
     let places = match x.device() {
         Device::Cpu => cpu::first_maximum(x, windows)?,
+        Device::Cuda(_) => missing("max_pool2d")?,
     };
     pick(x, &places)
 }
@@ -105,6 +107,7 @@ pub fn max_pool2d(x: &Tensor, pool: Pool) -> Result<Tensor> {
 fn pick(x: &Tensor, places: &Tensor) -> Result<Tensor> {
     let y = match x.device() {
         Device::Cpu => cpu::pick(x, places)?,
+        Device::Cuda(_) => missing("max_pool2d")?,
     };
     let (places, size) = (places.clone(), [x.shape()[2], x.shape()[3]]);
     Ok(record("max_pool2d", &[x], y, Save::NONE, move |b| {
@@ -117,6 +120,7 @@ fn pick(x: &Tensor, places: &Tensor) -> Result<Tensor> {
 fn put(y: &Tensor, places: &Tensor, size: [usize; 2]) -> Result<Tensor> {
     let x = match y.device() {
         Device::Cpu => cpu::put(y, places, size)?,
+        Device::Cuda(_) => missing("max_pool2d")?,
     };
     let places = places.clone();
     Ok(record("max_pool2d", &[y], x, Save::NONE, move |b| {

@@ -3,7 +3,7 @@
 mod cpu;
 
 use crate::autograd::{Save, record};
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::shape;
@@ -48,6 +48,7 @@ pub fn sum(x: &Tensor, axes: &[isize], keep_dims: bool) -> Result<Tensor> {
     let (reduced, kept) = resolve("sum", x, axes)?;
     let y = match x.device() {
         Device::Cpu => cpu::sum(x, &reduced, &kept)?,
+        Device::Cuda(_) => missing("sum")?,
     };
     let from = *x.layout().shape();
     let y = record("sum", &[x], y, Save::NONE, move |b| {
@@ -101,6 +102,7 @@ pub fn argmax(x: &Tensor, axes: &[isize], keep_dims: bool) -> Result<Tensor> {
     }
     let y = match x.device() {
         Device::Cpu => cpu::argmax(&rows)?,
+        Device::Cuda(_) => missing("argmax")?,
     };
     without(ops::reshape(&y, &kept)?, &reduced, keep_dims)
 }

@@ -11,7 +11,7 @@ mod cpu;
 use std::sync::Arc;
 
 use crate::autograd::{Save, record};
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -75,6 +75,7 @@ pub(crate) fn separable(op: &'static str, x: &Tensor, maps: Arc<[Taps; 2]>) -> R
     }
     let y = match x.device() {
         Device::Cpu => cpu::separable(op, x, &maps)?,
+        Device::Cuda(_) => missing(op)?,
     };
     Ok(record(op, &[x], y, Save::NONE, move |b| {
         let back = Arc::new([maps[0].transposed(), maps[1].transposed()]);

@@ -11,7 +11,7 @@ mod cpu;
 use std::cmp::Ordering;
 
 use crate::autograd::{Save, record};
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::error::Result;
 use crate::ops;
 use crate::shape;
@@ -53,6 +53,7 @@ fn apply(kind: Kind, x: &Tensor, axis: isize) -> Result<Tensor> {
     let axis = shape::axis(kind.name(), axis, x.shape())?;
     let y = with_axis_last(axis, [x], |[x]| match x.device() {
         Device::Cpu => cpu::forward(kind, x),
+        Device::Cuda(_) => missing(kind.name()),
     })?;
     Ok(record(kind.name(), &[x], y, Save::OUTPUT, move |b| {
         let y = b.output()?;
@@ -61,6 +62,7 @@ fn apply(kind: Kind, x: &Tensor, axis: isize) -> Result<Tensor> {
         } else {
             with_axis_last(axis, [&b.grad, &y], |[g, y]| match y.device() {
                 Device::Cpu => cpu::backward(kind, g, y),
+                Device::Cuda(_) => missing(kind.name()),
             })
         };
         Ok(vec![Some(gradient?)])

@@ -6,7 +6,7 @@
 
 mod cpu;
 
-use crate::device::Device;
+use crate::device::{Device, missing};
 use crate::error::Result;
 use crate::ops;
 use crate::shape;
@@ -35,6 +35,7 @@ pub(super) fn first_of_order(
     let rows = exchange(&x.detach())?;
     let index = match x.device() {
         Device::Cpu => cpu::order(op, &rows, count, descending)?,
+        Device::Cuda(_) => missing(op)?,
     };
     let index = exchange(&index)?;
     Ok((ops::gather(x, axis as isize, &index)?, index))

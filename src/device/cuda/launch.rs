@@ -1,0 +1,156 @@
+//! What every operator's cuda.rs needs: operands, outputs, launches.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::driver::Launch;
+use super::kernels::Kernel;
+use super::{Buffer, CudaDevice};
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::shape::{Layout, MAX_RANK};
+use crate::storage::Storage;
+use crate::tensor::Tensor;
+
+/// A device address, 0 for an operand that is not given.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub(crate) struct Address(pub u64);
+
+/// The device that all of `tensors` are on.
+///
+/// # Errors
+/// They are on several devices or streams.
+pub(crate) fn device_of(op: &'static str, tensors: &[&Tensor]) -> Result<CudaDevice> {
+    let first = tensors.first().map(|t| t.device());
+    match first {
+        Some(Device::Cuda(device)) if tensors.iter().all(|t| t.is_on(&device)) => Ok(device),
+        _ => {
+            let places: Vec<String> = tensors.iter().map(|t| t.device().to_string()).collect();
+            let problem = format!(
+                "operands are on {}; move them to one device and stream with Tensor::to",
+                places.join(", ")
+            );
+            Err(Error::op(op, problem))
+        }
+    }
+}
+
+/// # Errors
+/// A tensor of another dtype than f32, the one that `op` has kernels for.
+pub(crate) fn f32_only(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
+    if tensors.iter().all(|t| t.dtype() == DType::F32) {
+        return Ok(());
+    }
+    let given: Vec<DType> = tensors.iter().map(|t| t.dtype()).collect();
+    Err(Error::dtype(op, &given, "f32 is needed on cuda"))
+}
+
+impl Tensor {
+    fn is_on(&self, device: &CudaDevice) -> bool {
+        matches!(self.storage(), Storage::Cuda(d, _) if d == device)
+    }
+
+    fn cuda_buffer(&self, op: &'static str) -> Result<&Buffer> {
+        match self.storage() {
+            Storage::Cuda(_, buffer) => Ok(buffer),
+            Storage::Cpu(_) => {
+                let problem = "an operand is on cpu, others are on cuda; move it with Tensor::to";
+                Err(Error::op(op, problem))
+            }
+        }
+    }
+
+    /// Where its first element lies.
+    pub(crate) fn address(&self, op: &'static str) -> Result<Address> {
+        let offset = self.layout().offset() * self.dtype().size();
+        Ok(Address(self.cuda_buffer(op)?.address + offset as u64))
+    }
+}
+
+impl CudaDevice {
+    /// An unwritten tensor; `layout` starts at its storage's start.
+    pub(crate) fn empty(&self, layout: Layout, dtype: DType) -> Result<Tensor> {
+        let buffer = self.buffer(layout.span() * dtype.size())?;
+        let storage = Storage::Cuda(self.clone(), std::sync::Arc::new(buffer));
+        Ok(Tensor::from_parts(storage, layout, dtype))
+    }
+
+    /// Launches `kernel` over `grid` blocks with `shared` bytes of dynamic
+    /// shared memory; an empty grid is no launch.
+    ///
+    /// # Errors
+    /// A grid beyond CUDA's limits.
+    pub(crate) fn launch<P: Pod>(
+        &self,
+        kernel: &'static Kernel,
+        grid: [usize; 3],
+        shared: usize,
+        params: &P,
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let limits = [i32::MAX as usize, 65_535, 65_535];
+        if grid.iter().zip(limits).any(|(&n, most)| n > most) {
+            let problem = format!("{} would need a grid of {grid:?}", kernel.name);
+            return Err(Error::op(kernel.op(), problem));
+        }
+        self.driver().launch(&Launch {
+            kernel,
+            grid: grid.map(|n| n as u32),
+            shared: shared as u32,
+            params: bytemuck::bytes_of(params),
+        })
+    }
+}
+
+/// A size as kernels count it.
+///
+/// # Errors
+/// 2^31 elements or more.
+pub(crate) fn count(op: &'static str, n: usize) -> Result<u32> {
+    if n < 1 << 31 {
+        return Ok(n as u32);
+    }
+    let problem = format!("{n} elements; kernels index fewer than 2^31, so cut the batch");
+    Err(Error::op(op, problem))
+}
+
+/// How a kernel steps through up to three differently laid out operands in the
+/// physical order of its dense output. A mirror of `Walk` in
+/// kernels/common/walk.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub(crate) struct Walk {
+    pub elements: u32,
+    pub rank: u32,
+    pub dims: [u32; MAX_RANK],
+    /// Per operand and axis, in elements; offsets are part of the addresses.
+    pub strides: [[u32; MAX_RANK]; 3],
+}
+
+impl Walk {
+    /// `out` must be dense; `inputs`, at most three, must broadcast to its
+    /// shape.
+    ///
+    /// # Errors
+    /// 2^31 elements or more.
+    pub fn new(op: &'static str, out: &Layout, inputs: &[&Layout]) -> Result<Self> {
+        let mut walk = Self {
+            elements: count(op, out.elements())?,
+            rank: 1,
+            dims: [1; MAX_RANK],
+            strides: [[0; MAX_RANK]; 3],
+        };
+        let merged = out.merged(inputs);
+        walk.rank = merged.len().max(1) as u32;
+        for (axis, (size, strides)) in merged.iter().enumerate() {
+            walk.dims[axis] = count(op, *size)?;
+            for (operand, &stride) in strides.iter().enumerate() {
+                walk.strides[operand][axis] = count(op, stride)?;
+            }
+        }
+        Ok(walk)
+    }
+}

@@ -1,0 +1,352 @@
+//! The CUDA device: memory, launches, faults and captured steps.
+//!
+//! A [`CudaDevice`] is one stream of one GPU with an arena of its own. Work runs
+//! in the order in which it was asked for. A service gives each of its threads
+//! a stream ([`CudaDevice::stream`]); memory can be used on all streams of a
+//! GPU, but a tensor belongs to one, and an operator refuses operands of
+//! several, so that nothing is read before it was written.
+
+mod arena;
+pub mod driver;
+pub mod kernels;
+mod launch;
+pub mod null;
+#[cfg(feature = "cuda")]
+pub mod nvidia;
+
+pub use arena::Memory;
+pub(crate) use launch::{Address, Walk, count, device_of, f32_only};
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+use crate::error::{Error, Result};
+use arena::Arena;
+use driver::Driver;
+
+/// Tells GPUs apart; carries no other state.
+static NEXT_GPU: AtomicU64 = AtomicU64::new(0);
+
+/// One stream of one GPU. Clones share it.
+#[derive(Clone)]
+pub struct CudaDevice(Arc<Shared>);
+
+struct Shared {
+    driver: Box<dyn Driver>,
+    arena: Mutex<Arena>,
+    gpu: u64,
+    /// Where kernels leave what they found wrong and find what changes between
+    /// replays.
+    control: u64,
+    /// Whether a kernel that can report a fault ran since the last look.
+    faults: AtomicBool,
+    /// The thread that captures.
+    capturing: Mutex<Option<ThreadId>>,
+}
+
+/// What kernels and host share, at the start of a block of device memory. A
+/// mirror of `eosin::Control` in kernels/common/base.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Control {
+    fault: Fault,
+    /// Added to the position of every random stream.
+    random: u64,
+}
+
+/// An index that a kernel found outside its bound.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Fault {
+    index: i64,
+    bound: i64,
+    /// The kernel's place in the table, plus 1; 0 for no fault.
+    kernel: u32,
+    padding: u32,
+}
+
+impl CudaDevice {
+    /// # Errors
+    /// The driver has no memory left.
+    pub fn new(driver: impl Driver + 'static) -> Result<Self> {
+        Self::on(Box::new(driver), NEXT_GPU.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn on(driver: Box<dyn Driver>, gpu: u64) -> Result<Self> {
+        let control = driver.alloc(size_of::<Control>())?;
+        let zeros: Control = bytemuck::Zeroable::zeroed();
+        driver.write(control, bytemuck::bytes_of(&zeros))?;
+        Ok(Self(Arc::new(Shared {
+            driver,
+            arena: Mutex::new(Arena::default()),
+            gpu,
+            control,
+            faults: AtomicBool::new(false),
+            capturing: Mutex::new(None),
+        })))
+    }
+
+    /// Another stream of the same GPU.
+    ///
+    /// # Errors
+    /// The GPU refuses.
+    pub fn stream(&self) -> Result<Self> {
+        Self::on(self.0.driver.stream()?, self.0.gpu)
+    }
+
+    /// Whether both are streams of one GPU.
+    pub fn same_gpu(&self, other: &Self) -> bool {
+        self.0.gpu == other.0.gpu
+    }
+
+    /// For people.
+    pub fn name(&self) -> String {
+        self.0.driver.name()
+    }
+
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.0.driver
+    }
+
+    pub fn memory(&self) -> Memory {
+        self.arena().statistics()
+    }
+
+    fn arena(&self) -> MutexGuard<'_, Arena> {
+        self.0.arena.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn capture_of(&self) -> MutexGuard<'_, Option<ThreadId>> {
+        let capturing = self.0.capturing.lock();
+        capturing.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether launches are being recorded instead of run.
+    pub fn is_capturing(&self) -> bool {
+        self.capture_of().is_some()
+    }
+
+    /// What the host can do only outside a capture.
+    fn outside_capture(&self, what: &str) -> Result<()> {
+        if self.is_capturing() {
+            let problem = format!("{what} inside a captured step");
+            return Err(Error::op("capture", problem));
+        }
+        Ok(())
+    }
+
+    /// Unwritten memory.
+    pub(crate) fn buffer(&self, bytes: usize) -> Result<Buffer> {
+        let (address, _) = self.arena().take(self.driver(), bytes)?;
+        Ok(Buffer {
+            device: self.clone(),
+            address,
+            bytes,
+        })
+    }
+
+    /// Memory with these bytes.
+    pub(crate) fn upload(&self, bytes: &[u8]) -> Result<Buffer> {
+        self.outside_capture("a copy from the host")?;
+        let buffer = self.buffer(bytes.len())?;
+        if !bytes.is_empty() {
+            self.driver().write(buffer.address, bytes)?;
+        }
+        Ok(buffer)
+    }
+
+    /// Replaces the bytes of `buffer` from `start` on.
+    pub(crate) fn write(&self, buffer: &Buffer, start: usize, bytes: &[u8]) -> Result<()> {
+        self.outside_capture("a copy from the host")?;
+        if start + bytes.len() > buffer.bytes {
+            return Err(Error::op("write", "internal: past the end of a buffer"));
+        }
+        match bytes {
+            [] => Ok(()),
+            _ => self.driver().write(buffer.address + start as u64, bytes),
+        }
+    }
+
+    /// Bytes of `buffer` from `start` on, after everything that was asked for
+    /// before.
+    ///
+    /// # Errors
+    /// A kernel found an index outside its bounds.
+    pub(crate) fn download(&self, buffer: &Buffer, start: usize, len: usize) -> Result<Vec<u8>> {
+        self.outside_capture("a value is asked for")?;
+        if start + len > buffer.bytes {
+            return Err(Error::op("read", "internal: past the end of a buffer"));
+        }
+        let mut bytes = vec![0; len];
+        if len > 0 {
+            self.driver()
+                .read(buffer.address + start as u64, &mut bytes)?;
+        }
+        self.check_faults()?;
+        Ok(bytes)
+    }
+
+    /// Waits for everything that was asked for.
+    ///
+    /// # Errors
+    /// A kernel found an index outside its bounds.
+    pub fn synchronize(&self) -> Result<()> {
+        self.outside_capture("a wait")?;
+        self.driver().synchronize()?;
+        self.check_faults()
+    }
+
+    fn check_faults(&self) -> Result<()> {
+        if !self.0.faults.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let mut fault: Fault = bytemuck::Zeroable::zeroed();
+        self.driver()
+            .read(self.0.control, bytemuck::bytes_of_mut(&mut fault))?;
+        let found = (fault.kernel as usize).checked_sub(1);
+        let Some(kernel) = found.and_then(|i| kernels::ALL.get(i)) else {
+            return Ok(());
+        };
+        let none: Fault = bytemuck::Zeroable::zeroed();
+        self.driver()
+            .write(self.0.control, bytemuck::bytes_of(&none))?;
+        let Fault { index, bound, .. } = fault;
+        let problem = format!("index {index} is not in 0..{bound}");
+        Err(Error::op(kernel.op(), problem))
+    }
+
+    /// For kernels that report faults or draw random numbers.
+    pub(crate) fn control(&self) -> Address {
+        self.0.faults.store(true, Ordering::Release);
+        Address(self.0.control)
+    }
+
+    /// Moves the position of every random stream, for replays: a captured
+    /// kernel holds the position that its stream had at capture, and draws from
+    /// there plus `blocks`.
+    pub(crate) fn set_random_offset(&self, blocks: u64) -> Result<()> {
+        self.outside_capture("a change of the random stream")?;
+        let at = self.0.control + std::mem::offset_of!(Control, random) as u64;
+        self.driver().write(at, bytemuck::bytes_of(&blocks))
+    }
+
+    /// Records what `f` launches instead of running it. Everything that `f`
+    /// allocates keeps its address for as long as the graph lives, so tensors
+    /// that it returns hold new values after each replay.
+    ///
+    /// # Errors
+    /// What `f` returns; a copy between host and device inside `f`; a capture
+    /// inside a capture.
+    pub fn capture<R>(&self, f: impl FnOnce() -> Result<R>) -> Result<(Graph, R)> {
+        {
+            let mut capturing = self.capture_of();
+            if capturing.is_some() {
+                return Err(Error::op("capture", "a step is being captured already"));
+            }
+            self.driver().begin_capture()?;
+            *capturing = Some(std::thread::current().id());
+        }
+        let pool = self.arena().begin_capture();
+        let outcome = f();
+        self.arena().end_capture();
+        let recorded = self.driver().end_capture();
+        *self.capture_of() = None;
+        let graph = match recorded {
+            Ok(graph) => graph,
+            Err(error) => {
+                self.arena().dissolve(self.driver(), pool);
+                // What went wrong first says more.
+                return Err(outcome.err().unwrap_or(error));
+            }
+        };
+        let graph = Graph {
+            device: self.clone(),
+            graph,
+            pool,
+        };
+        Ok((graph, outcome?))
+    }
+}
+
+/// The same stream.
+impl PartialEq for CudaDevice {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for CudaDevice {}
+
+impl fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CudaDevice({}, GPU {})", self.name(), self.0.gpu)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let arena = self.arena.get_mut();
+        arena
+            .unwrap_or_else(PoisonError::into_inner)
+            .close(&*self.driver);
+        self.driver.free(self.control, size_of::<Control>());
+    }
+}
+
+/// A captured sequence of launches and the memory that they work on.
+pub struct Graph {
+    device: CudaDevice,
+    graph: Box<dyn driver::Graph>,
+    pool: u64,
+}
+
+impl Graph {
+    /// Runs it once more.
+    ///
+    /// # Errors
+    /// The device refuses; a capture is under way.
+    pub fn replay(&self) -> Result<()> {
+        self.device.outside_capture("a replay")?;
+        self.device.0.faults.store(true, Ordering::Release);
+        self.graph.replay()
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // Its last replay may still run; the stream's order protects reuse.
+        self.device
+            .arena()
+            .dissolve(self.device.driver(), self.pool);
+    }
+}
+
+/// Bytes on a device, given back to its arena when dropped.
+pub struct Buffer {
+    device: CudaDevice,
+    address: u64,
+    bytes: usize,
+}
+
+impl Buffer {
+    pub(crate) fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut arena = self.device.arena();
+        arena.give_back(self.device.driver(), self.address);
+    }
+}
