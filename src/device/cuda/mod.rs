@@ -11,6 +11,8 @@ pub mod driver;
 pub mod kernels;
 mod launch;
 pub mod null;
+#[cfg(feature = "cuda")]
+pub mod nvidia;
 
 pub use arena::Memory;
 pub(crate) use launch::{Address, Walk, count, device_of, f32_only};
