@@ -10,6 +10,7 @@
 //! - [`REGISTRY`] lists every operator with the order of gradient that it has;
 //!   the test suite walks it.
 
+pub(crate) mod elementwise;
 pub(crate) mod half;
 pub(crate) mod images;
 pub(crate) mod normalise;
@@ -30,7 +31,7 @@ mod gather;
 mod group_norm;
 mod index_select;
 mod layer_norm;
-mod layout;
+pub(crate) mod layout;
 mod linear;
 mod loss;
 mod matmul;

@@ -194,7 +194,7 @@ pub fn select(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let shapes = operand_shapes(a, b);
     let condition = condition.detach();
     Ok(record("select", &[a, b], y, Save::NONE, move |g| {
-        let zero = Tensor::scalar(0.0, g.grad.dtype())?;
+        let zero = Tensor::full_on(0.0, &[], g.grad.dtype(), &g.grad.device())?;
         Ok(vec![
             g.when(0, || {
                 sum_to(&select(&condition, &g.grad, &zero)?, &shapes[0])
