@@ -118,8 +118,10 @@ template <class T>
 __device__ inline void copy(const CopyParams& p) {
     const T* x = static_cast<const T*>(p.x);
     T* out = static_cast<T*>(p.out);
-    each_element(p.walk.elements, [&](unsigned i) {
-        out[i] = i % p.lanes < p.channels ? x[p.walk.place(0, i)] : T(0);
+    const unsigned lanes = p.lanes, channels = p.channels;
+    each_element(p.walk.elements, [&, lanes, channels](unsigned i) {
+        const T value = x[p.walk.place(0, i % lanes < channels ? i : i - i % lanes)];
+        out[i] = i % lanes < channels ? value : T(0);
     });
 }
 
