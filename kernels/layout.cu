@@ -107,6 +107,8 @@ __device__ inline void cast_all(const Elementwise& p) {
     map1<A, U>(p, [](A v) { return To<U>::of(widened(v)); });
 }
 
+// Kernels take it as __grid_constant__: without, the compiler copies a struct of
+// this size to the stack to index it.
 struct CopyParams {
     const void* x;
     void* out;
@@ -120,8 +122,7 @@ __device__ inline void copy(const CopyParams& p) {
     T* out = static_cast<T*>(p.out);
     const unsigned lanes = p.lanes, channels = p.channels;
     each_element(p.walk.elements, [&, lanes, channels](unsigned i) {
-        const T value = x[p.walk.place(0, i % lanes < channels ? i : i - i % lanes)];
-        out[i] = i % lanes < channels ? value : T(0);
+        out[i] = i % lanes < channels ? x[p.walk.place(0, i)] : T(0);
     });
 }
 
@@ -176,10 +177,10 @@ extern "C" __global__ void __launch_bounds__(256) eosin_cast_forward_to_i32_u8(c
 extern "C" __global__ void __launch_bounds__(256) eosin_cast_forward_to_i64_u8(const eosin::Elementwise p) { eosin::cast_all<unsigned char, eosin::i64>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_cast_forward_to_bool_u8(const eosin::Elementwise p) { eosin::cast_all<unsigned char, eosin::Bool>(p); }
 
-extern "C" __global__ void __launch_bounds__(256) eosin_to_format_forward_b1(const eosin::CopyParams p) { eosin::copy<unsigned char>(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_to_format_forward_b2(const eosin::CopyParams p) { eosin::copy<unsigned short>(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_to_format_forward_b4(const eosin::CopyParams p) { eosin::copy<unsigned>(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_to_format_forward_b8(const eosin::CopyParams p) { eosin::copy<eosin::u64>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_to_format_forward_b1(const __grid_constant__ eosin::CopyParams p) { eosin::copy<unsigned char>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_to_format_forward_b2(const __grid_constant__ eosin::CopyParams p) { eosin::copy<unsigned short>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_to_format_forward_b4(const __grid_constant__ eosin::CopyParams p) { eosin::copy<unsigned>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_to_format_forward_b8(const __grid_constant__ eosin::CopyParams p) { eosin::copy<eosin::u64>(p); }
 
 extern "C" __global__ void __launch_bounds__(256) eosin_fill_forward_b1(const eosin::FillParams p) { eosin::fill<unsigned char>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_fill_forward_b2(const eosin::FillParams p) { eosin::fill<unsigned short>(p); }
