@@ -13,6 +13,7 @@
 pub(crate) mod elementwise;
 pub(crate) mod half;
 pub(crate) mod images;
+mod indexed;
 pub(crate) mod normalise;
 mod registry;
 mod separable;
