@@ -60,15 +60,15 @@ struct ProductParams {
 /// A mirror of `JoinParams` in kernels/common/product.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct JoinParams {
-    parts: Address,
-    bias: Address,
-    out: Address,
-    elements: u32,
-    count: u32,
-    n: u32,
-    epilogue: Epilogue,
-    padding: u32,
+pub(crate) struct JoinParams {
+    pub parts: Address,
+    pub bias: Address,
+    pub out: Address,
+    pub elements: u32,
+    pub count: u32,
+    pub n: u32,
+    pub epilogue: Epilogue,
+    pub padding: u32,
 }
 
 /// The kernels of an operator: its two tile sizes and the sum of parts.
@@ -99,7 +99,9 @@ impl Product<'_> {
         let mut params = ProductParams {
             a: self.a.0.address(op)?,
             b: self.b.0.address(op)?,
-            bias: self.bias.map_or(Ok(Address::default()), |t| t.address(op))?,
+            bias: self
+                .bias
+                .map_or(Ok(Address::default()), |t| t.address(op))?,
             out: Address::default(),
             sizes: [count(op, m)?, count(op, n)?, count(op, k)?],
             each: count(op, k.max(1))?,
