@@ -1,3 +1,7 @@
-//! The CUDA side without a GPU: the emulator itself, drivers, arena, capture.
+//! The CUDA side without a GPU: the emulator itself, arena, capture, ledger.
 
-fn main() {}
+#[path = "../common/emulated.rs"]
+mod emulated;
+
+mod device;
+mod emulator;
