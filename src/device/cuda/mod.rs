@@ -364,6 +364,11 @@ impl Buffer {
         &self.device
     }
 
+    /// Where it starts.
+    pub(crate) fn address(&self) -> Address {
+        Address(self.address)
+    }
+
     pub fn len(&self) -> usize {
         self.bytes
     }
