@@ -124,7 +124,8 @@ pub(crate) fn repeated(index: &Tensor, axis: usize, shape: &[usize]) -> Result<T
         }
     });
     let layout = index.layout().reshape(Shape::new(&dims)?);
-    let layout = layout.ok_or_else(|| Error::op("index_select", "internal: an index is no line"))?;
+    let layout =
+        layout.ok_or_else(|| Error::op("index_select", "internal: an index is no line"))?;
     Ok(index.with_layout(layout.broadcast_to(target)))
 }
 

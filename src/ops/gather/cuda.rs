@@ -15,5 +15,11 @@ pub(super) fn gather(x: &Tensor, axis: usize, index: &Tensor) -> Result<Tensor> 
 }
 
 pub(super) fn scatter_add(x: &Tensor, axis: usize, index: &Tensor, size: usize) -> Result<Tensor> {
-    indexed::add(&kernels::EOSIN_SCATTER_ADD_FORWARD_F32, x, axis, index, size)
+    indexed::add(
+        &kernels::EOSIN_SCATTER_ADD_FORWARD_F32,
+        x,
+        axis,
+        index,
+        size,
+    )
 }

@@ -53,7 +53,14 @@ pub(super) fn place(
         // Beyond the axis every step is the same.
         step: count(op, step.min(size.max(1)))?,
         length: count(op, length)?,
-        stride: count(op, if length > 1 { x.layout().strides()[axis] } else { 0 })?,
+        stride: count(
+            op,
+            if length > 1 {
+                x.layout().strides()[axis]
+            } else {
+                0
+            },
+        )?,
         walk: Walk::new(op, &layout, &[&first])?,
     };
     device.launch(kernel, grid(layout.elements()), 0, &params)?;
