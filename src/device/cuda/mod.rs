@@ -13,7 +13,7 @@ mod launch;
 pub mod null;
 
 pub use arena::Memory;
-pub(crate) use launch::{Address, Walk, count, device_of, f32_only};
+pub(crate) use launch::{Address, Walk, count, count_up, device_of, f32_only, overwrite};
 
 use std::collections::HashMap;
 use std::fmt;
