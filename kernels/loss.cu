@@ -38,7 +38,7 @@ __device__ void sum_part(const LossParts& p, F f) {
     for (unsigned i = start + threadIdx.x; i < end; i += 256) {
         const float term = f(p.x[i], p.y[i]) - lost;
         const float next = sum + term;
-        lost = (next - sum) - term;
+        lost = isinf(next) ? 0.0f : (next - sum) - term;
         sum = next;
     }
     const float total = block_sum<256>(sum, shared);

@@ -15,7 +15,7 @@ pub mod null;
 pub mod nvidia;
 
 pub use arena::Memory;
-pub(crate) use launch::{Address, Walk, count, device_of, f32_only};
+pub(crate) use launch::{Address, Walk, count, count_up, device_of, f32_only, overwrite};
 
 use std::collections::HashMap;
 use std::fmt;
