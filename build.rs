@@ -132,8 +132,8 @@ fn without_comments(text: &str) -> String {
     while let Some(c) = rest.chars().next() {
         let (length, comment) = if rest.starts_with("//") {
             (rest.find('\n').unwrap_or(rest.len()), true)
-        } else if rest.starts_with("/*") {
-            (rest[2..].find("*/").map_or(rest.len(), |end| end + 4), true)
+        } else if let Some(inner) = rest.strip_prefix("/*") {
+            (inner.find("*/").map_or(rest.len(), |end| end + 4), true)
         } else if c == '"' {
             (quoted(rest), false)
         } else {
@@ -658,11 +658,12 @@ fn generate(
             writeln!(code, "\n#[repr(C, align(16))]")?;
             writeln!(code, "struct Image<const N: usize>([u8; N]);")?;
         }
-        for (index, size) in built.iter().flat_map(|b| &b.sizes).enumerate() {
+        let sizes = built.iter().flat_map(|b| &b.sizes);
+        for (index, (size, source)) in sizes.zip(&modules).enumerate() {
             writeln!(
                 code,
                 "static IMAGE_{index}: Image<{size}> = Image(*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/cuda/{}\")));",
-                image_name(&modules[index].file)
+                image_name(&source.file)
             )?;
         }
         writeln!(code, "\n/// Every file of kernels, by name.")?;
