@@ -53,10 +53,10 @@ fn run() -> Result<()> {
     }
     println!("cargo::rerun-if-changed=build.rs");
 
-    let mut files = sources(&kernels_dir, Origin::Eosin)?;
-    files.extend(sources(&here.join("planted"), Origin::Emulator)?);
-    files.extend(sources(&here.join("probes"), Origin::Emulator)?);
-    let kernels = sorted(&files)?;
+    let mut kernel_files = sources(&kernels_dir, Origin::Eosin)?;
+    kernel_files.extend(sources(&here.join("planted"), Origin::Emulator)?);
+    kernel_files.extend(sources(&here.join("probes"), Origin::Emulator)?);
+    let kernels = sorted(&kernel_files)?;
     write_if_changed(&out.join("kernels.rs"), &rust_table(&kernels))?;
 
     let sanitizer = Sanitizer::from_env()?;
@@ -66,17 +66,10 @@ fn run() -> Result<()> {
     let table = objects.join("table.cpp");
     write_if_changed(&table, &cpp_table(&kernels))?;
     let mut units = vec![Unit::scheduler(table, &objects)];
-    for name in [
-        "fault",
-        "fiber",
-        "interface",
-        "schedule",
-        "shared",
-        "worker",
-    ] {
-        units.push(Unit::scheduler(shim.join(format!("{name}.cpp")), &objects));
+    for file in files(&shim, "cpp")? {
+        units.push(Unit::scheduler(file, &objects));
     }
-    for file in &files {
+    for file in &kernel_files {
         let wrapper = objects.join(format!("{}_{}.cpp", file.folder(), file.stem()));
         write_if_changed(&wrapper, &file.wrapper())?;
         units.push(Unit::kernels(wrapper, &objects));
@@ -138,20 +131,29 @@ impl Source {
 
 fn sources(dir: &Path, origin: Origin) -> Result<Vec<Source>> {
     let mut found = Vec::new();
+    for path in files(dir, "cu")? {
+        let kernels = kernels_of(&path)?;
+        found.push(Source {
+            path,
+            origin,
+            kernels,
+        });
+    }
+    Ok(found)
+}
+
+/// The files of a folder with this extension, sorted; none if there is no folder.
+fn files(dir: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
     if dir.is_dir() {
         for entry in fs::read_dir(dir)? {
             let path = entry?.path().canonicalize()?;
-            if path.extension().is_some_and(|e| e == "cu") {
-                let kernels = kernels_of(&path)?;
-                found.push(Source {
-                    path,
-                    origin,
-                    kernels,
-                });
+            if path.extension().is_some_and(|e| e == extension) {
+                found.push(path);
             }
         }
     }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found.sort();
     Ok(found)
 }
 

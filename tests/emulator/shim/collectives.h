@@ -61,7 +61,7 @@ inline void serve_shuffle(void* const* arguments, uint32_t mask) {
 
 template <class T>
 inline T shuffle(const char* operation, unsigned mask, T value, unsigned source, Site site) {
-    static_assert(std::is_arithmetic_v<T> && sizeof(T) >= 4, "shuffles move numbers of 4 or 8 bytes");
+    static_assert(std::is_arithmetic_v<T> && sizeof(T) >= 4, "shuffles move 4 or 8 bytes");
     Shuffle own = {0, 0, source};
     std::memcpy(&own.brought, &value, sizeof value);
     warp_collective(mask, operation, &own, serve_shuffle, site);
@@ -121,7 +121,7 @@ inline void serve_match(void* const* arguments, uint32_t mask) {
 
 template <class T>
 inline unsigned match(const char* operation, unsigned mask, T value, Site site) {
-    static_assert(std::is_arithmetic_v<T> && sizeof(T) >= 4, "matches compare numbers of 4 or 8 bytes");
+    static_assert(std::is_arithmetic_v<T> && sizeof(T) >= 4, "matches compare 4 or 8 bytes");
     Match own = {0, 0};
     std::memcpy(&own.brought, &value, sizeof value);
     warp_collective(mask, operation, &own, serve_match, site);

@@ -50,9 +50,9 @@ void handle(int signal, siginfo_t* info, void* context) {
         const Fiber& fiber = worker->running();
         std::string what = explain(signal, *info, *worker);
         if (fiber.operation == nullptr) {
-            worker->fail({nullptr, 0}, what);
+            worker->fail({nullptr, 0}, "%s", what.c_str());
         }
-        worker->fail(fiber.site, what + ", after this line");
+        worker->fail(fiber.site, "%s, after this line", what.c_str());
     }
     for (int i = 0; i < 3; ++i) {
         if (SIGNALS[i] != signal) {

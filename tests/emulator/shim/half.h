@@ -32,7 +32,8 @@ constexpr uint16_t CANONICAL_NAN = 0x7fff;  // of both formats, as conversions g
 
 struct Bf16Format {
     static uint16_t from(float value) {
-        return value != value ? CANONICAL_NAN : static_cast<uint16_t>(round_off(bits_of(value), 16));
+        uint32_t bits = bits_of(value);
+        return value != value ? CANONICAL_NAN : static_cast<uint16_t>(round_off(bits, 16));
     }
     static float to(uint16_t bits) { return float_of(static_cast<uint32_t>(bits) << 16); }
 };

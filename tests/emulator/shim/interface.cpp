@@ -21,12 +21,9 @@ Worker& worker() { return *Worker::of_this_thread(); }
 }  // namespace
 
 void fail(Site site, const char* format, ...) {
-    char text[512];
     va_list arguments;
     va_start(arguments, format);
-    std::vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    worker().fail(site, text);
+    worker().vfail(site, format, arguments);
 }
 
 int block_barrier(const char* operation, Vote vote, int predicate, Site site) {

@@ -163,7 +163,9 @@ inline int __float2int_rn(float a) { return emulator::saturated<int>(std::nearby
 inline int __float2int_rz(float a) { return emulator::saturated<int>(std::trunc(a)); }
 inline int __float2int_rd(float a) { return emulator::saturated<int>(std::floor(a)); }
 inline int __float2int_ru(float a) { return emulator::saturated<int>(std::ceil(a)); }
-inline unsigned __float2uint_rn(float a) { return emulator::saturated<unsigned>(std::nearbyint(a)); }
+inline unsigned __float2uint_rn(float a) {
+    return emulator::saturated<unsigned>(std::nearbyint(a));
+}
 inline unsigned __float2uint_rz(float a) { return emulator::saturated<unsigned>(std::trunc(a)); }
 inline float __int2float_rn(int a) { return static_cast<float>(a); }
 inline float __uint2float_rn(unsigned a) { return static_cast<float>(a); }

@@ -66,8 +66,12 @@ struct Unwatched {
 
 #ifdef EOSIN_EMULATOR_ASAN
 
-inline void forbid(const void* address, size_t bytes) { __asan_poison_memory_region(address, bytes); }
-inline void allow(const void* address, size_t bytes) { __asan_unpoison_memory_region(address, bytes); }
+inline void forbid(const void* address, size_t bytes) {
+    __asan_poison_memory_region(address, bytes);
+}
+inline void allow(const void* address, size_t bytes) {
+    __asan_unpoison_memory_region(address, bytes);
+}
 // The first forbidden byte, or null.
 inline const void* forbidden(const void* address, size_t bytes) {
     return bytes == 0 ? nullptr : __asan_region_is_poisoned(const_cast<void*>(address), bytes);

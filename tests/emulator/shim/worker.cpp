@@ -1,5 +1,6 @@
 #include "worker.h"
 
+#include <cstdarg>
 #include <cstdio>
 #include <cstring>
 
@@ -14,17 +15,21 @@ namespace {
 
 thread_local Worker* serving = nullptr;
 
-std::string place(Site site) {
-    const char* slash = std::strrchr(site.file, '/');
-    return std::string(slash == nullptr ? site.file : slash + 1) + ":" + std::to_string(site.line);
-}
-
 std::string triple(Index index) {
     return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " +
            std::to_string(index.z) + ")";
 }
 
 }  // namespace
+
+std::string place(Site site) {
+    const char* slash = std::strrchr(site.file, '/');
+    return std::string(slash == nullptr ? site.file : slash + 1) + ":" + std::to_string(site.line);
+}
+
+bool same(Site a, Site b) {
+    return a.line == b.line && (a.file == b.file || std::strcmp(a.file, b.file) == 0);
+}
 
 Worker* Worker::of_this_thread() { return serving; }
 
@@ -155,20 +160,18 @@ void Worker::require_all_alive(const Fiber& returned) {
     const Warp& warp = warps_[returned.warp];
     for (unsigned i = 0; i < warp.count; ++i) {
         const Collective& pending = warp.collectives[i];
-        if (pending.mask >> returned.lane & 1) {
-            fail(pending.site, (std::string("the thread returns while others of its warp wait for "
-                                            "it in ") +
-                                pending.operation)
-                                  );
+        if ((pending.mask >> returned.lane & 1) != 0) {
+            fail(pending.site, "the thread returns while others of its warp wait for it in %s",
+                 pending.operation);
         }
     }
     if (barrier_.arrived != 0) {
-        fail(barrier_.site, ("the thread returns while " + std::to_string(barrier_.arrived) +
-                             " others wait in " + barrier_.operation)
-                               );
+        fail(barrier_.site, "the thread returns while %u others wait in %s", barrier_.arrived,
+             barrier_.operation);
     }
 }
 
+// To the launching context, for good.
 void Worker::leave() {
     Context& context = running().context;
     current = nullptr;
@@ -176,16 +179,23 @@ void Worker::leave() {
     __builtin_unreachable();
 }
 
-void Worker::fail(Site site, const std::string& text) {
+void Worker::fail(Site site, const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vfail(site, format, arguments);
+}
+
+void Worker::vfail(Site site, const char* format, va_list arguments) {
     const Fiber& self = running();
+    char text[512];
+    std::vsnprintf(text, sizeof text, format, arguments);
     failure_ = std::string(kernel_->name) + ", block " + triple(self.block) + ", thread " +
                std::to_string(self.index);
     if (site.file != nullptr) {
         failure_ += ", " + place(site);
     }
-    failure_ += ": " + text;
+    failure_ += std::string(": ") + text;
     leave();
-    __builtin_unreachable();
 }
 
 // ---- waiting
@@ -204,8 +214,8 @@ void Worker::go_on() {
     Fiber& self = running();
     int next = schedule_.next(ready_, self.index);
     if (next < 0) {
-        fail(self.waiting == Waiting::Returned ? Site{nullptr, 0} : self.site,
-             "deadlock: " + who_waits());
+        bool returned = self.waiting == Waiting::Returned;
+        fail(returned ? Site{nullptr, 0} : self.site, "deadlock: %s", who_waits().c_str());
     }
     Fiber& other = fibers_[static_cast<unsigned>(next)];
     if (&other != &self) {
@@ -230,7 +240,7 @@ std::string Worker::who_waits() const {
         }
         bool known = false;
         for (Site site : told) {
-            known = known || (site.line == fiber.site.line && site.file == fiber.site.file);
+            known = known || same(site, fiber.site);
         }
         if (!known) {
             told.push_back(fiber.site);
@@ -239,191 +249,6 @@ std::string Worker::who_waits() const {
         }
     }
     return text;
-}
-
-// ---- barriers
-
-int Worker::block_barrier(const char* operation, Vote vote, int predicate, Site site) {
-    Fiber& self = running();
-    if (alive_ < threads_) {
-        fail(site, (std::string(operation) + " after " + std::to_string(threads_ - alive_) +
-                    " threads of the block have returned")
-                      );
-    }
-    if (barrier_.arrived == 0) {
-        barrier_.operation = operation;
-        barrier_.vote = vote;
-        barrier_.site = site;
-    } else if (barrier_.site.line != site.line || barrier_.vote != vote ||
-               std::strcmp(barrier_.site.file, site.file) != 0) {
-        fail(site, (std::string("divergent barrier: ") + operation + " while others wait in " +
-                    barrier_.operation + " at " + place(barrier_.site))
-                      );
-    }
-    const char* tag = &barrier_.tags[barrier_.phase % 2];
-    sanitizer::release(tag);
-    self.predicate = predicate != 0;
-    self.operation = operation;
-    self.site = site;
-    if (++barrier_.arrived == threads_) {
-        release_block_barrier();
-        if (schedule_.yields_at_barriers()) {
-            go_on();
-        }
-    } else {
-        wait(Waiting::AtBlockBarrier, operation, site);
-    }
-    sanitizer::acquire(tag);
-    return self.predicate;
-}
-
-void Worker::release_block_barrier() {
-    unsigned count = 0;
-    if (barrier_.vote != Vote::None) {
-        for (unsigned i = 0; i < threads_; ++i) {
-            count += fibers_[i].predicate != 0;
-        }
-    }
-    int answer = 0;
-    switch (barrier_.vote) {
-        case Vote::None:
-            break;
-        case Vote::Count:
-            answer = static_cast<int>(count);
-            break;
-        case Vote::And:
-            answer = count == threads_;
-            break;
-        case Vote::Or:
-            answer = count != 0;
-            break;
-    }
-    for (unsigned i = 0; i < threads_; ++i) {
-        fibers_[i].predicate = answer;
-        if (fibers_[i].waiting == Waiting::AtBlockBarrier) {
-            wake(fibers_[i]);
-        }
-    }
-    barrier_.arrived = 0;
-    ++barrier_.phase;
-    schedule_.met();
-}
-
-void Worker::named_barrier(int id, unsigned threads, bool waits, Site site) {
-    if (id < 1 || id >= NAMED_BARRIERS || threads == 0 || threads % WARP != 0 ||
-        threads > threads_) {
-        fail(site, ("named barrier " + std::to_string(id) + " of " + std::to_string(threads) +
-                    " threads: wants an id from 1 to 15 and whole warps of the block")
-                      );
-    }
-    NamedBarrier& barrier = named_[id];
-    if (barrier.arrived != 0 && barrier.threads != threads) {
-        fail(site, ("named barrier " + std::to_string(id) + " of " + std::to_string(threads) +
-                    " threads, but others wait for " + std::to_string(barrier.threads))
-                      );
-    }
-    const char* tag = &barrier.tags[barrier.phase % 2];
-    sanitizer::release(tag);
-    barrier.threads = threads;
-    if (++barrier.arrived == threads) {
-        barrier.arrived = 0;
-        ++barrier.phase;
-        for (unsigned i = 0; i < threads_; ++i) {
-            if (fibers_[i].waiting == Waiting::AtNamedBarrier && fibers_[i].barrier == id) {
-                wake(fibers_[i]);
-            }
-        }
-    } else if (waits) {
-        running().barrier = id;
-        wait(Waiting::AtNamedBarrier, "a named barrier", site);
-    }
-    if (waits) {
-        sanitizer::acquire(tag);
-    }
-}
-
-// ---- warps
-
-void Worker::warp_collective(uint32_t mask, const char* operation, void* argument, Serve serve_all,
-                             Site site) {
-    Fiber& self = running();
-    Warp& warp = warps_[self.warp];
-    char text[256];
-    if ((mask >> self.lane & 1) == 0) {
-        std::snprintf(text, sizeof text, "%s: the mask %08x leaves out the calling lane %u",
-                      operation, mask, self.lane);
-        fail(site, text);
-    }
-    if ((mask & ~warp.alive) != 0) {
-        std::snprintf(text, sizeof text,
-                      "%s: the mask %08x names lanes that have returned or do not exist (%08x)",
-                      operation, mask, mask & ~warp.alive);
-        fail(site, text);
-    }
-    unsigned i = 0;
-    while (i < warp.count && warp.collectives[i].mask != mask) {
-        const Collective& pending = warp.collectives[i];
-        if ((pending.mask & mask) != 0) {
-            std::snprintf(text, sizeof text,
-                          "%s with mask %08x while lanes of it wait in %s at %s with mask %08x",
-                          operation, mask, pending.operation, place(pending.site).c_str(),
-                          pending.mask);
-            fail(site, text);
-        }
-        ++i;
-    }
-    if (i == warp.count) {
-        if (warp.count == Warp::MOST) {
-            fail(site, "the warp has diverged into more groups than the emulator follows");
-        }
-        Collective& fresh = warp.collectives[warp.count++];
-        fresh.mask = mask;
-        fresh.arrived = 0;
-        fresh.operation = operation;
-        fresh.site = site;
-        fresh.serve = serve_all;
-    }
-    Collective& collective = warp.collectives[i];
-    if (collective.serve != serve_all || collective.site.line != site.line ||
-        std::strcmp(collective.operation, operation) != 0) {
-        fail(site, (std::string("divergent warp: ") + operation + " while other lanes wait in " +
-                    collective.operation + " at " + place(collective.site))
-                      );
-    }
-    // Of the collectives only __syncwarp orders memory.
-    bool orders = serve_all == nullptr;
-    if (orders) {
-        sanitizer::release(&warp);
-    }
-    collective.arguments[self.lane] = argument;
-    collective.arrived |= 1u << self.lane;
-    if (collective.arrived == mask) {
-        serve(warp, i, self);
-    } else {
-        wait(Waiting::InWarp, operation, site);
-    }
-    if (orders) {
-        sanitizer::acquire(&warp);
-    }
-}
-
-void Worker::serve(Warp& warp, unsigned index, const Fiber& last) {
-    Collective& done = warp.collectives[index];
-    if (done.serve != nullptr) {
-        // Lanes hand each other registers, which are no memory.
-        sanitizer::Unwatched unwatched;
-        done.serve(done.arguments, done.mask);
-    }
-    for (uint32_t lanes = done.mask; lanes != 0; lanes &= lanes - 1) {
-        Fiber& fiber = fibers_[last.warp * WARP + static_cast<unsigned>(__builtin_ctz(lanes))];
-        if (fiber.index != last.index) {
-            wake(fiber);
-        }
-    }
-    --warp.count;
-    if (index != warp.count) {
-        done = warp.collectives[warp.count];
-    }
 }
 
 // ---- shared memory
@@ -437,76 +262,9 @@ void* Worker::shared_array(const void* tag, const char* name, size_t bytes, size
         array = shared_.array(tag, name, bytes, alignment, why);
     }
     if (array == nullptr) {
-        fail(site, why);
+        fail(site, "%s", why.c_str());
     }
     return array;
-}
-
-// ---- asynchronous copies
-
-namespace {
-
-void arrive(const AsyncCopy& copy) {
-    sanitizer::writes(copy.to, copy.bytes);
-    sanitizer::Unwatched unwatched;
-    auto to = static_cast<unsigned char*>(copy.to);
-    std::memcpy(to, copy.from, copy.from_bytes);
-    std::memset(to + copy.from_bytes, 0, copy.bytes - copy.from_bytes);
-}
-
-}  // namespace
-
-// The bytes may arrive at any time from now to the wait. Arriving late shows a
-// wait that is missing; what was there before is lost at once, so that neither a
-// reader that does not wait nor one that is not done with the old bytes can be
-// lucky.
-void Worker::async_copy(const AsyncCopy& copy, Site site) {
-    Fiber& self = running();
-    auto misaligned = [&](const void* address) {
-        return reinterpret_cast<uintptr_t>(address) % copy.bytes != 0;
-    };
-    if (misaligned(copy.to) || misaligned(copy.from)) {
-        fail(site, ("cp.async of " + std::to_string(copy.bytes) + " bytes: its " +
-                    (misaligned(copy.to) ? "destination" : "source") + " is not aligned to them")
-                      );
-    }
-    if (copy.from_bytes > copy.bytes) {
-        fail(site, "cp.async: more bytes of source than it copies");
-    }
-    if (!shared_.contains(copy.to, copy.bytes)) {
-        fail(site, "cp.async: its destination is outside of the block's shared memory");
-    }
-    if (sanitizer::forbidden(copy.from, copy.from_bytes) != nullptr) {
-        fail(site, "cp.async: its source is outside of its buffer");
-    }
-    sanitizer::reads(copy.from, copy.from_bytes);
-    if (schedule_.copies_early()) {
-        arrive(copy);
-        return;
-    }
-    sanitizer::writes(copy.to, copy.bytes);
-    {
-        sanitizer::Unwatched unwatched;
-        std::memset(copy.to, 0xff, copy.bytes);
-    }
-    self.copies.push_back(copy);
-    self.copies.back().group = self.group;
-}
-
-void Worker::async_commit() { ++running().group; }
-
-void Worker::async_wait(unsigned groups_in_flight) {
-    Fiber& self = running();
-    size_t kept = 0;
-    for (const AsyncCopy& copy : self.copies) {
-        // Copies of the open group stay, unless everything is waited for at the end.
-        if (copy.group + groups_in_flight < self.group) {
-            arrive(copy);
-        } else {
-            self.copies[kept++] = copy;
-        }
-    }
-    self.copies.resize(kept);
 }
 
 }  // namespace emulator

@@ -5,6 +5,7 @@
 // thread that launched them.
 #pragma once
 
+#include <cstdarg>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -87,6 +88,10 @@ struct Launch {
     uint64_t seed;
 };
 
+// "file.cu:12".
+std::string place(Site site);
+bool same(Site a, Site b);
+
 class Worker {
 public:
     ~Worker();
@@ -102,14 +107,17 @@ public:
     void async_copy(const AsyncCopy& copy, Site site);
     void async_commit();
     void async_wait(unsigned groups_in_flight);
-    void* shared_array(const void* tag, const char* name, size_t bytes, size_t alignment, Site site);
+    void* shared_array(const void* tag, const char* name, size_t bytes, size_t alignment,
+                       Site site);
     const SharedMemory& shared() const { return shared_; }
     const Stacks& stacks() const { return stacks_; }
     Fiber& running() { return *static_cast<Fiber*>(current); }
 
-    // Ends the launch, in the name of the running thread. Its frames are left as
-    // they are, so what they own on the heap is lost: a few bytes of text.
-    [[noreturn]] void fail(Site site, const std::string& text);
+    // Ends the launch, in the name of the running thread, whose frames are left as
+    // they are. What they own on the heap is lost: a few bytes of text.
+    [[noreturn]] void fail(Site site, const char* format, ...)
+        __attribute__((format(printf, 3, 4)));
+    [[noreturn]] void vfail(Site site, const char* format, va_list arguments);
 
     // The one that this OS thread runs; null outside a launch.
     static Worker* of_this_thread();
@@ -125,9 +133,10 @@ private:
     void go_on();
     void wake(Fiber& fiber);
     void release_block_barrier();
-    void serve(Warp& warp, unsigned collective, const Fiber& last);
+    Collective& join(Warp& warp, uint32_t mask, const char* operation, Serve serve, Site site);
+    void serve(Warp& warp, Collective& done, const Fiber& last);
     void require_all_alive(const Fiber& returned);
-    void leave();
+    [[noreturn]] void leave();
     std::string who_waits() const;
     void forget_fibers();
 
