@@ -419,7 +419,12 @@ fn every_kernel_of_the_crate_is_emulated() {
     table.sort_unstable();
     assert_eq!(kernels().collect::<Vec<_>>(), table);
     for kernel in ALL {
-        assert_eq!(threads(kernel.name), Some(kernel.threads), "{}", kernel.name);
+        assert_eq!(
+            threads(kernel.name),
+            Some(kernel.threads),
+            "{}",
+            kernel.name
+        );
     }
     assert_eq!(threads("planted_barrier_sound"), Some(64));
 }
@@ -460,7 +465,8 @@ fn answers(name: &str, threads: usize, expected: &[&dyn Fn(usize) -> i32]) {
 fn shuffles_answer_as_documented() {
     // Out of its segment, a lane keeps its own value; __shfl_sync wraps around,
     // and __shfl_xor_sync reaches earlier segments.
-    let within = |lane: usize, source: usize, inside: bool| value(if inside { source } else { lane });
+    let within =
+        |lane: usize, source: usize, inside: bool| value(if inside { source } else { lane });
     let next = |i: usize| within(i, i + 1, i < 31);
     answers(
         "probe_shuffles",
@@ -483,7 +489,9 @@ fn shuffles_answer_as_documented() {
 
 /// The lanes of a warp for which something holds, as a mask.
 fn lanes(holds: impl Fn(usize) -> bool) -> i32 {
-    (0..32).filter(|&i| holds(i)).fold(0u32, |mask, i| mask | 1 << i) as i32
+    (0..32)
+        .filter(|&i| holds(i))
+        .fold(0u32, |mask, i| mask | 1 << i) as i32
 }
 
 #[test]
@@ -508,14 +516,9 @@ fn votes_answer_as_documented() {
     answers(
         "probe_block_votes",
         80,
-        &[
-            &|_| 27,
-            &|_| 1,
-            &|_| 0,
-            &|_| 1,
-            &|_| 0,
-            &|i| lanes(|j| j % 2 == 1 && (i < 64 || j < 16)),
-        ],
+        &[&|_| 27, &|_| 1, &|_| 0, &|_| 1, &|_| 0, &|i| {
+            lanes(|j| j % 2 == 1 && (i < 64 || j < 16))
+        }],
     );
 }
 
@@ -706,7 +709,8 @@ fn halves_convert_as_elsewhere() {
     const COUNT: usize = 1 << 16;
     // Every half, its neighbours in f32 and the ties between it and the next one;
     // then the same for bf16; then bits of every kind.
-    let ties = |bits: u32, step: u32| [0, 1, step / 2 - 1, step / 2, step / 2 + 1].map(|d| bits + d);
+    let ties =
+        |bits: u32, step: u32| [0, 1, step / 2 - 1, step / 2, step / 2 + 1].map(|d| bits + d);
     let halves = (0..=u16::MAX).flat_map(|i| ties(f16::from_bits(i).to_f32().to_bits(), 1 << 13));
     let bfloats = (0..=u16::MAX).flat_map(|i| ties(u32::from(i) << 16, 1 << 16));
     let others = (0..COUNT as u32).map(|i| i.wrapping_mul(0x9e37_79b9));
@@ -737,7 +741,10 @@ fn halves_convert_as_elsewhere() {
                 assert_eq!(bfloat[i], bf16::from_f32(v).to_bits(), "{v:e} as bf16");
             }
             let bits = i as u16;
-            let wide = [f16::from_bits(bits).to_f32(), bf16::from_bits(bits).to_f32()];
+            let wide = [
+                f16::from_bits(bits).to_f32(),
+                bf16::from_bits(bits).to_f32(),
+            ];
             for (got, expected) in [from_half[i], from_bfloat[i]].into_iter().zip(wide) {
                 let same = got.to_bits() == expected.to_bits();
                 assert!(same || got.is_nan() && expected.is_nan(), "{bits:04x}");
@@ -748,7 +755,9 @@ fn halves_convert_as_elsewhere() {
 
 #[test]
 fn functions_of_bits_answer_as_documented() {
-    let input: Vec<u32> = (0..64u32).map(|i| i.wrapping_mul(0x9e37_79b9) >> (i % 7)).collect();
+    let input: Vec<u32> = (0..64u32)
+        .map(|i| i.wrapping_mul(0x9e37_79b9) >> (i % 7))
+        .collect();
     let mut output = vec![0u32; 9 * 32];
     let params = Probe {
         output: output.as_mut_ptr() as u64,
