@@ -328,6 +328,11 @@ impl Flags {
                 .unwrap_or_else(|_| kernels_dir.into())
                 .into(),
         );
+        // So that a large frame faults below its stack instead of skipping the page.
+        let probes = "-fstack-clash-protection";
+        if build.is_flag_supported(probes)? {
+            kernels.push(probes.into());
+        }
         if let Some(sanitizer) = sanitizer {
             all.push(sanitizer.define().into());
             kernels.push(sanitizer.flag().into());
