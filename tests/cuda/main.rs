@@ -1,3 +1,6 @@
 //! The CUDA side without a GPU: the emulator itself, drivers, arena, capture.
 
-fn main() {}
+#[path = "../../build.rs"]
+#[allow(dead_code, reason = "the build script, for the tests in it")]
+mod build_script;
+mod table;
