@@ -311,7 +311,7 @@ impl Tensor {
     pub fn full_on(value: f64, shape: &[usize], dtype: DType, device: &Device) -> Result<Self> {
         match device {
             Device::Cpu => Self::full(value, shape, dtype),
-            Device::Cuda(_) => Self::full(value, shape, dtype)?.to(device),
+            Device::Cuda(device) => ops::layout::cuda::full(device, value, shape, dtype),
         }
     }
 

@@ -254,7 +254,9 @@ pub fn grad(
                 let shapes = [w[i].shape(), output.shape()];
                 return Err(Error::shape("grad", &shapes, "weight and output differ"));
             }
-            None if output.elements() == 1 => Tensor::full(1.0, output.shape(), output.dtype())?,
+            None if output.elements() == 1 => {
+                Tensor::full_on(1.0, output.shape(), output.dtype(), &output.device())?
+            }
             None => {
                 let problem = "an output of several elements needs a weight";
                 return Err(Error::shape("grad", &[output.shape()], problem));

@@ -198,13 +198,14 @@ impl BatchNorm {
 
     /// Running statistics as if nothing had been seen.
     pub fn reset(&self) -> Result<()> {
-        let shape = self.running_mean.value();
-        self.running_mean
-            .set(Tensor::full(0.0, shape.shape(), shape.dtype())?)?;
-        self.running_var
-            .set(Tensor::full(1.0, shape.shape(), shape.dtype())?)?;
-        self.num_batches_tracked
-            .set(Tensor::scalar(0.0, DType::I64)?)
+        let fill = |buffer: &Buffer, value: f64| {
+            let old = buffer.value();
+            let new = Tensor::full_on(value, old.shape(), old.dtype(), &old.device())?;
+            buffer.set(new)
+        };
+        fill(&self.running_mean, 0.0)?;
+        fill(&self.running_var, 1.0)?;
+        fill(&self.num_batches_tracked, 0.0)
     }
 }
 
@@ -231,9 +232,8 @@ impl Module for BatchNorm {
             return ops::batch_norm_eval(x, &mean, &var, weight, bias, self.eps);
         }
         let normed = ops::batch_norm_train(x, weight, bias, self.eps)?;
-        let seen = self.num_batches_tracked.value().item()?;
         let momentum = if pass.averages() {
-            1.0 / (seen + 1.0)
+            1.0 / (self.num_batches_tracked.value().item()? + 1.0)
         } else {
             self.momentum
         };
@@ -244,8 +244,7 @@ impl Module for BatchNorm {
         )?;
         self.running_mean.set(mean)?;
         self.running_var.set(var)?;
-        self.num_batches_tracked
-            .set(Tensor::scalar(seen + 1.0, DType::I64)?)?;
+        self.num_batches_tracked.count_up()?;
         Ok(normed.output)
     }
 }

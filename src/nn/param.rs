@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::autograd::Node;
+use crate::device::{Device, cuda};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::random::Philox;
 use crate::tensor::Tensor;
@@ -136,14 +138,28 @@ impl Buffer {
         value.clone()
     }
 
-    /// Replaces the values.
+    /// Replaces the values. On the CUDA stream that holds them they are written
+    /// over where they lie, so that a captured step goes on using them; what
+    /// [`Buffer::value`] gave before changes with them.
     ///
     /// # Errors
     /// Another shape or dtype.
     pub fn set(&self, value: Tensor) -> Result<()> {
         let mut held = self.0.1.write().unwrap_or_else(PoisonError::into_inner);
         same_kind(&self.0.0, &held, &value)?;
-        *held = value.detach();
+        if !cuda::overwrite(&held, &value)? {
+            *held = value.detach();
+        }
+        Ok(())
+    }
+
+    /// Adds 1 to a counter, one i64, without waiting for the device that holds it.
+    pub(crate) fn count_up(&self) -> Result<()> {
+        let mut held = self.0.1.write().unwrap_or_else(PoisonError::into_inner);
+        match held.device() {
+            Device::Cpu => *held = Tensor::scalar(held.item()? + 1.0, DType::I64)?,
+            Device::Cuda(_) => cuda::count_up(&held)?,
+        }
         Ok(())
     }
 }

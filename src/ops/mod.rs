@@ -10,8 +10,10 @@
 //! - [`REGISTRY`] lists every operator with the order of gradient that it has;
 //!   the test suite walks it.
 
+pub(crate) mod elementwise;
 pub(crate) mod half;
 pub(crate) mod images;
+mod indexed;
 pub(crate) mod normalise;
 mod registry;
 mod separable;
@@ -30,7 +32,7 @@ mod gather;
 mod group_norm;
 mod index_select;
 mod layer_norm;
-mod layout;
+pub(crate) mod layout;
 mod linear;
 mod loss;
 mod matmul;

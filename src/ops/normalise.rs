@@ -1,6 +1,9 @@
-//! What `layer_norm` and `batch_norm` share: their parameters and the gradient
-//! that can be differentiated again.
+//! What `layer_norm` and `batch_norm` share: their parameters, how their kernels
+//! cut sums per channel, and the gradient that can be differentiated again.
 
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::cuda::{Address, count};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops;
@@ -32,6 +35,73 @@ pub(crate) fn parameter<T: Float>(
             Ok(plain.dense_slice::<T>(op)?.to_vec())
         }
         None => Ok(vec![none; n]),
+    }
+}
+
+/// The address of a weight or bias, that of nothing for none.
+pub(crate) fn address_or_none(op: &'static str, t: Option<&Tensor>) -> Result<Address> {
+    t.map_or(Ok(Address::default()), |t| t.address(op))
+}
+
+/// How kernels cut sums per channel of a dense `outer x channels x inner`, by
+/// its shape alone. A mirror of `Columns` in kernels/common/columns.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+pub(crate) struct Columns {
+    channels: u32,
+    inner: u32,
+    /// Of one channel: outer * inner.
+    elements: u32,
+    /// Of these, how many a block takes.
+    part: u32,
+    parts: u32,
+    /// Channels of a block.
+    width: u32,
+}
+
+impl Columns {
+    const THREADS: usize = 256;
+    /// Channels of a block that joins parts.
+    const TOTAL_WIDTH: usize = 32;
+
+    /// # Errors
+    /// 2^31 elements or more.
+    pub fn new(op: &'static str, channels: usize, inner: usize, elements: usize) -> Result<Self> {
+        // Enough blocks for any GPU, but no thread with less work than this.
+        const BLOCKS: usize = 1024;
+        const EACH: usize = 8;
+        count(op, channels * elements)?;
+        let width = match inner {
+            1 => channels.next_power_of_two().min(Self::TOTAL_WIDTH),
+            _ => 1,
+        };
+        let groups = channels.div_ceil(width).max(1);
+        let useful = elements.div_ceil(Self::THREADS / width * EACH);
+        let parts = useful.min((BLOCKS / groups).max(1));
+        let part = elements.div_ceil(parts.max(1));
+        Ok(Self {
+            channels: count(op, channels)?,
+            inner: count(op, inner)?,
+            elements: count(op, elements)?,
+            part: count(op, part)?,
+            parts: elements.div_ceil(part.max(1)) as u32,
+            width: width as u32,
+        })
+    }
+
+    pub fn parts(&self) -> usize {
+        self.parts as usize
+    }
+
+    /// Blocks of the first stage.
+    pub fn grid(&self) -> [usize; 3] {
+        let groups = self.channels.div_ceil(self.width) as usize;
+        [groups, self.parts(), 1]
+    }
+
+    /// Blocks of the stage that joins parts.
+    pub fn total_grid(&self) -> [usize; 3] {
+        [(self.channels as usize).div_ceil(Self::TOTAL_WIDTH), 1, 1]
     }
 }
 

@@ -86,7 +86,7 @@ impl<const N: usize> Walk<N> {
 
 /// The layout of an element-wise result: that of the first operand of the full
 /// shape, without its holes.
-fn result_layout(shape: Shape, inputs: &[&Layout]) -> Layout {
+pub(crate) fn result_layout(shape: Shape, inputs: &[&Layout]) -> Layout {
     let full = inputs.iter().filter(|l| *l.shape() == shape);
     let mut fallback = Layout::contiguous(shape);
     for l in full {

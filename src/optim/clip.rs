@@ -1,14 +1,45 @@
 use rayon::prelude::*;
 
+use super::clip_cuda;
+use crate::device::Device;
 use crate::device::cpu::GRAIN;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::Tensor;
 
+/// [`clip_grad_norm`] whose norm stays where the gradients are, a tensor of no
+/// axes, so that a CUDA device need not be waited for: f32 and accumulated in f32
+/// there, f64 on the CPU. It can be captured.
+///
+/// # Errors
+/// As [`clip_grad_norm`]; gradients on several devices.
+pub fn clip_grad_norm_on_device(gradients: &mut [Option<Tensor>], max_norm: f64) -> Result<Tensor> {
+    if !any_on_cuda(gradients) {
+        return Tensor::scalar(clip_grad_norm(gradients, max_norm)?, DType::F64);
+    }
+    check_limit(max_norm)?;
+    let mut given: Vec<&mut Tensor> = gradients.iter_mut().flatten().collect();
+    clip_cuda::clip(&mut given, max_norm)
+}
+
+fn any_on_cuda(gradients: &[Option<Tensor>]) -> bool {
+    let on_cuda = |t: &Tensor| matches!(t.device(), Device::Cuda(_));
+    gradients.iter().flatten().any(on_cuda)
+}
+
+fn check_limit(max_norm: f64) -> Result<()> {
+    if max_norm.is_nan() || max_norm < 0.0 {
+        let problem = format!("gradients cannot be clipped to a norm of {max_norm}");
+        return Err(Error::usage(problem, "give a norm of 0 or more"));
+    }
+    Ok(())
+}
+
 /// Scales all gradients by `max_norm / (norm + 1e-6)`, if that is below 1, norm
 /// being the L2 norm of all of them together (Pascanu et al. 2013, in PyTorch's
-/// form), and returns the norm from before, accumulated in f64.
+/// form), and returns the norm from before, accumulated in f64. For gradients on
+/// a CUDA device see [`clip_grad_norm_on_device`], which this waits for.
 ///
 /// A norm that is not finite is returned, and spoils the gradients as in
 /// PyTorch; whether to skip the step is for the caller to say.
@@ -16,9 +47,9 @@ use crate::tensor::Tensor;
 /// # Errors
 /// A negative `max_norm` or NaN, or a gradient that is not a float.
 pub fn clip_grad_norm(gradients: &mut [Option<Tensor>], max_norm: f64) -> Result<f64> {
-    if max_norm.is_nan() || max_norm < 0.0 {
-        let problem = format!("gradients cannot be clipped to a norm of {max_norm}");
-        return Err(Error::usage(problem, "give a norm of 0 or more"));
+    check_limit(max_norm)?;
+    if any_on_cuda(gradients) {
+        return clip_grad_norm_on_device(gradients, max_norm)?.item();
     }
     let mut total = 0.0;
     for gradient in gradients.iter().flatten() {

@@ -6,14 +6,17 @@
 //! continues a run bit for bit.
 
 mod clip;
+mod clip_cuda;
+mod cuda;
 mod schedule;
 mod update;
 
-pub use clip::clip_grad_norm;
+pub use clip::{clip_grad_norm, clip_grad_norm_on_device};
 pub use schedule::{Goal, PlateauState, ReduceOnPlateau, Schedule};
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::nn::Param;
@@ -181,6 +184,7 @@ const LEARNING_RATE: &str = "learning_rate";
 pub struct Optimizer {
     kind: Kind,
     slots: Vec<Slot>,
+    cuda: Option<cuda::State>,
 }
 
 impl Optimizer {
@@ -215,6 +219,7 @@ impl Optimizer {
         Ok(Self {
             kind,
             slots: params.into_iter().map(slot).collect(),
+            cuda: None,
         })
     }
 
@@ -245,9 +250,13 @@ impl Optimizer {
     /// Parameters are written in place; those whose values something else still
     /// holds, a tape above all, are copied first. So drop the loss before.
     ///
+    /// Under capture of a CUDA device nothing is counted as a step, and values
+    /// are written in place whoever holds them: a graph needs its addresses.
+    /// Take one step before, and call [`Optimizer::advance`] before each replay.
+    ///
     /// # Errors
-    /// Another number of gradients, or a gradient of another shape; nothing was
-    /// changed then.
+    /// Another number of gradients, a gradient of another shape, or parameters
+    /// and gradients on several devices; nothing was changed then.
     pub fn step(&mut self, gradients: &[Option<Tensor>]) -> Result<()> {
         if gradients.len() != self.slots.len() {
             let (given, needed) = (gradients.len(), self.slots.len());
@@ -256,8 +265,9 @@ impl Optimizer {
                 "give one gradient or none per parameter",
             ));
         }
-        let mut active = Vec::new();
-        for (slot, gradient) in self.slots.iter_mut().zip(gradients) {
+        let total = self.slots.len();
+        let (mut active, mut places) = (Vec::new(), Vec::new());
+        for (place, (slot, gradient)) in self.slots.iter_mut().zip(gradients).enumerate() {
             let Some(gradient) = gradient else { continue };
             let value = slot.param.value();
             if gradient.shape() != value.shape() {
@@ -267,9 +277,39 @@ impl Optimizer {
             }
             let gradient = crate::ops::cast(&gradient.detach(), value.dtype())?;
             active.push((slot, gradient.to_format(Format::Contiguous)?));
+            places.push(place);
         }
         let params: Vec<Param> = active.iter().map(|(slot, _)| slot.param.clone()).collect();
+        let on_cuda = |p: &Param| matches!(p.value().device(), Device::Cuda(_));
+        if params.iter().any(on_cuda) {
+            let (kind, state) = (self.kind, &mut self.cuda);
+            return Param::update_all(&params, |values| {
+                cuda::step(kind, active, values, &places, total, state)
+            });
+        }
         Param::update_all(&params, |values| update::step(self.kind, active, values))
+    }
+
+    /// Prepares one replay of the step that was captured last: counts it and
+    /// brings its numbers, the learning rate among them, to the device.
+    ///
+    /// # Errors
+    /// No step was captured, or a parameter has moved since.
+    pub fn advance(&mut self) -> Result<()> {
+        let Some(state) = &mut self.cuda else {
+            return Err(cuda::nothing_captured());
+        };
+        let slots = &self.slots;
+        let stepped = state.advance(self.kind, |place| slots[place].steps)?;
+        let params: Vec<Param> = stepped
+            .iter()
+            .map(|&place| slots[place].param.clone())
+            .collect();
+        for place in stepped {
+            self.slots[place].steps += 1;
+        }
+        // The replay changes them: tapes of before are out of date.
+        Param::update_all(&params, |_| Ok(()))
     }
 
     /// Everything that a resumed run needs besides the parameters: the learning
@@ -286,7 +326,8 @@ impl Optimizer {
             let steps = Tensor::from_slice(&[slot.steps as i64], &[])?;
             state.push((format!("{}.step", slot.name), steps));
             for (moment, value) in self.kind.moments().iter().zip(&slot.moments) {
-                state.push((format!("{}.{moment}", slot.name), value.clone()));
+                // Off a device, where the moments change in place.
+                state.push((format!("{}.{moment}", slot.name), value.to(&Device::Cpu)?));
             }
         }
         Ok(state)
@@ -328,7 +369,15 @@ impl Optimizer {
             let value = slot.param.value();
             let moments = self.kind.moments().iter();
             let moments = moments.map(|m| given.take(&of(m), value.shape(), value.dtype()));
-            loaded.push((steps, moments.flatten().collect()));
+            // Onto a device by way of the CPU, so that they are nobody else's.
+            let placed = moments.flatten().map(|m| match value.device() {
+                Device::Cpu => Ok(m),
+                there => m
+                    .to(&Device::Cpu)?
+                    .to_format(Format::Contiguous)?
+                    .to(&there),
+            });
+            loaded.push((steps, placed.collect::<Result<_>>()?));
         }
         let unexpected = given.values.keys().map(|n| format!("{n} is not expected"));
         given.problems.extend(unexpected);
@@ -347,6 +396,8 @@ impl Optimizer {
         for (slot, (steps, moments)) in self.slots.iter_mut().zip(loaded) {
             (slot.steps, slot.moments) = (steps, moments);
         }
+        // What was captured works on the moments of before.
+        self.cuda = None;
         Ok(())
     }
 }

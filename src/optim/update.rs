@@ -22,7 +22,7 @@ struct Work<'a, T> {
 /// A rule with everything that does not depend on the element worked out in
 /// f64 and rounded once.
 #[derive(Clone, Copy)]
-enum Rule<T> {
+pub(super) enum Rule<T> {
     Sgd {
         lr: T,
         decay: T,
@@ -47,7 +47,7 @@ enum Rule<T> {
 
 impl<T: Float> Rule<T> {
     /// Step `t`, counted from 1.
-    fn new(kind: Kind, t: u64) -> Self {
+    pub fn new(kind: Kind, t: u64) -> Self {
         let n = T::from_f64;
         match kind {
             Kind::Sgd(Sgd {

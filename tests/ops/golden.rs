@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use eosin::autograd::grad;
-use eosin::{DType, Result, Tensor};
+use eosin::device::cuda::CudaDevice;
+use eosin::{DType, Device, Result, Tensor};
+use eosin_emulator::Schedule;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::common::formula;
 use crate::common::stored::{folder, parts, relative_l2};
+use crate::emulated::Emulated;
 use crate::harness::Suite;
 
 /// One case: the operator's attributes and its inputs by argument name.
@@ -59,10 +62,8 @@ impl Case {
     /// A tensor of the formula by the name `ops/<case>/<name>`.
     fn upstream(&self, output: &str, like: &Tensor) -> Result<Tensor> {
         let name = format!("ops/{}/gy_{output}", self.name);
-        Tensor::from_slice(
-            &formula::values(&name, like.elements(), -1.0, 1.0),
-            like.shape(),
-        )
+        let values = formula::values(&name, like.elements(), -1.0, 1.0);
+        Tensor::from_slice(&values, like.shape())?.to(&like.device())
     }
 }
 
@@ -105,15 +106,22 @@ pub fn tests(suite: &mut Suite) {
                 .as_str()
                 .expect("a name")
                 .to_owned();
-            let (manifest, bytes) = (manifest.clone(), bytes.clone());
-            suite.test(format!("golden::{file}::{name}::cpu"), move || {
-                run(&manifest["cases"][i], &manifest["tensors"], &bytes)
-            });
+            for on_cuda in [false, true] {
+                let (manifest, bytes) = (manifest.clone(), bytes.clone());
+                let device = if on_cuda { "cuda" } else { "cpu" };
+                suite.test(format!("golden::{file}::{name}::{device}"), move || {
+                    let device = match on_cuda {
+                        true => Device::Cuda(CudaDevice::new(Emulated::new(Schedule::Greedy(1)))?),
+                        false => Device::Cpu,
+                    };
+                    run(&manifest["cases"][i], &manifest["tensors"], &bytes, &device)
+                });
+            }
         }
     }
 }
 
-fn case(spec: &Value) -> Result<Case> {
+fn case(spec: &Value, device: &Device) -> Result<Case> {
     let text = |v: &Value| v.as_str().expect("text").to_owned();
     let mut inputs = BTreeMap::new();
     for input in spec["inputs"].as_array().expect("inputs") {
@@ -121,7 +129,7 @@ fn case(spec: &Value) -> Result<Case> {
         let bound = |k: &str| input[k].as_f64().expect("a bound");
         let n = shape.iter().product();
         let values = formula::values(&text(&input["name"]), n, bound("lo"), bound("hi"));
-        let t = Tensor::from_slice(&values, &shape)?;
+        let t = Tensor::from_slice(&values, &shape)?.to(device)?;
         let t = if input["grad"] == true {
             t.variable()
         } else {
@@ -137,8 +145,8 @@ fn case(spec: &Value) -> Result<Case> {
     })
 }
 
-fn run(spec: &Value, manifest: &Value, bytes: &[u8]) -> Result<()> {
-    let case = case(spec)?;
+fn run(spec: &Value, manifest: &Value, bytes: &[u8], device: &Device) -> Result<()> {
+    let case = case(spec, device)?;
     let golden = SafeTensors::deserialize(bytes).expect("golden tensors");
     let outputs = FAMILIES
         .iter()

@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use eosin::autograd::{CheckOptions, grad, grad_check, grad_grad_check};
+use eosin::device::cuda::CudaDevice;
 use eosin::ops::{Order, REGISTRY};
 use eosin::shape::Format;
-use eosin::{DType, Result, Tensor, ops};
+use eosin::{DType, Device, Result, Tensor, ops};
+use eosin_emulator::Schedule;
 use libtest_mimic::Trial;
 
 use crate::common::trial::trial;
 use crate::common::{relative_l2, tensor};
+use crate::emulated::Emulated;
 
 type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 
@@ -145,6 +148,15 @@ impl Suite {
         add("f32::values", single_precision);
         add("f32::layouts", layouts);
         add("f32::threads", threads);
+        let mut on_cuda = |what: &str, body: fn(&Sample) -> Result<()>| {
+            let sample = sample.clone();
+            self.test(format!("{op}::{name}::cuda::{what}"), move || body(&sample));
+        };
+        on_cuda("f32::values_and_gradients", cuda_first_order);
+        on_cuda("f32::layouts", cuda_layouts);
+        if order == Some(Order::Second) {
+            on_cuda("f32::second_gradient", cuda_second_order);
+        }
         if sample.smooth {
             let mut add = |what: &str, body: fn(&Sample) -> Result<()>| {
                 let sample = sample.clone();
@@ -171,23 +183,98 @@ fn refuses_second_gradient(s: &Sample) -> Result<()> {
     Ok(())
 }
 
+fn variables(inputs: &[Tensor]) -> Vec<Tensor> {
+    let each = inputs.iter().map(|t| match t.dtype().is_float() {
+        true => t.variable(),
+        false => t.clone(),
+    });
+    each.collect()
+}
+
+/// What a result is weighted with for its gradient, where it is.
+fn weight_of(name: &str, output: &Tensor) -> Result<Tensor> {
+    tensor(name, output.shape(), -1.0, 1.0, output.dtype())?.to(&output.device())
+}
+
+/// Gradients of the weighted first gradients, as f64.
+fn second_gradients(s: &Sample, inputs: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+    let variables = variables(inputs);
+    let output = (s.call)(&variables)?;
+    let wanted: Vec<&Tensor> = variables.iter().filter(|t| t.is_recorded()).collect();
+    let weight = weight_of("weight", &output)?.variable();
+    let first = grad(&[&output], Some(&[&weight]), &wanted, true)?;
+    let first: Vec<Tensor> = first.into_iter().flatten().collect();
+    let recorded: Vec<&Tensor> = first.iter().filter(|t| t.is_recorded()).collect();
+    let weights: Vec<Tensor> = recorded
+        .iter()
+        .map(|t| weight_of("weight of a gradient", t))
+        .collect::<Result<_>>()?;
+    let mut targets = wanted;
+    targets.push(&weight);
+    let weights: Vec<&Tensor> = weights.iter().collect();
+    let second = grad(&recorded, Some(&weights), &targets, false)?;
+    second.iter().flatten().map(Tensor::to_f64_vec).collect()
+}
+
+/// The sample's inputs on a device of the emulator.
+fn on_cuda(inputs: &[Tensor], schedule: Schedule) -> Result<Vec<Tensor>> {
+    let device = Device::Cuda(CudaDevice::new(Emulated::new(schedule))?);
+    inputs.iter().map(|t| t.to(&device)).collect()
+}
+
+/// Two schedules that no race would survive give the same bits.
+fn in_two_schedules(
+    inputs: &[Tensor],
+    run: impl Fn(&[Tensor]) -> Result<Vec<Vec<f64>>>,
+) -> Result<Vec<Vec<f64>>> {
+    let forward = run(&on_cuda(inputs, Schedule::Forward)?)?;
+    let greedy = run(&on_cuda(inputs, Schedule::Greedy(7))?)?;
+    let bits =
+        |all: &[Vec<f64>]| -> Vec<u64> { all.iter().flatten().map(|v| v.to_bits()).collect() };
+    assert_eq!(
+        bits(&forward),
+        bits(&greedy),
+        "the schedule changes the bits"
+    );
+    Ok(forward)
+}
+
+/// The tolerances are those of the CPU's own f32 against f64.
+fn cuda_first_order(s: &Sample) -> Result<()> {
+    let got = in_two_schedules(&s.inputs(DType::F32)?, |inputs| everything(s, inputs))?;
+    let exact = everything(s, &s.inputs(DType::F64)?)?;
+    close("cuda", &got[..1], &exact[..1], 1e-5);
+    close("cuda gradient", &got, &exact, 1e-4);
+    Ok(())
+}
+
+fn cuda_second_order(s: &Sample) -> Result<()> {
+    let got = in_two_schedules(&s.inputs(DType::F32)?, |inputs| second_gradients(s, inputs))?;
+    let exact = second_gradients(s, &s.inputs(DType::F64)?)?;
+    assert!(!exact.is_empty(), "no second gradient was found");
+    close("cuda second gradient", &got, &exact, 1e-4);
+    Ok(())
+}
+
+fn cuda_layouts(s: &Sample) -> Result<()> {
+    let plain = s.inputs(DType::F32)?;
+    let want = everything(s, &on_cuda(&plain, Schedule::Forward)?)?;
+    for (name, relayout) in LAYOUTS {
+        let inputs: Vec<Tensor> = plain.iter().map(relayout).collect::<Result<_>>()?;
+        let inputs = on_cuda(&inputs, Schedule::Greedy(3))?;
+        close(name, &everything(s, &inputs)?, &want, 1e-5);
+    }
+    Ok(())
+}
+
 /// Output and, where there is one, gradients with weight 1, as f64.
 fn everything(s: &Sample, inputs: &[Tensor]) -> Result<Vec<Vec<f64>>> {
-    let variables: Vec<Tensor> = inputs
-        .iter()
-        .map(|t| {
-            if t.dtype().is_float() {
-                t.variable()
-            } else {
-                t.clone()
-            }
-        })
-        .collect();
+    let variables = variables(inputs);
     let output = (s.call)(&variables)?;
     let mut all = vec![output.to_f64_vec()?];
     if output.is_recorded() {
         let wanted: Vec<&Tensor> = variables.iter().filter(|t| t.is_recorded()).collect();
-        let weight = tensor("weight", output.shape(), -1.0, 1.0, output.dtype())?;
+        let weight = weight_of("weight", &output)?;
         for g in grad(&[&output], Some(&[&weight]), &wanted, false)?
             .into_iter()
             .flatten()
@@ -268,23 +355,26 @@ fn restrided(t: &Tensor) -> Result<Tensor> {
 
 type Relayout = fn(&Tensor) -> Result<Tensor>;
 
+const LAYOUTS: [(&str, Relayout); 3] = [
+    ("strided", restrided),
+    ("channels last", |t| match t.rank() {
+        4 => t.to_format(Format::ChannelsLast),
+        _ => Ok(t.clone()),
+    }),
+    ("channels padded and poisoned", |t| {
+        match (t.rank(), t.dtype()) {
+            (4, DType::F32) => t.with_poisoned_padding(8),
+            _ => Ok(t.clone()),
+        }
+    }),
+];
+
 /// The same values in other layouts give the same result and gradients.
 /// Summation orders may differ between layouts, hence not bit for bit.
 fn layouts(s: &Sample) -> Result<()> {
     let plain = s.inputs(DType::F32)?;
     let want = everything(s, &plain)?;
-    let variants: [(&str, Relayout); 3] = [
-        ("strided", restrided),
-        ("channels last", |t| match t.rank() {
-            4 => t.to_format(Format::ChannelsLast),
-            _ => Ok(t.clone()),
-        }),
-        ("channels padded and poisoned", |t| match t.rank() {
-            4 => t.with_poisoned_padding(8),
-            _ => Ok(t.clone()),
-        }),
-    ];
-    for (name, relayout) in variants {
+    for (name, relayout) in LAYOUTS {
         let inputs: Vec<Tensor> = plain.iter().map(relayout).collect::<Result<_>>()?;
         close(name, &everything(s, &inputs)?, &want, 1e-5);
     }

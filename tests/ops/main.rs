@@ -11,6 +11,8 @@ mod attention;
 mod common;
 mod conv;
 mod dropout;
+#[path = "../common/emulated.rs"]
+mod emulated;
 mod golden;
 mod harness;
 mod index;

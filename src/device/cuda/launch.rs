@@ -3,12 +3,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::driver::Launch;
-use super::kernels::Kernel;
+use super::kernels::{self, Kernel};
 use super::{Buffer, CudaDevice};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::shape::{Layout, MAX_RANK};
+use crate::shape::{Format, Layout, MAX_RANK};
 use crate::storage::Storage;
 use crate::tensor::Tensor;
 
@@ -66,6 +66,63 @@ impl Tensor {
         let offset = self.layout().offset() * self.dtype().size();
         Ok(Address(self.cuda_buffer(op)?.address + offset as u64))
     }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Copy {
+    to: Address,
+    from: Address,
+    units: u32,
+    padding: u32,
+}
+
+/// Writes the values of `from` over those of `to`, whose memory stays where it
+/// is, if both are on one stream; says whether it did. Whatever shares the memory
+/// of `to` changes too.
+///
+/// # Errors
+/// The device has no memory left for a copy of `from` in row-major order.
+pub(crate) fn overwrite(to: &Tensor, from: &Tensor) -> Result<bool> {
+    const OP: &str = "copy";
+    let Storage::Cuda(device, _) = to.storage() else {
+        return Ok(false);
+    };
+    let same = to.shape() == from.shape() && to.dtype() == from.dtype();
+    if !same || !from.is_on(device) || !to.layout().is_contiguous() {
+        return Ok(false);
+    }
+    let from = from.detach().to_format(Format::Contiguous)?;
+    let bytes = to.elements() * to.dtype().size();
+    let (to, from) = (to.address(OP)?, from.address(OP)?);
+    let words = [to.0, from.0, bytes as u64].iter().all(|n| n % 4 == 0);
+    let (kernel, units) = if words {
+        (&kernels::EOSIN_COPY_FORWARD_B4, bytes / 4)
+    } else {
+        (&kernels::EOSIN_COPY_FORWARD_B1, bytes)
+    };
+    let params = Copy {
+        to,
+        from,
+        units: count(OP, units)?,
+        padding: 0,
+    };
+    device.launch(kernel, [units.div_ceil(1024), 1, 1], 0, &params)?;
+    Ok(true)
+}
+
+/// Adds 1 to a counter of i64 where it lies.
+///
+/// # Errors
+/// A tensor that is no such counter on a CUDA device.
+pub(crate) fn count_up(counter: &Tensor) -> Result<()> {
+    const OP: &str = "count";
+    let device = device_of(OP, &[counter])?;
+    if counter.dtype() != DType::I64 || counter.elements() != 1 {
+        return Err(Error::dtype(OP, &[counter.dtype()], "one i64 is needed"));
+    }
+    let address = counter.address(OP)?;
+    device.launch(&kernels::EOSIN_COUNT_FORWARD_I64, [1, 1, 1], 0, &address)
 }
 
 impl CudaDevice {

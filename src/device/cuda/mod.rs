@@ -15,8 +15,9 @@ pub mod null;
 pub mod nvidia;
 
 pub use arena::Memory;
-pub(crate) use launch::{Address, Walk, count, device_of, f32_only};
+pub(crate) use launch::{Address, Walk, count, count_up, device_of, f32_only, overwrite};
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +43,8 @@ struct Shared {
     control: u64,
     /// Whether a kernel that can report a fault ran since the last look.
     faults: AtomicBool,
+    /// The addresses of tables that kernels read, by what is in them.
+    constants: Mutex<HashMap<Vec<u8>, u64>>,
     /// The thread that captures.
     capturing: Mutex<Option<ThreadId>>,
 }
@@ -84,6 +87,7 @@ impl CudaDevice {
             gpu,
             control,
             faults: AtomicBool::new(false),
+            constants: Mutex::new(HashMap::new()),
             capturing: Mutex::new(None),
         })))
     }
@@ -155,6 +159,27 @@ impl CudaDevice {
             self.driver().write(buffer.address, bytes)?;
         }
         Ok(buffer)
+    }
+
+    /// Where these bytes lie for as long as the device lives. The same bytes lie
+    /// in the same place, so a captured step finds what it was warmed up with.
+    /// For the small tables that follow from shapes, never for values.
+    pub(crate) fn constant(&self, bytes: &[u8]) -> Result<Address> {
+        let held = self.0.constants.lock();
+        let mut held = held.unwrap_or_else(PoisonError::into_inner);
+        if let Some(&address) = held.get(bytes) {
+            return Ok(Address(address));
+        }
+        self.outside_capture("a table that no earlier step has needed")?;
+        let (address, _) = self.arena().take(self.driver(), bytes.len())?;
+        if !bytes.is_empty()
+            && let Err(error) = self.driver().write(address, bytes)
+        {
+            self.arena().give_back(self.driver(), address);
+            return Err(error);
+        }
+        held.insert(bytes.to_vec(), address);
+        Ok(Address(address))
     }
 
     /// Replaces the bytes of `buffer` from `start` on.
@@ -288,9 +313,13 @@ impl fmt::Debug for CudaDevice {
 impl Drop for Shared {
     fn drop(&mut self) {
         let arena = self.arena.get_mut();
-        arena
-            .unwrap_or_else(PoisonError::into_inner)
-            .close(&*self.driver);
+        let arena = arena.unwrap_or_else(PoisonError::into_inner);
+        let constants = self.constants.get_mut();
+        let constants = constants.unwrap_or_else(PoisonError::into_inner);
+        for (_, address) in constants.drain() {
+            arena.give_back(&*self.driver, address);
+        }
+        arena.close(&*self.driver);
         self.driver.free(self.control, size_of::<Control>());
     }
 }
@@ -333,6 +362,11 @@ pub struct Buffer {
 impl Buffer {
     pub(crate) fn device(&self) -> &CudaDevice {
         &self.device
+    }
+
+    /// Where it starts.
+    pub(crate) fn address(&self) -> Address {
+        Address(self.address)
     }
 
     pub fn len(&self) -> usize {

@@ -4,9 +4,10 @@
 //! the axes along which its operand was repeated.
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -39,7 +40,7 @@ impl Binary {
 fn binary(kind: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.device() {
         Device::Cpu => cpu::binary(kind, a, b),
-        Device::Cuda(_) => missing(kind.name()),
+        Device::Cuda(_) => cuda::binary(kind, a, b),
     }
 }
 
@@ -154,7 +155,7 @@ fn operand_shapes(a: &Tensor, b: &Tensor) -> [Shape; 2] {
 pub fn affine(x: &Tensor, scale: f64, shift: f64) -> Result<Tensor> {
     let y = match x.device() {
         Device::Cpu => cpu::affine(x, scale, shift)?,
-        Device::Cuda(_) => missing("affine")?,
+        Device::Cuda(_) => cuda::affine(x, scale, shift)?,
     };
     Ok(record("affine", &[x], y, Save::NONE, move |g| {
         Ok(vec![Some(affine(&g.grad, scale, 0.0)?)])
@@ -174,7 +175,7 @@ pub enum Comparison {
 pub fn compare(a: &Tensor, order: Comparison, b: &Tensor) -> Result<Tensor> {
     match a.device() {
         Device::Cpu => cpu::compare(order, &a.detach(), &b.detach()),
-        Device::Cuda(_) => missing("compare"),
+        Device::Cuda(_) => cuda::compare(order, &a.detach(), &b.detach()),
     }
 }
 
@@ -189,12 +190,12 @@ pub fn select(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
     let y = match a.device() {
         Device::Cpu => cpu::select(condition, a, b)?,
-        Device::Cuda(_) => missing("select")?,
+        Device::Cuda(_) => cuda::select(condition, a, b)?,
     };
     let shapes = operand_shapes(a, b);
     let condition = condition.detach();
     Ok(record("select", &[a, b], y, Save::NONE, move |g| {
-        let zero = Tensor::scalar(0.0, g.grad.dtype())?;
+        let zero = Tensor::full_on(0.0, &[], g.grad.dtype(), &g.grad.device())?;
         Ok(vec![
             g.when(0, || {
                 sum_to(&select(&condition, &g.grad, &zero)?, &shapes[0])

@@ -2,7 +2,7 @@
 //! planes of one channel (NCHW, (N, C, L)). Both are `outer x C x inner`, with
 //! `inner` 1 for rows. Sums are f64, in blocks that depend on the shape alone.
 
-use super::{EVAL, TRAIN};
+use super::{EVAL, TRAIN, Trained};
 use crate::device::cpu;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
@@ -11,16 +11,6 @@ use crate::ops::normalise::{parameter, wide};
 use crate::ops::vector::vectorised;
 use crate::shape::Format;
 use crate::tensor::Tensor;
-
-/// Statistics are (C), in the dtype of the arithmetic.
-pub(super) struct Trained {
-    pub output: Tensor,
-    pub mean: Tensor,
-    /// 1 / sqrt(var + eps), with the variance divided by n.
-    pub scale: Tensor,
-    /// The variance divided by n - 1.
-    pub var: Tensor,
-}
 
 pub(super) fn train(
     x: &Tensor,

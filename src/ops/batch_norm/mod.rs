@@ -7,9 +7,10 @@
 //! evaluation they are given numbers.
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
@@ -19,6 +20,17 @@ use crate::tensor::Tensor;
 
 const TRAIN: &str = "batch_norm_train";
 const EVAL: &str = "batch_norm_eval";
+
+/// What a device computes in training: statistics are (C), in the dtype of the
+/// arithmetic.
+struct Trained {
+    output: Tensor,
+    mean: Tensor,
+    /// 1 / sqrt(var + eps), with the variance divided by n.
+    scale: Tensor,
+    /// The variance divided by n - 1.
+    var: Tensor,
+}
 
 /// What [`batch_norm_train`] computes.
 pub struct BatchNorm {
@@ -89,14 +101,14 @@ pub fn batch_norm_train(
         let expected = "training needs more than one value per channel";
         return Err(Error::shape(TRAIN, &[x.shape()], expected));
     }
-    let cpu::Trained {
+    let Trained {
         output,
         mean,
         scale,
         var,
     } = match x.device() {
         Device::Cpu => cpu::train(x, weight, bias, eps)?,
-        Device::Cuda(_) => missing(TRAIN)?,
+        Device::Cuda(_) => cuda::train(x, weight, bias, eps)?,
     };
     let mut inputs = vec![x];
     inputs.extend(&given);
@@ -115,7 +127,7 @@ pub fn batch_norm_train(
         } else {
             match x.device() {
                 Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &batch_mean, &scale)?,
-                Device::Cuda(_) => missing(TRAIN)?,
+                Device::Cuda(_) => cuda::backward(&b.grad, &x, w.as_ref(), &batch_mean, &scale)?,
             }
         };
         let mut gradients = vec![dx];
@@ -154,12 +166,17 @@ pub fn batch_norm_eval(
         DType::F64 => DType::F64,
         _ => DType::F32,
     };
+    // As precise as the device can: there is no f64 on cuda.
+    let widest = match x.device() {
+        Device::Cpu => DType::F64,
+        Device::Cuda(_) => arithmetic,
+    };
     let mean = ops::cast(mean, arithmetic)?;
-    let var = ops::affine(&ops::cast(var, DType::F64)?, 1.0, eps)?;
+    let var = ops::affine(&ops::cast(var, widest)?, 1.0, eps)?;
     let scale = ops::cast(&ops::pow(&var, -0.5)?, arithmetic)?;
     let output = match x.device() {
         Device::Cpu => cpu::eval(x, &mean, &scale, weight, bias)?,
-        Device::Cuda(_) => missing(EVAL)?,
+        Device::Cuda(_) => cuda::eval(x, &mean, &scale, weight, bias)?,
     };
     let mut inputs = vec![x];
     inputs.extend(&given);

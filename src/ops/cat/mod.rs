@@ -1,9 +1,10 @@
 //! `cat`: tensors one after the other.
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::shape::{self, Shape};
@@ -39,7 +40,7 @@ pub fn cat(tensors: &[&Tensor], axis: isize) -> Result<Tensor> {
     let shape = Shape::new(&dims)?;
     let y = match first.device() {
         Device::Cpu => cpu::cat(tensors, axis, shape)?,
-        Device::Cuda(_) => missing("cat")?,
+        Device::Cuda(_) => cuda::cat(tensors, axis, shape)?,
     };
     Ok(record(op, tensors, y, Save::NONE, move |b| {
         let mut start = 0;

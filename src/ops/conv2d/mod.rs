@@ -15,9 +15,10 @@
 //! gradient by another name.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::Tensor;
@@ -152,7 +153,7 @@ pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, geometry: Conv2d) -
     let sizes = forward_sizes("conv2d", x.shape(), w, bias, geometry)?;
     let y = match x.device() {
         Device::Cpu => cpu::forward(x, w, bias, &sizes)?,
-        Device::Cuda(_) => missing("conv2d")?,
+        Device::Cuda(_) => cuda::forward(x, w, bias, &sizes)?,
     };
     let mut inputs = vec![x, w];
     inputs.extend(bias);
@@ -201,7 +202,7 @@ pub fn conv2d_input_gradient(
     check_output(op, &given, gy, &sizes)?;
     let gx = match gy.device() {
         Device::Cpu => cpu::input_gradient(gy, w, &sizes)?,
-        Device::Cuda(_) => missing("conv2d_input_gradient")?,
+        Device::Cuda(_) => cuda::input_gradient(gy, w, &sizes)?,
     };
     Ok(record(op, &[gy, w], gx, Save::ALL, move |b| {
         let (gy, w) = (b.input(0)?, b.input(1)?);
@@ -236,7 +237,7 @@ pub fn conv2d_weight_gradient(
     check_output(op, &given, gy, &sizes)?;
     let gw = match x.device() {
         Device::Cpu => cpu::weight_gradient(x, gy, &sizes)?,
-        Device::Cuda(_) => missing("conv2d_weight_gradient")?,
+        Device::Cuda(_) => cuda::weight_gradient(x, gy, &sizes)?,
     };
     Ok(record(op, &[x, gy], gw, Save::ALL, move |b| {
         let (x, gy) = (b.input(0)?, b.input(1)?);

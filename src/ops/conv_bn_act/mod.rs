@@ -13,10 +13,10 @@
 //! There is no gradient, and a recorded input is refused: for training use
 //! `conv2d`, `batch_norm` and an activation.
 
-use crate::device::{Device, missing};
+use crate::device::{Device, cuda::device_of, cuda::f32_only, cuda::kernels};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops::conv2d::{Conv2d, Sizes, cpu, forward_sizes};
+use crate::ops::conv2d::{Conv2d, Sizes, cpu, cuda, forward_sizes};
 use crate::ops::half::is_half;
 use crate::ops::{self, Activation};
 use crate::tensor::Tensor;
@@ -35,6 +35,7 @@ pub struct PreparedConv {
 
 enum Weights {
     Cpu(cpu::Weights),
+    Cuda(cuda::Weights),
 }
 
 impl PreparedConv {
@@ -78,7 +79,11 @@ impl PreparedConv {
                 let bias = bias.map(wide).transpose()?;
                 Weights::Cpu(cpu::Weights::new(&wide(w)?, bias.as_ref(), &sizes)?)
             }
-            Device::Cuda(_) => missing("conv_bn_act")?,
+            Device::Cuda(_) => {
+                device_of(OP, &given)?;
+                f32_only(OP, &given)?;
+                Weights::Cuda(cuda::Weights::new(w, bias)?)
+            }
         };
         Ok(Self {
             weights,
@@ -117,6 +122,13 @@ impl PreparedConv {
             Weights::Cpu(weights) => {
                 let residual = residual.map(wide).transpose()?;
                 weights.run(&wide(x)?, residual.as_ref(), self.activation, &sizes)?
+            }
+            Weights::Cuda(weights) => {
+                let by = [
+                    &kernels::EOSIN_CONV_BN_ACT_FORWARD_F32,
+                    &kernels::EOSIN_CONV_BN_ACT_FORWARD_DEPTHWISE_F32,
+                ];
+                weights.run(OP, by, x, residual, self.activation, &sizes)?
             }
         };
         ops::cast(&y, self.dtype)
@@ -157,7 +169,7 @@ pub fn conv_bn_act(
 /// scale = gamma / sqrt(var + eps),  w'[k] = w[k] scale[k],  b' = (b - mean) scale + beta
 /// ```
 ///
-/// computed in f64 and rounded once to the dtype of w. w (K, C/groups, R, S),
+/// computed in f64 on the CPU and rounded once to the dtype of w. w (K, C/groups, R, S),
 /// all others (K).
 ///
 /// # Errors
@@ -199,7 +211,7 @@ pub fn fold_batch_norm(
         .map(|i| (bias[i] - mean[i]) * scale[i] + beta[i])
         .collect();
     Ok((
-        ops::cast(&Tensor::from_slice(&weight, w.shape())?, w.dtype())?,
-        ops::cast(&Tensor::from_slice(&shift, &[k])?, w.dtype())?,
+        ops::cast(&Tensor::from_slice(&weight, w.shape())?, w.dtype())?.to(&w.device())?,
+        ops::cast(&Tensor::from_slice(&shift, &[k])?, w.dtype())?.to(&w.device())?,
     ))
 }

@@ -2,9 +2,10 @@
 //! which draws the same mask again from the same place of the stream.
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::random::Philox;
 use crate::tensor::Tensor;
@@ -33,7 +34,7 @@ pub fn dropout(x: &Tensor, p: f64, stream: Philox) -> Result<Tensor> {
     }
     let y = match x.device() {
         Device::Cpu => cpu::dropout(x, p, stream)?,
-        Device::Cuda(_) => missing("dropout")?,
+        Device::Cuda(_) => cuda::dropout(x, p, stream)?,
     };
     Ok(record("dropout", &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(dropout(&b.grad, p, stream)?)])

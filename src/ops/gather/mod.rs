@@ -1,9 +1,10 @@
 //! `gather` and its transpose, `scatter_add`.
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::shape;
@@ -19,7 +20,7 @@ pub fn gather(x: &Tensor, axis: isize, index: &Tensor) -> Result<Tensor> {
     let axis = checked_axis("gather", x.shape(), axis, index)?;
     let y = match x.device() {
         Device::Cpu => cpu::gather(x, axis, index)?,
-        Device::Cuda(_) => missing("gather")?,
+        Device::Cuda(_) => cuda::gather(x, axis, index)?,
     };
     let (index, size) = (index.detach(), x.shape()[axis]);
     Ok(record("gather", &[x], y, Save::NONE, move |b| {
@@ -50,7 +51,7 @@ pub fn scatter_add(x: &Tensor, axis: isize, index: &Tensor, size: usize) -> Resu
     }
     let y = match x.device() {
         Device::Cpu => cpu::scatter_add(x, axis, index, size)?,
-        Device::Cuda(_) => missing("scatter_add")?,
+        Device::Cuda(_) => cuda::scatter_add(x, axis, index, size)?,
     };
     let index = index.detach();
     Ok(record("scatter_add", &[x], y, Save::NONE, move |b| {

@@ -1,9 +1,10 @@
 //! `index_select` and its transpose, `index_add`.
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::shape;
@@ -20,7 +21,7 @@ pub fn index_select(x: &Tensor, axis: isize, index: &Tensor) -> Result<Tensor> {
     check_index(op, index)?;
     let y = match x.device() {
         Device::Cpu => cpu::index_select(x, axis, index)?,
-        Device::Cuda(_) => missing("index_select")?,
+        Device::Cuda(_) => cuda::index_select(x, axis, index)?,
     };
     let (index, size) = (index.detach(), x.shape()[axis]);
     Ok(record(op, &[x], y, Save::NONE, move |b| {
@@ -43,7 +44,7 @@ pub fn index_add(x: &Tensor, axis: isize, index: &Tensor, size: usize) -> Result
     }
     let y = match x.device() {
         Device::Cpu => cpu::index_add(x, axis, index, size)?,
-        Device::Cuda(_) => missing("index_add")?,
+        Device::Cuda(_) => cuda::index_add(x, axis, index, size)?,
     };
     let index = index.detach();
     Ok(record(op, &[x], y, Save::NONE, move |b| {

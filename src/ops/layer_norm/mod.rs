@@ -4,9 +4,10 @@
 //! variance divided by n (Ba, Kiros and Hinton 2016).
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::ops::normalise::recorded_gradients;
@@ -40,7 +41,7 @@ pub fn layer_norm(
     };
     let (y, statistics) = match x.device() {
         Device::Cpu => cpu::forward(x, parameters, weight, bias, eps)?,
-        Device::Cuda(_) => missing("layer_norm")?,
+        Device::Cuda(_) => cuda::forward(x, parameters, weight, bias, eps)?,
     };
     let mut inputs = vec![x];
     inputs.extend(&given);
@@ -57,7 +58,9 @@ pub fn layer_norm(
         } else {
             match x.device() {
                 Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &parameters, &statistics)?,
-                Device::Cuda(_) => missing("layer_norm")?,
+                Device::Cuda(_) => {
+                    cuda::backward(&b.grad, &x, w.as_ref(), &parameters, &statistics)?
+                }
             }
         };
         let mut gradients = vec![dx];

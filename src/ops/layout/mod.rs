@@ -2,9 +2,10 @@
 //! formats and views.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::arithmetic::sum_to;
@@ -20,7 +21,7 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     }
     let y = match x.device() {
         Device::Cpu => cpu::cast(x, dtype)?,
-        Device::Cuda(_) => missing("cast")?,
+        Device::Cuda(_) => cuda::cast(x, dtype)?,
     };
     let from = x.dtype();
     if !from.is_float() || !dtype.is_float() {
@@ -45,7 +46,7 @@ pub fn to_format(x: &Tensor, format: Format) -> Result<Tensor> {
     }
     let y = match x.device() {
         Device::Cpu => cpu::copy(x, layout)?,
-        Device::Cuda(_) => missing("to_format")?,
+        Device::Cuda(_) => cuda::copy(x, format)?,
     };
     Ok(record("to_format", &[x], y, Save::NONE, |b| {
         Ok(vec![Some(b.grad.clone())])

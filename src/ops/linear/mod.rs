@@ -1,9 +1,10 @@
 //! `linear`: a product with a transposed weight, a bias and an activation.
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::ops::pointwise::{Function, apply};
@@ -80,7 +81,7 @@ pub fn linear(
     };
     let y = match x.device() {
         Device::Cpu => cpu::linear(x, w, bias, inside)?,
-        Device::Cuda(_) => missing("linear")?,
+        Device::Cuda(_) => cuda::linear(x, w, bias, inside)?,
     };
     if !recorded {
         return Ok(y);

@@ -5,9 +5,10 @@
 //! gradients, which are products with transposed operands) are one kernel.
 
 pub(crate) mod cpu;
+pub(crate) mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::arithmetic::sum_to;
 use crate::ops::transpose;
@@ -27,7 +28,7 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let batch = Shape::broadcast("matmul", &sa[..sa.len() - 2], &sb[..sb.len() - 2])?;
     let y = match a.device() {
         Device::Cpu => cpu::matmul(a, b, &batch)?,
-        Device::Cuda(_) => missing("matmul")?,
+        Device::Cuda(_) => cuda::matmul(a, b, &batch)?,
     };
     let shapes = [*a.layout().shape(), *b.layout().shape()];
     Ok(record("matmul", &[a, b], y, Save::ALL, move |g| {

@@ -6,10 +6,11 @@
 //! every function, to the order for which derivatives are written here.
 
 mod cpu;
+mod cuda;
 pub(crate) mod scalar;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::Tensor;
@@ -54,7 +55,7 @@ impl Function {
 pub(crate) fn apply(f: Function, x: &Tensor) -> Result<Tensor> {
     let y = match x.device() {
         Device::Cpu => cpu::apply(f, x)?,
-        Device::Cuda(_) => missing(f.name())?,
+        Device::Cuda(_) => cuda::apply(f, x)?,
     };
     Ok(record(f.name(), &[x], y, Save::ALL, move |b| {
         Ok(vec![Some(apply_derivative(f, 1, &b.grad, &b.input(0)?)?)])
@@ -71,7 +72,7 @@ pub(crate) fn apply_derivative(f: Function, order: u32, g: &Tensor, x: &Tensor) 
     }
     let y = match x.device() {
         Device::Cpu => cpu::apply_derivative(f, order, g, x)?,
-        Device::Cuda(_) => missing(f.name())?,
+        Device::Cuda(_) => cuda::apply_derivative(f, order, g, x)?,
     };
     Ok(record(f.name(), &[g, x], y, Save::ALL, move |b| {
         let (g, x) = (b.input(0)?, b.input(1)?);

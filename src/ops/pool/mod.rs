@@ -7,11 +7,12 @@
 //! the two close over each other.
 
 mod cpu;
+mod cuda;
 
 use std::sync::Arc;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::separable::{Taps, separable};
 use crate::tensor::Tensor;
@@ -93,38 +94,38 @@ pub fn max_pool2d(x: &Tensor, pool: Pool) -> Result<Tensor> {
     if !x.is_recorded() {
         return match x.device() {
             Device::Cpu => cpu::max(x, windows),
-            Device::Cuda(_) => missing("max_pool2d"),
+            Device::Cuda(_) => cuda::max(x, windows),
         };
     }
     let places = match x.device() {
         Device::Cpu => cpu::first_maximum(x, windows)?,
-        Device::Cuda(_) => missing("max_pool2d")?,
+        Device::Cuda(_) => cuda::first_maximum(x, windows)?,
     };
-    pick(x, &places)
+    pick(x, &places, windows)
 }
 
-/// The values of x (N, C, H, W) at the flat places (N, C, h, w) in their planes.
-fn pick(x: &Tensor, places: &Tensor) -> Result<Tensor> {
+/// The values of x (N, C, H, W) at the flat places (N, C, h, w) in their planes,
+/// each of which is in its window.
+fn pick(x: &Tensor, places: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
     let y = match x.device() {
         Device::Cpu => cpu::pick(x, places)?,
-        Device::Cuda(_) => missing("max_pool2d")?,
+        Device::Cuda(_) => cuda::pick(x, places, windows)?,
     };
-    let (places, size) = (places.clone(), [x.shape()[2], x.shape()[3]]);
+    let places = places.clone();
     Ok(record("max_pool2d", &[x], y, Save::NONE, move |b| {
-        Ok(vec![Some(put(&b.grad, &places, size)?)])
+        Ok(vec![Some(put(&b.grad, &places, windows)?)])
     }))
 }
 
-/// The transpose of [`pick`]: planes of `size` with the values of y added at
-/// their places.
-fn put(y: &Tensor, places: &Tensor, size: [usize; 2]) -> Result<Tensor> {
+/// The transpose of [`pick`]: planes with the values of y added at their places.
+fn put(y: &Tensor, places: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
     let x = match y.device() {
-        Device::Cpu => cpu::put(y, places, size)?,
-        Device::Cuda(_) => missing("max_pool2d")?,
+        Device::Cpu => cpu::put(y, places, windows.map(|w| w.inputs))?,
+        Device::Cuda(_) => cuda::put(y, places, windows)?,
     };
     let places = places.clone();
     Ok(record("max_pool2d", &[y], x, Save::NONE, move |b| {
-        Ok(vec![Some(pick(&b.grad, &places)?)])
+        Ok(vec![Some(pick(&b.grad, &places, windows)?)])
     }))
 }
 

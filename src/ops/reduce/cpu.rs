@@ -23,7 +23,11 @@ pub(super) fn sum(x: &Tensor, reduced: &[usize], kept: &[usize]) -> Result<Tenso
 
 /// The operand as `outer x rows x inner` with the middle one reduced, and the
 /// layout of the result.
-fn folded(x: &Tensor, reduced: &[usize], kept: &[usize]) -> Result<(Tensor, [usize; 3], Layout)> {
+pub(super) fn folded(
+    x: &Tensor,
+    reduced: &[usize],
+    kept: &[usize],
+) -> Result<(Tensor, [usize; 3], Layout)> {
     let out = Shape::new(kept)?;
     let order = x.layout().physical_order();
     if x.layout().is_dense() {

@@ -1,9 +1,10 @@
 //! Reductions over any set of axes. Negative axes count from the end.
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::shape;
@@ -43,12 +44,13 @@ fn without(y: Tensor, reduced: &[usize], keep_dims: bool) -> Result<Tensor> {
     ops::reshape(&y, &shape)
 }
 
-/// The sum over `axes`, accumulated in f64. With `keep_dims` the axes stay as 1.
+/// The sum over `axes`, accumulated in f64 (on CUDA in f32 with
+/// compensation). With `keep_dims` the axes stay as 1.
 pub fn sum(x: &Tensor, axes: &[isize], keep_dims: bool) -> Result<Tensor> {
     let (reduced, kept) = resolve("sum", x, axes)?;
     let y = match x.device() {
         Device::Cpu => cpu::sum(x, &reduced, &kept)?,
-        Device::Cuda(_) => missing("sum")?,
+        Device::Cuda(_) => cuda::sum(x, &reduced, &kept)?,
     };
     let from = *x.layout().shape();
     let y = record("sum", &[x], y, Save::NONE, move |b| {
@@ -102,7 +104,7 @@ pub fn argmax(x: &Tensor, axes: &[isize], keep_dims: bool) -> Result<Tensor> {
     }
     let y = match x.device() {
         Device::Cpu => cpu::argmax(&rows)?,
-        Device::Cuda(_) => missing("argmax")?,
+        Device::Cuda(_) => cuda::argmax(&rows)?,
     };
     without(ops::reshape(&y, &kept)?, &reduced, keep_dims)
 }

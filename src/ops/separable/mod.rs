@@ -7,11 +7,12 @@
 //! differentiation of any order.
 
 mod cpu;
+mod cuda;
 
 use std::sync::Arc;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -75,7 +76,7 @@ pub(crate) fn separable(op: &'static str, x: &Tensor, maps: Arc<[Taps; 2]>) -> R
     }
     let y = match x.device() {
         Device::Cpu => cpu::separable(op, x, &maps)?,
-        Device::Cuda(_) => missing(op)?,
+        Device::Cuda(_) => cuda::separable(op, x, &maps)?,
     };
     Ok(record(op, &[x], y, Save::NONE, move |b| {
         let back = Arc::new([maps[0].transposed(), maps[1].transposed()]);

@@ -1,9 +1,10 @@
 //! `slice`, a view of a range of an axis, and its transpose, `place`.
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::shape::{self, Layout};
 use crate::tensor::Tensor;
@@ -71,7 +72,7 @@ pub fn place(x: &Tensor, axis: isize, start: usize, step: usize, size: usize) ->
     check_range(op, x, size, start, len, step)?;
     let y = match x.device() {
         Device::Cpu => cpu::place(x, axis, start, step, size)?,
-        Device::Cuda(_) => missing("place")?,
+        Device::Cuda(_) => cuda::place(x, axis, start, step, size)?,
     };
     Ok(record(op, &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(slice_step(

@@ -7,11 +7,12 @@
 //! pass.
 
 mod cpu;
+mod cuda;
 
 use std::cmp::Ordering;
 
 use crate::autograd::{Save, record};
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::Result;
 use crate::ops;
 use crate::shape;
@@ -53,7 +54,7 @@ fn apply(kind: Kind, x: &Tensor, axis: isize) -> Result<Tensor> {
     let axis = shape::axis(kind.name(), axis, x.shape())?;
     let y = with_axis_last(axis, [x], |[x]| match x.device() {
         Device::Cpu => cpu::forward(kind, x),
-        Device::Cuda(_) => missing(kind.name()),
+        Device::Cuda(_) => cuda::forward(kind, x),
     })?;
     Ok(record(kind.name(), &[x], y, Save::OUTPUT, move |b| {
         let y = b.output()?;
@@ -62,7 +63,7 @@ fn apply(kind: Kind, x: &Tensor, axis: isize) -> Result<Tensor> {
         } else {
             with_axis_last(axis, [&b.grad, &y], |[g, y]| match y.device() {
                 Device::Cpu => cpu::backward(kind, g, y),
-                Device::Cuda(_) => missing(kind.name()),
+                Device::Cuda(_) => cuda::backward(kind, g, y),
             })
         };
         Ok(vec![Some(gradient?)])

@@ -5,8 +5,9 @@
 //! in either direction. So results never depend on an algorithm's choices.
 
 mod cpu;
+mod cuda;
 
-use crate::device::{Device, missing};
+use crate::device::Device;
 use crate::error::Result;
 use crate::ops;
 use crate::shape;
@@ -35,7 +36,7 @@ pub(super) fn first_of_order(
     let rows = exchange(&x.detach())?;
     let index = match x.device() {
         Device::Cpu => cpu::order(op, &rows, count, descending)?,
-        Device::Cuda(_) => missing(op)?,
+        Device::Cuda(_) => cuda::order(op, &rows, count, descending)?,
     };
     let index = exchange(&index)?;
     Ok((ops::gather(x, axis as isize, &index)?, index))

@@ -125,7 +125,7 @@ fn channels_last(t: &Tensor) -> Result<Tensor> {
 }
 
 /// Outputs per channel if every group has a single input channel.
-fn depth_multiplier(sizes: &Sizes) -> Option<usize> {
+pub(super) fn depth_multiplier(sizes: &Sizes) -> Option<usize> {
     let [c, k] = sizes.channels;
     (c == sizes.geometry.groups && c > 1).then(|| k / c)
 }

@@ -1,0 +1,78 @@
+// y = 0 with probability p and x / (1 - p) elsewhere, f32.
+//
+// Element i in logical row-major order is kept when the first 24 bits of its
+// word are at least p 2^24. Its word is word i % 4 of block position + i / 4 of
+// a Philox4x32-10 stream (Salmon et al. 2011), moved by what the control block
+// says, so that replays of a captured step draw new masks.
+//
+// Launch: 256 threads, 4 elements each, elements / 1024 blocks rounded up. One
+// thread owns each element, so the bits depend on the stream alone.
+// Floor: memory bandwidth, x and y once, where both are in logical order and a
+// thread uses all four words of its block; elsewhere a block is drawn for each
+// element, which costs about as much as the traffic.
+#include "common/walk.cuh"
+
+namespace eosin {
+
+// Kernels take it as __grid_constant__, so that nothing of it goes through the
+// stack.
+struct DropoutParams {
+    const float* x;
+    float* out;
+    const Control* control;
+    u64 key, position;
+    unsigned threshold;  // p 2^24 rounded up
+    float scale;
+    Walk walk;           // over the result; operand 0 is x, operand 1 the logical order
+};
+
+struct Words {
+    unsigned word[4];
+};
+
+__device__ inline Words philox(u64 key, u64 counter) {
+    unsigned k0 = unsigned(key), k1 = unsigned(key >> 32);
+    unsigned c0 = unsigned(counter), c1 = unsigned(counter >> 32), c2 = 0, c3 = 0;
+#pragma unroll
+    for (int round = 0; round < 10; ++round) {
+        const u64 p0 = u64(c0) * 0xD2511F53u, p1 = u64(c2) * 0xCD9E8D57u;
+        c0 = unsigned(p1 >> 32) ^ c1 ^ k0;
+        c1 = unsigned(p1);
+        c2 = unsigned(p0 >> 32) ^ c3 ^ k1;
+        c3 = unsigned(p0);
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return Words{{c0, c1, c2, c3}};
+}
+
+__device__ inline void dropout(const DropoutParams& p) {
+    const u64 start = p.position + p.control->random;
+    const unsigned threshold = p.threshold;
+    const float scale = p.scale;
+    const auto kept = [threshold, scale](float x, unsigned word) {
+        return word >> 8 >= threshold ? x * scale : 0.0f;
+    };
+    if (p.walk.aligned(0) && p.walk.aligned(1)) {
+        const unsigned block = blockIdx.x * WALK_THREADS + threadIdx.x;
+        const Words words = philox(p.key, start + block);
+#pragma unroll
+        for (unsigned k = 0; k < 4; ++k) {
+            const unsigned i = block * 4 + k;
+            if (i < p.walk.elements) p.out[i] = kept(p.x[i], words.word[k]);
+        }
+        return;
+    }
+    each_element(p.walk.elements, [&](unsigned i) {
+        const u64 logical = p.walk.place(1, i);
+        const Words words = philox(p.key, start + logical / 4);
+        const unsigned k = unsigned(logical % 4);
+        const unsigned low = k == 0 ? words.word[0] : words.word[1];
+        const unsigned high = k == 2 ? words.word[2] : words.word[3];
+        p.out[i] = kept(p.x[p.walk.place(0, i)], k < 2 ? low : high);
+    });
+}
+
+}  // namespace eosin
+
+extern "C" __global__ void __launch_bounds__(256) eosin_dropout_forward_f32(const __grid_constant__ eosin::DropoutParams p) { eosin::dropout(p); }

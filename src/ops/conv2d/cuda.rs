@@ -1,0 +1,256 @@
+//! Launches of the convolutions in kernels/conv2d.cu and kernels/common/conv.cuh.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Sizes;
+use super::cpu::depth_multiplier;
+use crate::device::cuda::kernels::{self, Kernel};
+use crate::device::cuda::{Address, count, device_of, f32_only};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::ops::Activation;
+use crate::ops::matmul::cuda::{Epilogue, JoinParams};
+use crate::shape::{Format, Layout, Shape};
+use crate::tensor::Tensor;
+
+/// Rows and columns of a tile.
+const TILE: usize = 64;
+/// Blocks that keep a large GPU busy.
+const ENOUGH_BLOCKS: usize = 256;
+/// Pixels of a part of a weight gradient: few enough that a sum in f32 stays
+/// accurate, and enough to be worth a block.
+const LONGEST_PART: usize = 8192;
+const SHORTEST_PART: usize = 256;
+
+/// A mirror of `ConvSizes` in kernels/common/conv.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ConvSizes {
+    batch: u32,
+    channels: [u32; 2],
+    input: [u32; 2],
+    output: [u32; 2],
+    kernel: [u32; 2],
+    stride: [u32; 2],
+    padding: [u32; 2],
+    dilation: [u32; 2],
+    groups: u32,
+}
+
+impl ConvSizes {
+    fn new(op: &'static str, sizes: &Sizes) -> Result<Self> {
+        // Kernels count the elements of each tensor in 32 bits.
+        for shape in [sizes.x_shape(), sizes.y_shape(), sizes.w_shape()] {
+            count(op, shape.iter().product())?;
+        }
+        let pair =
+            |[a, b]: [usize; 2]| Ok::<_, crate::error::Error>([count(op, a)?, count(op, b)?]);
+        let geometry = &sizes.geometry;
+        Ok(Self {
+            batch: count(op, sizes.batch)?,
+            channels: pair(sizes.channels)?,
+            input: pair(sizes.input)?,
+            output: pair(sizes.output)?,
+            kernel: pair(sizes.kernel)?,
+            stride: pair(geometry.stride)?,
+            padding: pair(geometry.padding)?,
+            dilation: pair(geometry.dilation)?,
+            groups: count(op, geometry.groups)?,
+        })
+    }
+}
+
+/// A mirror of `ConvParams` in kernels/common/conv.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ConvParams {
+    x: Address,
+    w: Address,
+    bias: Address,
+    residual: Address,
+    y: Address,
+    sizes: ConvSizes,
+    epilogue: Epilogue,
+}
+
+/// A mirror of `InputParams` in kernels/conv2d.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct InputParams {
+    gy: Address,
+    w: Address,
+    gx: Address,
+    sizes: ConvSizes,
+}
+
+/// A mirror of `WeightParams` in kernels/conv2d.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct WeightParams {
+    x: Address,
+    gy: Address,
+    gw: Address,
+    sizes: ConvSizes,
+    each: u32,
+    padding: u32,
+}
+
+/// Weights and bias in the order in which the kernels read them.
+pub(crate) struct Weights {
+    w: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Weights {
+    pub fn new(w: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        let bias = bias.map(|b| b.detach().to_format(Format::Contiguous));
+        Ok(Self {
+            w: channels_last(w)?,
+            bias: bias.transpose()?,
+        })
+    }
+
+    /// `activation(conv2d(x, w) + bias + residual)` by the kernels for any
+    /// filters and for groups of one channel.
+    pub fn run(
+        &self,
+        op: &'static str,
+        [dense, depthwise]: [&'static Kernel; 2],
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        activation: Activation,
+        sizes: &Sizes,
+    ) -> Result<Tensor> {
+        let mut operands = vec![x, &self.w];
+        operands.extend(&self.bias);
+        operands.extend(residual);
+        let device = device_of(op, &operands)?;
+        f32_only(op, &operands)?;
+        let x = channels_last(x)?;
+        let residual = residual.map(channels_last).transpose()?;
+        let address = |t: Option<&Tensor>| t.map_or(Ok(Address::default()), |t| t.address(op));
+        let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
+        let y = device.empty(layout, DType::F32)?;
+        let params = ConvParams {
+            x: x.address(op)?,
+            w: self.w.address(op)?,
+            bias: address(self.bias.as_ref())?,
+            residual: address(residual.as_ref())?,
+            y: y.address(op)?,
+            sizes: ConvSizes::new(op, sizes)?,
+            epilogue: Epilogue::new(activation),
+        };
+        if depth_multiplier(sizes).is_some() {
+            device.launch(depthwise, [y.elements().div_ceil(256), 1, 1], 0, &params)?;
+            return Ok(y);
+        }
+        let groups = sizes.geometry.groups;
+        let pixels = sizes.batch * sizes.output[0] * sizes.output[1];
+        let tiles = pixels.div_ceil(TILE) * (sizes.channels[1] / groups).div_ceil(TILE);
+        device.launch(dense, [tiles, groups, 1], 0, &params)?;
+        Ok(y)
+    }
+}
+
+pub(super) fn forward(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    sizes: &Sizes,
+) -> Result<Tensor> {
+    let by = [
+        &kernels::EOSIN_CONV2D_FORWARD_F32,
+        &kernels::EOSIN_CONV2D_FORWARD_DEPTHWISE_F32,
+    ];
+    let mut operands = vec![x, w];
+    operands.extend(bias);
+    device_of("conv2d", &operands)?;
+    Weights::new(w, bias)?.run("conv2d", by, x, None, Activation::None, sizes)
+}
+
+pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<Tensor> {
+    let op = "conv2d_input_gradient";
+    let device = device_of(op, &[gy, w])?;
+    f32_only(op, &[gy, w])?;
+    let (gy, w) = (channels_last(gy)?, channels_last(w)?);
+    let layout = Layout::new(Shape::new(&sizes.x_shape())?, Format::ChannelsLast)?;
+    let gx = device.empty(layout, DType::F32)?;
+    let params = InputParams {
+        gy: gy.address(op)?,
+        w: w.address(op)?,
+        gx: gx.address(op)?,
+        sizes: ConvSizes::new(op, sizes)?,
+    };
+    if depth_multiplier(sizes).is_some() {
+        let by = &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_DEPTHWISE_F32;
+        device.launch(by, [gx.elements().div_ceil(256), 1, 1], 0, &params)?;
+        return Ok(gx);
+    }
+    let groups = sizes.geometry.groups;
+    let pixels = sizes.batch * sizes.input[0] * sizes.input[1];
+    let tiles = pixels.div_ceil(TILE) * (sizes.channels[0] / groups).div_ceil(TILE);
+    let by = &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_F32;
+    device.launch(by, [tiles, groups, 1], 0, &params)?;
+    Ok(gx)
+}
+
+pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<Tensor> {
+    let op = "conv2d_weight_gradient";
+    let device = device_of(op, &[x, gy])?;
+    f32_only(op, &[x, gy])?;
+    let (x, gy) = (channels_last(x)?, channels_last(gy)?);
+    let shape = Shape::new(&sizes.w_shape())?;
+    let gw = device.empty(Layout::contiguous(shape), DType::F32)?;
+
+    let [k, channels, r, s] = sizes.w_shape();
+    let groups = sizes.geometry.groups;
+    let (by, grid) = if depth_multiplier(sizes).is_some() {
+        let by = &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_DEPTHWISE_F32;
+        (by, [k.div_ceil(32), r * s])
+    } else {
+        let by = &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_F32;
+        let tiles = (k / groups).div_ceil(TILE) * (channels * r * s).div_ceil(TILE);
+        (by, [tiles, groups])
+    };
+    // Cut by shape alone, so that the result never depends on the device.
+    let pixels = sizes.batch * sizes.output[0] * sizes.output[1];
+    let busy = ENOUGH_BLOCKS.div_ceil((grid[0] * grid[1]).max(1));
+    let wanted = busy.min(pixels / SHORTEST_PART);
+    let wanted = wanted.max(pixels.div_ceil(LONGEST_PART)).max(1);
+    let each = pixels.div_ceil(wanted).max(1);
+    let parts = pixels.div_ceil(each).max(1);
+    let mut params = WeightParams {
+        x: x.address(op)?,
+        gy: gy.address(op)?,
+        gw: gw.address(op)?,
+        sizes: ConvSizes::new(op, sizes)?,
+        each: count(op, each)?,
+        padding: 0,
+    };
+    if parts == 1 {
+        device.launch(by, [grid[0], grid[1], 1], 0, &params)?;
+        return Ok(gw);
+    }
+    let elements = gw.elements();
+    let room = Layout::contiguous(Shape::new(&[parts, elements])?);
+    let workspace = device.empty(room, DType::F32)?;
+    params.gw = workspace.address(op)?;
+    device.launch(by, [grid[0], grid[1], parts], 0, &params)?;
+    let join = JoinParams {
+        parts: params.gw,
+        bias: Address::default(),
+        out: gw.address(op)?,
+        elements: count(op, elements)?,
+        count: count(op, parts)?,
+        n: 1,
+        epilogue: Epilogue::default(),
+        padding: 0,
+    };
+    let by = &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_JOIN_F32;
+    device.launch(by, [elements.div_ceil(256), 1, 1], 0, &join)?;
+    Ok(gw)
+}
+
+fn channels_last(t: &Tensor) -> Result<Tensor> {
+    t.detach().to_format(Format::ChannelsLast)
+}

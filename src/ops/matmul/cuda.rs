@@ -1,0 +1,197 @@
+//! Launches of the tiled products in kernels/common/product.cuh.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::cuda::kernels::{self, Kernel};
+use crate::device::cuda::{Address, CudaDevice, count, device_of, f32_only};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::ops::Activation;
+use crate::shape::{Layout, MAX_RANK, Shape};
+use crate::tensor::Tensor;
+
+/// Tiles that keep a large GPU busy.
+const ENOUGH_TILES: usize = 256;
+/// The shortest part of K that is worth a launch of its own.
+const SHORTEST_PART: usize = 256;
+
+/// A mirror of `Epilogue` in kernels/common/activation.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct Epilogue {
+    activation: u32,
+    slope: f32,
+}
+
+impl Epilogue {
+    pub fn new(activation: Activation) -> Self {
+        let (activation, slope) = match activation {
+            Activation::None => (0, 0.0),
+            Activation::Relu => (1, 0.0),
+            Activation::LeakyRelu(slope) => (1, slope as f32),
+            Activation::Gelu => (2, 0.0),
+            Activation::Silu => (3, 0.0),
+            Activation::Tanh => (4, 0.0),
+            Activation::Sigmoid => (5, 0.0),
+        };
+        Self { activation, slope }
+    }
+}
+
+/// A mirror of `ProductParams` in kernels/common/product.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct ProductParams {
+    a: Address,
+    b: Address,
+    bias: Address,
+    out: Address,
+    sizes: [u32; 3],
+    each: u32,
+    /// Strides of rows and columns.
+    a_strides: [u32; 2],
+    b_strides: [u32; 2],
+    batch: [u32; 4],
+    batch_a: [u32; 4],
+    batch_b: [u32; 4],
+    epilogue: Epilogue,
+}
+
+/// A mirror of `JoinParams` in kernels/common/product.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(crate) struct JoinParams {
+    pub parts: Address,
+    pub bias: Address,
+    pub out: Address,
+    pub elements: u32,
+    pub count: u32,
+    pub n: u32,
+    pub epilogue: Epilogue,
+    pub padding: u32,
+}
+
+/// The kernels of an operator: its two tile sizes and the sum of parts.
+pub(crate) struct Kernels {
+    pub small: &'static Kernel,
+    pub large: &'static Kernel,
+    pub join: &'static Kernel,
+}
+
+/// Operands whose layouts are (batch, M, K) and (batch, K, N), with equal batch
+/// axes, and what follows the product.
+pub(crate) struct Product<'a> {
+    pub op: &'static str,
+    pub kernels: Kernels,
+    pub a: (&'a Tensor, Layout),
+    pub b: (&'a Tensor, Layout),
+    pub bias: Option<&'a Tensor>,
+    pub epilogue: Epilogue,
+}
+
+impl Product<'_> {
+    /// Writes the product, as (batch, M, N) row-major, into a tensor of `shape`.
+    pub fn run(self, device: &CudaDevice, shape: Shape) -> Result<Tensor> {
+        let op = self.op;
+        let (sa, sb) = (self.a.1.shape(), self.b.1.shape());
+        let batch_axes = sa.len() - 2;
+        let (m, k, n) = (sa[batch_axes], sa[batch_axes + 1], sb[batch_axes + 1]);
+        let mut params = ProductParams {
+            a: self.a.0.address(op)?,
+            b: self.b.0.address(op)?,
+            bias: self
+                .bias
+                .map_or(Ok(Address::default()), |t| t.address(op))?,
+            out: Address::default(),
+            sizes: [count(op, m)?, count(op, n)?, count(op, k)?],
+            each: count(op, k.max(1))?,
+            a_strides: [0; 2],
+            b_strides: [0; 2],
+            batch: [1; 4],
+            batch_a: [0; 4],
+            batch_b: [0; 4],
+            epilogue: self.epilogue,
+        };
+        let mut matrices = 1;
+        for (axis, &size) in sa[..batch_axes].iter().enumerate() {
+            let to = 4 - batch_axes + axis;
+            matrices *= size;
+            params.batch[to] = count(op, size)?;
+            params.batch_a[to] = count(op, self.a.1.strides()[axis])?;
+            params.batch_b[to] = count(op, self.b.1.strides()[axis])?;
+        }
+        for side in 0..2 {
+            params.a_strides[side] = count(op, self.a.1.strides()[batch_axes + side])?;
+            params.b_strides[side] = count(op, self.b.1.strides()[batch_axes + side])?;
+        }
+
+        let tiles = |rows: usize| matrices * m.div_ceil(rows) * n.div_ceil(64);
+        let out = device.empty(Layout::contiguous(shape), DType::F32)?;
+        if tiles(128) >= ENOUGH_TILES {
+            params.out = out.address(op)?;
+            device.launch(self.kernels.large, [tiles(128), 1, 1], 0, &params)?;
+            return Ok(out);
+        }
+        // Cut by shape alone, so that the result never depends on the device.
+        let wanted = ENOUGH_TILES.div_ceil(tiles(64).max(1));
+        let each = k.div_ceil(wanted.min(k / SHORTEST_PART).max(1)).max(1);
+        let parts = k.div_ceil(each).max(1);
+        params.each = count(op, each)?;
+        if parts == 1 {
+            params.out = out.address(op)?;
+            device.launch(self.kernels.small, [tiles(64), 1, 1], 0, &params)?;
+            return Ok(out);
+        }
+        let elements = out.elements();
+        let room = Layout::contiguous(Shape::new(&[parts, elements])?);
+        let workspace = device.empty(room, DType::F32)?;
+        params.out = workspace.address(op)?;
+        device.launch(self.kernels.small, [tiles(64), parts, 1], 0, &params)?;
+        let join = JoinParams {
+            parts: params.out,
+            bias: params.bias,
+            out: out.address(op)?,
+            elements: count(op, elements)?,
+            count: count(op, parts)?,
+            n: params.sizes[1],
+            epilogue: self.epilogue,
+            padding: 0,
+        };
+        device.launch(self.kernels.join, [elements.div_ceil(256), 1, 1], 0, &join)?;
+        Ok(out)
+    }
+}
+
+pub(super) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape) -> Result<Tensor> {
+    let op = "matmul";
+    let device = device_of(op, &[a, b])?;
+    f32_only(op, &[a, b])?;
+    // (batch, rows, columns) of an operand.
+    let wide = |rows: usize, columns: usize| -> Result<Shape> {
+        let mut dims = [0; MAX_RANK];
+        let last = dims
+            .get_mut(batch.len()..batch.len() + 2)
+            .ok_or_else(|| Error::op(op, "internal: too many axes"))?;
+        last.copy_from_slice(&[rows, columns]);
+        dims[..batch.len()].copy_from_slice(batch);
+        Shape::new(&dims[..batch.len() + 2])
+    };
+    let matrices = |t: &Tensor| -> Result<Layout> {
+        let last = &t.shape()[t.rank() - 2..];
+        Ok(t.layout().broadcast_to(wide(last[0], last[1])?))
+    };
+    let shape = wide(a.shape()[a.rank() - 2], b.shape()[b.rank() - 1])?;
+    let product = Product {
+        op,
+        kernels: Kernels {
+            small: &kernels::EOSIN_MATMUL_FORWARD_64_F32,
+            large: &kernels::EOSIN_MATMUL_FORWARD_128_F32,
+            join: &kernels::EOSIN_MATMUL_FORWARD_JOIN_F32,
+        },
+        a: (a, matrices(a)?),
+        b: (b, matrices(b)?),
+        bias: None,
+        epilogue: Epilogue::default(),
+    };
+    product.run(&device, shape)
+}

@@ -1,0 +1,299 @@
+//! The update on CUDA: one launch for all parameters, see kernels/optim.cu.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::update::Rule;
+use super::{Kind, Sgd, Slot};
+use crate::device::Device;
+use crate::device::cuda::{Address, Buffer, CudaDevice, count, device_of, f32_only, kernels};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::shape::Layout;
+use crate::storage::Storage;
+use crate::tensor::Tensor;
+
+const OP: &str = "step";
+/// Elements of a block.
+const CHUNK: usize = 2048;
+
+/// A mirror of `Entry` in kernels/optim.cu, as of the other structs here.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Entry {
+    from: Address,
+    value: Address,
+    gradient: Address,
+    moments: [Address; 2],
+    elements: u32,
+    block: u32,
+    numbers: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Numbers {
+    step: f32,
+    shrink: f32,
+    correction: f32,
+    fresh: f32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct StepParams {
+    table: Address,
+    numbers: Address,
+    entries: u32,
+    rule: u32,
+    decay: f32,
+    momentum: f32,
+    rates: [f32; 3],
+    eps: f32,
+}
+
+impl Numbers {
+    /// Of step `t`, counted from 1.
+    fn new(kind: Kind, t: u64) -> Self {
+        match Rule::<f32>::new(kind, t) {
+            Rule::Sgd { lr, first, .. } => Self {
+                step: lr,
+                shrink: 1.0,
+                correction: 1.0,
+                fresh: f32::from(u8::from(first)),
+            },
+            Rule::Adam {
+                shrink,
+                step,
+                correction,
+                ..
+            } => Self {
+                step,
+                shrink,
+                correction,
+                fresh: 0.0,
+            },
+        }
+    }
+}
+
+/// What an optimiser keeps on the device besides the moments.
+pub(super) struct State {
+    device: CudaDevice,
+    /// One per slot, and the same on the device.
+    numbers: Vec<Numbers>,
+    numbers_there: Buffer,
+    /// The table of the last step outside a capture, and the same on the device.
+    table: Option<(Vec<u8>, Buffer)>,
+    captured: Option<Captured>,
+}
+
+/// A step that a graph replays.
+struct Captured {
+    slots: Vec<usize>,
+    table: Buffer,
+    /// What the table is to hold, until it does: nothing is copied from the
+    /// host during a capture.
+    unwritten: Option<Vec<u8>>,
+}
+
+impl State {
+    fn new(device: &CudaDevice, slots: usize) -> Result<Self> {
+        let bytes = slots * size_of::<Numbers>();
+        Ok(Self {
+            device: device.clone(),
+            numbers: vec![Zeroable::zeroed(); slots],
+            numbers_there: device.buffer(bytes)?,
+            table: None,
+            captured: None,
+        })
+    }
+
+    /// Sets the numbers of one step of each of these slots.
+    fn write_numbers(&mut self, kind: Kind, steps: &[(usize, u64)]) -> Result<()> {
+        for &(slot, t) in steps {
+            if let Some(numbers) = self.numbers.get_mut(slot) {
+                *numbers = Numbers::new(kind, t);
+            }
+        }
+        let bytes = bytemuck::cast_slice(&self.numbers);
+        self.device.write(&self.numbers_there, 0, bytes)
+    }
+
+    /// Prepares a replay of the captured step; gives the slots that it steps.
+    pub fn advance(&mut self, kind: Kind, steps: impl Fn(usize) -> u64) -> Result<Vec<usize>> {
+        let Some(captured) = &mut self.captured else {
+            return Err(nothing_captured());
+        };
+        if let Some(bytes) = &captured.unwritten {
+            self.device.write(&captured.table, 0, bytes)?;
+            captured.unwritten = None;
+        }
+        let slots = captured.slots.clone();
+        let next: Vec<_> = slots.iter().map(|&i| (i, steps(i) + 1)).collect();
+        self.write_numbers(kind, &next)?;
+        Ok(slots)
+    }
+}
+
+pub(super) fn nothing_captured() -> Error {
+    Error::usage(
+        "there is no captured step to advance",
+        "call Optimizer::step inside CudaDevice::capture, again after a parameter was replaced",
+    )
+}
+
+/// Whether nothing else holds the storage of `t`.
+pub(super) fn is_sole(t: &Tensor) -> bool {
+    matches!(t.storage(), Storage::Cuda(_, buffer) if Arc::strong_count(buffer) == 1)
+}
+
+/// Updates `values` and the slots that belong to them, whose places among all
+/// `slots` are `places`, with contiguous gradients.
+pub(super) fn step(
+    kind: Kind,
+    active: Vec<(&mut Slot, Tensor)>,
+    values: Vec<&mut Tensor>,
+    places: &[usize],
+    slots: usize,
+    state: &mut Option<State>,
+) -> Result<()> {
+    let mut operands: Vec<&Tensor> = values.iter().map(|v| &**v).collect();
+    operands.extend(active.iter().map(|(_, gradient)| gradient));
+    operands.extend(active.iter().flat_map(|(slot, _)| &slot.moments));
+    let device = device_of(OP, &operands)?;
+    f32_only(OP, &operands)?;
+    let capturing = device.is_capturing();
+    if state.as_ref().is_none_or(|s| s.device != device) {
+        *state = Some(State::new(&device, slots)?);
+    }
+    let Some(state) = state else {
+        return Err(Error::op(OP, "internal: no state on the device"));
+    };
+
+    let mut entries: Vec<Entry> = Vec::with_capacity(active.len());
+    let mut blocks = 0;
+    let mut steps = Vec::with_capacity(active.len());
+    let mut moved: Vec<Option<Tensor>> = Vec::with_capacity(active.len());
+    let mut stepped = Vec::with_capacity(active.len());
+    for (((slot, gradient), value), &place) in active.into_iter().zip(&values).zip(places) {
+        let kept = kind.moments().len();
+        let settled = value.layout().is_contiguous() && slot.moments.len() == kept;
+        if capturing && !settled {
+            let problem = format!("the first step of {} is under capture", slot.name);
+            return Err(Error::op(OP, format!("{problem}; take one step before")));
+        }
+        if slot.moments.is_empty() {
+            let on = Device::Cuda(device.clone());
+            let zeros = || Tensor::full_on(0.0, value.shape(), DType::F32, &on);
+            slot.moments = (0..kept).map(|_| zeros()).collect::<Result<_>>()?;
+        }
+        let from = value.detach().to_format(crate::shape::Format::Contiguous)?;
+        // What else holds the values must not see them change, except for the
+        // tape of a step under capture: a graph needs its addresses.
+        let alone = value.layout().is_contiguous() && is_sole_besides(&from);
+        let to = match capturing || alone {
+            true => None,
+            false => Some(device.empty(Layout::contiguous(*from.layout().shape()), DType::F32)?),
+        };
+        let mut moments = [Address::default(); 2];
+        for (to, moment) in moments.iter_mut().zip(&slot.moments) {
+            *to = moment.address(OP)?;
+        }
+        let elements = from.elements();
+        if elements > 0 {
+            entries.push(Entry {
+                from: from.address(OP)?,
+                value: to.as_ref().unwrap_or(&from).address(OP)?,
+                gradient: gradient.address(OP)?,
+                moments,
+                elements: count(OP, elements)?,
+                block: count(OP, blocks)?,
+                numbers: count(OP, place)?,
+                padding: 0,
+            });
+            blocks += elements.div_ceil(CHUNK);
+        }
+        steps.push((place, slot.steps + 1));
+        moved.push(to);
+        // The gradient is kept until the launch was asked for.
+        stepped.push((slot, gradient));
+    }
+
+    let bytes: Vec<u8> = bytemuck::cast_slice(&entries).to_vec();
+    let table = if capturing {
+        let table = device.buffer(bytes.len())?;
+        let address = table.address();
+        state.captured = Some(Captured {
+            slots: places.to_vec(),
+            table,
+            unwritten: Some(bytes),
+        });
+        address
+    } else {
+        if moved.iter().any(Option::is_some) {
+            // The graph works at addresses that are no longer the parameters'.
+            state.captured = None;
+        }
+        state.write_numbers(kind, &steps)?;
+        match &state.table {
+            Some((held, there)) if *held == bytes => there.address(),
+            _ => {
+                let there = device.upload(&bytes)?;
+                let address = there.address();
+                state.table = Some((bytes, there));
+                address
+            }
+        }
+    };
+    let params = StepParams::new(kind, table, state, entries.len())?;
+    let kernel = &kernels::EOSIN_STEP_FORWARD_F32;
+    device.launch(kernel, [blocks, 1, 1], 0, &params)?;
+    for ((slot, _), (value, moved)) in stepped.into_iter().zip(values.into_iter().zip(moved)) {
+        if let Some(moved) = moved {
+            *value = moved;
+        }
+        if !capturing {
+            slot.steps += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Whether only the parameter holds the storage that `view` is a view of.
+fn is_sole_besides(view: &Tensor) -> bool {
+    matches!(view.storage(), Storage::Cuda(_, buffer) if Arc::strong_count(buffer) == 2)
+}
+
+impl StepParams {
+    fn new(kind: Kind, table: Address, state: &State, entries: usize) -> Result<Self> {
+        let mut params = Self {
+            table,
+            numbers: state.numbers_there.address(),
+            entries: count(OP, entries)?,
+            rule: 3,
+            decay: 0.0,
+            momentum: 0.0,
+            rates: [0.0; 3],
+            eps: 0.0,
+        };
+        // What does not depend on the step is that of any.
+        match Rule::<f32>::new(kind, 1) {
+            Rule::Sgd {
+                decay, momentum, ..
+            } => {
+                (params.decay, params.momentum) = (decay, momentum);
+                params.rule = match kind {
+                    Kind::Sgd(Sgd { nesterov: true, .. }) => 2,
+                    _ => u32::from(momentum != 0.0),
+                };
+            }
+            Rule::Adam {
+                decay, rates, eps, ..
+            } => (params.decay, params.rates, params.eps) = (decay, rates, eps),
+        }
+        Ok(params)
+    }
+}
