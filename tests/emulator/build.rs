@@ -40,7 +40,12 @@ fn run() -> Result<()> {
     println!("cargo::rerun-if-env-changed=EOSIN_KERNELS_DIR");
     println!("cargo::rerun-if-env-changed=EOSIN_EMULATOR_SANITIZER");
     let shim = here.join("shim");
-    for dir in [&shim, &here.join("planted"), &here.join("probes"), &kernels_dir] {
+    for dir in [
+        &shim,
+        &here.join("planted"),
+        &here.join("probes"),
+        &kernels_dir,
+    ] {
         // Cargo takes a folder that is not there for one that changed.
         if dir.is_dir() {
             println!("cargo::rerun-if-changed={}", dir.display());
@@ -61,7 +66,14 @@ fn run() -> Result<()> {
     let table = objects.join("table.cpp");
     write_if_changed(&table, &cpp_table(&kernels))?;
     let mut units = vec![Unit::scheduler(table, &objects)];
-    for name in ["fault", "fiber", "interface", "schedule", "shared", "worker"] {
+    for name in [
+        "fault",
+        "fiber",
+        "interface",
+        "schedule",
+        "shared",
+        "worker",
+    ] {
         units.push(Unit::scheduler(shim.join(format!("{name}.cpp")), &objects));
     }
     for file in &files {
@@ -92,11 +104,19 @@ struct Source {
 
 impl Source {
     fn stem(&self) -> String {
-        self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+        self.path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 
     fn folder(&self) -> String {
-        let folder = self.path.parent().and_then(Path::file_name).unwrap_or_default();
+        let folder = self
+            .path
+            .parent()
+            .and_then(Path::file_name)
+            .unwrap_or_default();
         folder.to_string_lossy().into_owned()
     }
 
@@ -123,7 +143,11 @@ fn sources(dir: &Path, origin: Origin) -> Result<Vec<Source>> {
             let path = entry?.path().canonicalize()?;
             if path.extension().is_some_and(|e| e == "cu") {
                 let kernels = kernels_of(&path)?;
-                found.push(Source { path, origin, kernels });
+                found.push(Source {
+                    path,
+                    origin,
+                    kernels,
+                });
             }
         }
     }
@@ -166,7 +190,10 @@ fn sorted(files: &[Source]) -> Result<BTreeMap<&str, Entry<'_>>> {
     let mut kernels = BTreeMap::new();
     for source in files {
         for (name, threads) in &source.kernels {
-            let entry = Entry { source, threads: *threads };
+            let entry = Entry {
+                source,
+                threads: *threads,
+            };
             if let Some(other) = kernels.insert(name.as_str(), entry) {
                 let (a, b) = (other.source.path.display(), source.path.display());
                 return Err(format!("two kernels are called {name}: in {a} and {b}").into());
@@ -261,14 +288,20 @@ impl Flags {
     fn new(shim: &Path, kernels_dir: &Path, sanitizer: Option<Sanitizer>) -> Result<Self> {
         let mut build = cc::Build::new();
         // Optimised in every profile: the tests are slow enough.
-        build.cpp(true).std("c++17").opt_level(2).debug(sanitizer.is_some()).pic(true);
+        build
+            .cpp(true)
+            .std("c++17")
+            .opt_level(2)
+            .debug(sanitizer.is_some())
+            .pic(true);
         let compiler = build.try_get_compiler()?;
         if !compiler.is_like_gnu() && !compiler.is_like_clang() {
             return Err("the emulator needs g++ or clang++; set CXX to one of them".into());
         }
 
-        let mut all: Vec<OsString> =
-            ["-Wall", "-Wextra", "-fno-exceptions", "-I"].map(Into::into).into();
+        let mut all: Vec<OsString> = ["-Wall", "-Wextra", "-fno-exceptions", "-I"]
+            .map(Into::into)
+            .into();
         all.push(shim.into());
         let mut kernels: Vec<OsString> = [
             // Kernels read memory in other types than it was written in, and
@@ -277,8 +310,10 @@ impl Flags {
             "-ffp-contract=off",
             "-fno-math-errno",
             // What the host would do in silence, and a GPU otherwise or not at
-            // all; shim/fault.cpp makes errors of the launch of it.
-            "-fsanitize=alignment,null,bounds,shift-exponent,integer-divide-by-zero",
+            // all; shim/fault.cpp makes errors of the launch of it. Not `null`:
+            // its check of a thread-local's address uses flags of an `add` that
+            // the linker turns into a `lea`, and a null pointer faults anyway.
+            "-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero",
             "-Wno-unknown-pragmas",
             "-Wno-unused-function",
             "-include",
@@ -287,13 +322,27 @@ impl Flags {
         .map(Into::into)
         .into();
         kernels.push("-I".into());
-        kernels.push(kernels_dir.canonicalize().unwrap_or_else(|_| kernels_dir.into()).into());
+        kernels.push(
+            kernels_dir
+                .canonicalize()
+                .unwrap_or_else(|_| kernels_dir.into())
+                .into(),
+        );
+        // So that a large frame faults below its stack instead of skipping the page.
+        let probes = "-fstack-clash-protection";
+        if build.is_flag_supported(probes)? {
+            kernels.push(probes.into());
+        }
         if let Some(sanitizer) = sanitizer {
             all.push(sanitizer.define().into());
             kernels.push(sanitizer.flag().into());
             kernels.push("-fno-omit-frame-pointer".into());
         }
-        Ok(Self { compiler, all, kernels })
+        Ok(Self {
+            compiler,
+            all,
+            kernels,
+        })
     }
 }
 
@@ -315,8 +364,14 @@ impl Unit {
     }
 
     fn new(source: PathBuf, objects: &Path, is_kernel: bool) -> Self {
-        let object = objects.join(source.file_name().unwrap_or_default()).with_extension("o");
-        Self { source, object, is_kernel }
+        let object = objects
+            .join(source.file_name().unwrap_or_default())
+            .with_extension("o");
+        Self {
+            source,
+            object,
+            is_kernel,
+        }
     }
 
     fn command(&self, flags: &Flags) -> Command {
@@ -325,8 +380,15 @@ impl Unit {
         if self.is_kernel {
             command.args(&flags.kernels);
         }
-        command.arg("-MMD").arg("-MF").arg(self.object.with_extension("d"));
-        command.arg("-c").arg(&self.source).arg("-o").arg(&self.object);
+        command
+            .arg("-MMD")
+            .arg("-MF")
+            .arg(self.object.with_extension("d"));
+        command
+            .arg("-c")
+            .arg(&self.source)
+            .arg("-o")
+            .arg(&self.object);
         command
     }
 
@@ -373,41 +435,63 @@ fn dependencies(rule: &str) -> Vec<String> {
         return Vec::new();
     };
     let escaped = files.replace("\\\n", " ").replace("\\ ", "\0");
-    escaped.split_whitespace().map(|file| file.replace('\0', " ")).collect()
+    escaped
+        .split_whitespace()
+        .map(|file| file.replace('\0', " "))
+        .collect()
 }
 
 fn compile(units: &[Unit], flags: &Flags) -> Result<()> {
-    let stale: Vec<_> = units.iter().filter(|unit| !unit.is_current(flags)).collect();
+    let stale: Vec<_> = units
+        .iter()
+        .filter(|unit| !unit.is_current(flags))
+        .collect();
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
-    let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let jobs = env::var("NUM_JOBS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1);
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 while let Some(unit) = stale.get(next.fetch_add(1, Ordering::Relaxed)) {
                     if let Err(error) = unit.compile(flags) {
-                        failures.lock().expect("no thread panics").push(error.to_string());
+                        failures
+                            .lock()
+                            .expect("no thread panics")
+                            .push(error.to_string());
                     }
                 }
             });
         }
     });
     let failures = failures.into_inner()?;
-    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n\n").into()) }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(failures.join("\n\n").into())
+    }
 }
 
 fn link(units: &[Unit], flags: &Flags, sanitizer: Option<Sanitizer>, out: &Path) -> Result<()> {
     let objects = units.iter().map(|unit| &unit.object);
     let Some(sanitizer) = sanitizer else {
         let mut archive = cc::Build::new();
-        archive.cpp(true).objects(objects).try_compile("eosin_emulator")?;
+        archive
+            .cpp(true)
+            .objects(objects)
+            .try_compile("eosin_emulator")?;
         return Ok(());
     };
     // A library of its own carries the instrumented code; the program that loads
     // it is plain Rust, with the sanitizer's runtime preloaded.
     let library = out.join("libeosin_emulator.so");
     let mut command = flags.compiler.to_command();
-    command.args(["-shared", sanitizer.flag(), "-o"]).arg(&library).args(objects);
+    command
+        .args(["-shared", sanitizer.flag(), "-o"])
+        .arg(&library)
+        .args(objects);
     let output = command.output()?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

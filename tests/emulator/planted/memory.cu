@@ -94,7 +94,7 @@ extern "C" __global__ void __launch_bounds__(64) planted_null(const PlantedParam
 // An address that is nobody's.
 extern "C" __global__ void __launch_bounds__(64) planted_wild(const PlantedParams p) {
     __syncthreads();
-    p.out[threadIdx.x] = p.in[1ull << 44];
+    p.out[threadIdx.x] = p.in[-(1ll << 38)];
 }
 
 extern "C" __global__ void __launch_bounds__(64) planted_large_frame(const PlantedParams p) {

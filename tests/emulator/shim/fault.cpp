@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <string>
 
 #include "emulator.h"
 #include "sanitizer.h"
@@ -19,14 +20,19 @@ namespace {
 constexpr int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE};
 struct sigaction before[3];
 
-const char* explain(int signal, const siginfo_t& info, const Worker& worker) {
+std::string explain(int signal, const siginfo_t& info, const Worker& worker) {
     if (signal == SIGFPE) {
         return "an integer division by zero";
     }
     if (worker.stacks().overflowed_at(info.si_addr)) {
         return "its local variables need more stack than the emulator has (64 KiB)";
     }
-    return "an access to memory that is not there";
+    char text[80] = "an access to an address that no memory can have";
+    if (info.si_addr != nullptr) {
+        std::snprintf(text, sizeof text, "an access to memory that is not there, at %p",
+                      info.si_addr);
+    }
+    return text;
 }
 
 // Runs on the signal's own stack. Inside a kernel it never returns: it switches
@@ -35,12 +41,12 @@ const char* explain(int signal, const siginfo_t& info, const Worker& worker) {
 void handle(int signal, siginfo_t* info, void* context) {
     Worker* worker = Worker::of_this_thread();
     if (worker != nullptr && current != nullptr) {
-        char text[160];
-        std::snprintf(text, sizeof text, "%s (address %p), after this line",
-                      explain(signal, *info, *worker), info->si_addr);
         const Fiber& fiber = worker->running();
-        worker->fail(fiber.operation == nullptr ? Site{nullptr, 0} : fiber.site,
-                     fiber.operation == nullptr ? explain(signal, *info, *worker) : text);
+        std::string what = explain(signal, *info, *worker);
+        if (fiber.operation == nullptr) {
+            worker->fail({nullptr, 0}, what);
+        }
+        worker->fail(fiber.site, what + ", after this line");
     }
     for (int i = 0; i < 3; ++i) {
         if (SIGNALS[i] != signal) {

@@ -63,12 +63,17 @@ unsafe extern "C" {
 
 /// The names of eosin's kernels, sorted.
 pub fn kernels() -> impl Iterator<Item = &'static str> {
-    KERNELS.iter().filter(|kernel| kernel.eosin).map(|kernel| kernel.name)
+    KERNELS
+        .iter()
+        .filter(|kernel| kernel.eosin)
+        .map(|kernel| kernel.name)
 }
 
 /// Threads per block of a kernel, the emulator's own included.
 pub fn threads(name: &str) -> Option<u32> {
-    let index = KERNELS.binary_search_by(|kernel| kernel.name.cmp(name)).ok()?;
+    let index = KERNELS
+        .binary_search_by(|kernel| kernel.name.cmp(name))
+        .ok()?;
     KERNELS.get(index).map(|kernel| kernel.threads)
 }
 
@@ -104,7 +109,9 @@ pub unsafe fn launch(
         ));
     }
     if !params.as_ptr().addr().is_multiple_of(8) {
-        return Err(format!("{name}: parameters that are not aligned to 8 bytes"));
+        return Err(format!(
+            "{name}: parameters that are not aligned to 8 bytes"
+        ));
     }
     let (order, seed) = schedule.parts();
     let mut message = [0u8; 1024];
