@@ -12,7 +12,7 @@ use eosin::ops::REGISTRY;
 
 /// What kernels do besides operators, files of kernels included that belong to
 /// no folder of src/ops.
-const COMMON: &[&str] = &["clip_grad_norm", "fill", "optim", "step"];
+const COMMON: &[&str] = &["clip_grad_norm", "copy", "count", "fill", "optim", "step"];
 
 /// How a kernel's name ends: the dtype, or the bytes of an element where
 /// elements are only moved.
