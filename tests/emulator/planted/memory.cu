@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(64) planted_misaligned(const Plante
 
 extern "C" __global__ void __launch_bounds__(64) planted_null(const PlantedParams p) {
     const float* nothing = p.count == 0 ? p.in : nullptr;
-    p.out[threadIdx.x] = nothing[0];
+    p.out[threadIdx.x] = nothing[9];
 }
 
 // An address that is nobody's.

@@ -27,11 +27,17 @@ std::string explain(int signal, const siginfo_t& info, const Worker& worker) {
     if (worker.stacks().overflowed_at(info.si_addr)) {
         return "its local variables need more stack than the emulator has (64 KiB)";
     }
-    char text[80] = "an access to an address that no memory can have";
-    if (info.si_addr != nullptr) {
-        std::snprintf(text, sizeof text, "an access to memory that is not there, at %p",
-                      info.si_addr);
+    if (info.si_code == SI_KERNEL) {
+        // The processor does not say which: the address is none, or a vector's and
+        // misaligned.
+        return "an access to an address that no memory can have";
     }
+    auto address = reinterpret_cast<uintptr_t>(info.si_addr);
+    if (address < 1 << 16) {
+        return "an access to byte " + std::to_string(address) + " of a null pointer";
+    }
+    char text[80];
+    std::snprintf(text, sizeof text, "an access to memory that is not there, at %p", info.si_addr);
     return text;
 }
 
@@ -171,10 +177,6 @@ const char* access(unsigned kind) {
 extern "C" {
 
 void __ubsan_handle_type_mismatch_v1(const TypeMismatch* what, uintptr_t address) {
-    if (address == 0) {
-        emulator::fail(site(what->location), "%s %s through a null pointer",
-                       access(what->kind), what->type->name);
-    }
     emulator::fail(site(what->location), "%s %s at address %p, which is not aligned to %llu bytes",
                    access(what->kind), what->type->name, reinterpret_cast<void*>(address),
                    1ull << what->log_alignment);

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Runs tests that launch kernels under a sanitizer, on stable Rust: the emulator
+# becomes a shared library with instrumented kernels, and the sanitizer's runtime
+# is preloaded into the plain test programs. A report fails the run.
+#
+#   tests/emulator/sanitize.sh thread|address [arguments of cargo test]
+#
+# thread: threads that access the same memory with no barrier between them.
+# address: accesses outside of a buffer or of a shared array.
+#
+# Without arguments: the tests of the emulator and of every operator on the
+# emulated device. Needs g++ with its sanitizers; builds in target/sanitize-KIND.
+set -euo pipefail
+
+kind=${1:-}
+case $kind in
+    thread)
+        runtime=libtsan.so
+        planted=a_removed_barrier_shows_when_one_warp_runs_ahead
+        report="WARNING: ThreadSanitizer: data race"
+        ;;
+    address)
+        runtime=libasan.so
+        planted=an_index_outside_of_a_buffer_is_an_error_of_the_next_read
+        report="ERROR: AddressSanitizer"
+        ;;
+    *)
+        sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+        exit 2
+        ;;
+esac
+shift
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+library=$("${CXX:-g++}" -print-file-name="$runtime")
+if [[ $library != /* ]]; then
+    echo "sanitize.sh: ${CXX:-g++} has no $runtime: install its sanitizers' runtimes" >&2
+    exit 1
+fi
+export EOSIN_EMULATOR_SANITIZER=$kind
+export CARGO_TARGET_DIR="$PWD/target/sanitize-$kind"
+
+# How cargo starts a test program. The sanitizers want addresses that are not
+# randomised further than they know.
+runner="env LD_PRELOAD=$library"
+if setarch "$(uname -m)" -R true 2>/dev/null; then
+    runner="setarch $(uname -m) -R $runner"
+fi
+triple=$(rustc -vV | sed -n 's/^host: //p')
+export "CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$triple")_RUNNER=$runner"
+# Rust's own code is not instrumented, so what it copies and frees under locks
+# that ThreadSanitizer does not know would look like races; and what leaks there
+# is not the kernels'.
+export TSAN_OPTIONS="exitcode=66 ignore_noninstrumented_modules=1 ${TSAN_OPTIONS:-}"
+export ASAN_OPTIONS="exitcode=66 detect_leaks=0 ${ASAN_OPTIONS:-}"
+
+run() {
+    cargo test --release --locked "$@"
+}
+
+# The tools work at all: a planted bug is reported and fails its run.
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+run --test cuda --no-run
+if run --test cuda -- "planted::$planted" >"$log" 2>&1 || ! grep -q "$report" "$log"; then
+    cat "$log"
+    echo "sanitize.sh: a planted bug was not reported" >&2
+    exit 1
+fi
+
+if (($#)); then
+    run "$@"
+else
+    run --test cuda -- --skip planted
+    run --test ops -- cuda
+fi
