@@ -728,3 +728,147 @@ fn write(path: &Path, text: &str) -> Result<()> {
 fn refused(action: &str, path: &Path, error: &io::Error) -> String {
     format!("cannot {action} {}: {error}", path.display())
 }
+
+/// Run by the test binary `cuda`, which has this file as a module.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(file: &str, text: &str) -> Source {
+        Source {
+            file: file.into(),
+            text: text.into(),
+            code: without_comments(text),
+        }
+    }
+
+    fn refusal(files: &[(&str, &str)]) -> String {
+        let sources: Vec<Source> = files
+            .iter()
+            .map(|(file, text)| source(file, text))
+            .collect();
+        let refused = table(&sources).err();
+        refused.expect("a table was made of it")
+    }
+
+    const ADD: &str = "extern \"C\" __global__ void __launch_bounds__(256) eosin_add_forward_f32(const Add p) { add(p); }\n";
+
+    #[test]
+    fn kernels_are_found_in_order_outside_comments() {
+        let text = format!(
+            "// a __global__ here\n/* and one\n__global__ */ const char* s = \"// no comment\";\n{ADD}\
+             extern \"C\" __global__ void __launch_bounds__(64) eosin_add_forward_bf16(\n    const Add p) {{\n}}\n"
+        );
+        let kernels = table(&[
+            source("add.cu", &text),
+            source("common/base.cuh", "struct Add {};"),
+            source("sub.cu", &ADD.replace("add", "sub")),
+        ]);
+        let found: Vec<_> = kernels
+            .expect("a table")
+            .into_iter()
+            .map(|k| (k.name, k.module, k.threads, k.line))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("eosin_add_forward_f32".to_string(), 0, 256, 4),
+                ("eosin_add_forward_bf16".to_string(), 0, 64, 5),
+                ("eosin_sub_forward_f32".to_string(), 1, 256, 1),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_malformed_kernel_is_refused_with_its_place() {
+        for (from, to, says) in [
+            ("const Add p", "const Add p, int n", "exactly one"),
+            ("const Add p", "", "exactly one"),
+            ("eosin_add", "add", "eosin_<op>"),
+            ("eosin_add", "eosin_Add", "eosin_<op>"),
+            ("(256)", "(THREADS)", "a number from 1 to 1024"),
+            ("(256)", "(2048)", "a number from 1 to 1024"),
+            ("(256)", "(256, 2)", "a number from 1 to 1024"),
+            ("void __launch", "void\n__launch", "on one line"),
+            ("extern", "  extern", "on one line"),
+            (") {", " {", "without end"),
+        ] {
+            let text = format!("\n\n{}", ADD.replacen(from, to, 1).replace("add(p);", ""));
+            let message = refusal(&[("add.cu", &text)]);
+            let placed = message.starts_with("kernels/add.cu:3: ");
+            assert!(placed && message.contains(says), "{to}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_used_once_and_headers_have_no_kernels() {
+        let twice = refusal(&[("add.cu", ADD), ("other.cu", &format!("\n{ADD}"))]);
+        assert_eq!(
+            twice,
+            "kernels/other.cu:2: eosin_add_forward_f32 is the name of a kernel in kernels/add.cu:1 already"
+        );
+        let header = refusal(&[("common/add.cuh", ADD)]);
+        assert!(header.starts_with("kernels/common/add.cuh:1: "), "{header}");
+    }
+
+    #[test]
+    fn architectures_share_front_ends() {
+        let default = architectures("").expect("the default");
+        assert_eq!(default, ["sm_80", "sm_90a", "compute_80"]);
+        assert_eq!(
+            gencode(&default),
+            [
+                "-gencode=arch=compute_80,code=[sm_80,compute_80]",
+                "-gencode=arch=compute_90a,code=[sm_90a]",
+            ]
+        );
+        assert_eq!(architectures(" none "), Ok(Vec::new()));
+        for wrong in ["sm_8x", "80", "sm_80,", "sm_80;sm_90", "sm_"] {
+            assert!(architectures(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn headers_are_followed_through_headers() {
+        let sources = [
+            source("add.cu", "#include \"common/walk.cuh\"\n#include <cmath>\n"),
+            source("common/base.cuh", ""),
+            source("common/other.cuh", ""),
+            source(
+                "common/walk.cuh",
+                "#pragma once\n # include \"base.cuh\"\n// #include \"other.cuh\"\n",
+            ),
+        ];
+        let found: Vec<&str> = included(&sources[0], &sources)
+            .iter()
+            .map(|s| s.file.as_str())
+            .collect();
+        assert_eq!(found, ["add.cu", "common/walk.cuh", "common/base.cuh"]);
+    }
+
+    #[test]
+    fn ptxas_is_understood() {
+        let report = "\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'eosin_a' for 'sm_80'
+ptxas info    : Function properties for eosin_a
+    416 bytes stack frame, 828 bytes spill stores, 860 bytes spill loads
+ptxas info    : Used 32 registers, used 1 barriers, 416 bytes cumulative stack size, 4096 bytes smem, 376 bytes cmem[0]
+ptxas info    : Compiling entry function 'eosin_b' for 'sm_90a'
+ptxas info    : Function properties for helper
+    8 bytes stack frame, 4 bytes spill stores, 4 bytes spill loads
+ptxas info    : Function properties for eosin_b
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 10 registers, used 0 barriers, 376 bytes cmem[0]
+";
+        let lines = resources(report);
+        assert_eq!(
+            lines,
+            [
+                "eosin_a\tsm_80\t32\t416\t828\t860\t4096",
+                "eosin_b\tsm_90a\t10\t0\t0\t0\t0",
+            ]
+        );
+        assert!(spills(&lines[0]) && !spills(&lines[1]));
+    }
+}

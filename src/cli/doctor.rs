@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::console;
+use crate::device::cuda::kernels::{self, ALL, ARCHITECTURES, MODULES, TOOLKIT};
 use crate::error::Result;
 use crate::models::registry::MODELS;
 
@@ -17,6 +18,7 @@ struct Finding {
 pub fn doctor(json: bool) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let features: Vec<&str> = [
+        ("cuda", cfg!(feature = "cuda")),
         ("formats", cfg!(feature = "formats")),
         ("slides", cfg!(feature = "slides")),
         ("cli", cfg!(feature = "cli")),
@@ -38,11 +40,8 @@ pub fn doctor(json: bool) -> Result<()> {
             remedy: (vectors == "no AVX2")
                 .then(|| "eosin runs, several times slower than on a CPU with AVX2".into()),
         },
-        Finding {
-            what: "cuda",
-            found: "not in this build: eosin computes on the CPU".into(),
-            remedy: None,
-        },
+        gpus(),
+        compiled_kernels(),
         Finding {
             what: "models",
             found: (MODELS.iter().map(|m| m.name))
@@ -68,6 +67,53 @@ pub fn doctor(json: bool) -> Result<()> {
         }
     }
     console::print(json, &findings, &text)
+}
+
+#[cfg(feature = "cuda")]
+fn gpus() -> Finding {
+    use crate::device::cuda::nvidia;
+    use crate::error::Error;
+    let (found, remedy) = match nvidia::devices() {
+        Ok(gpus) => (gpus.join("; "), None),
+        Err(Error::Usage { problem, remedy }) => (problem, Some(remedy)),
+        Err(error) => (error.to_string(), None),
+    };
+    Finding {
+        what: "cuda",
+        found,
+        remedy,
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpus() -> Finding {
+    Finding {
+        what: "cuda",
+        found: "not in this build: eosin computes on the CPU".into(),
+        remedy: Some("build it with the feature cuda".into()),
+    }
+}
+
+fn compiled_kernels() -> Finding {
+    let table = format!("{} in {} files", ALL.len(), MODULES.len());
+    let (found, remedy) = match TOOLKIT {
+        Some(version) => {
+            let architectures = ARCHITECTURES.join(", ");
+            (
+                format!("{table} for {architectures}, by nvcc {version}"),
+                None,
+            )
+        }
+        None => (
+            format!("{table} by name alone: built without nvcc"),
+            cfg!(feature = "cuda").then(|| kernels::REMEDY.into()),
+        ),
+    };
+    Finding {
+        what: "kernels",
+        found,
+        remedy,
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -5,8 +5,6 @@
 
 use std::fmt;
 
-use crate::error::{Error, Result};
-
 pub mod cpu;
 pub mod cuda;
 
@@ -14,15 +12,6 @@ pub mod cuda;
 pub enum Device {
     Cpu,
     Cuda(cuda::CudaDevice),
-}
-
-/// For an operator that has no kernel on CUDA devices.
-///
-/// # Errors
-/// Always.
-pub(crate) fn missing<T>(op: &'static str) -> Result<T> {
-    let problem = "has no CUDA kernel yet; move its operands to the CPU with Tensor::to";
-    Err(Error::op(op, problem))
 }
 
 impl fmt::Display for Device {

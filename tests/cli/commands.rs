@@ -75,7 +75,7 @@ fn what_this_build_cannot_do_is_said() {
 fn doctor_tells_of_this_machine() {
     let report = succeeds(["doctor"]);
     let findings = json(["doctor", "--json"]);
-    for (at, what) in ["eosin", "cpu", "cuda", "models", "weights"]
+    for (at, what) in ["eosin", "cpu", "cuda", "kernels", "models", "weights"]
         .iter()
         .enumerate()
     {

@@ -405,8 +405,8 @@ fn functions_of_bits_answer_as_documented() {
         let both = u64::from(b) << 32 | u64::from(a);
         let byte = |i: u32| (both >> (8 * i) & 0xff) as u32;
         let expected = [
-            (u64::from(a) * u64::from(b) >> 32) as u32,
-            (signed_a * signed_b >> 32) as u32,
+            ((u64::from(a) * u64::from(b)) >> 32) as u32,
+            ((signed_a * signed_b) >> 32) as u32,
             a.reverse_bits(),
             a.count_ones(),
             a.leading_zeros(),

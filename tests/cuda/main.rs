@@ -1,7 +1,12 @@
-//! The CUDA side without a GPU: the emulator itself, arena, capture, ledger.
+//! The CUDA side without a GPU: the emulator itself, arena, capture, ledger, the
+//! table of kernels and what the compiler made of them.
 
+#[path = "../../build.rs"]
+#[allow(dead_code, reason = "the build script, for the tests in it")]
+mod build_script;
 #[path = "../common/emulated.rs"]
 mod emulated;
 
 mod device;
 mod emulator;
+mod table;

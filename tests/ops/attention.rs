@@ -55,7 +55,7 @@ fn with_scores(case: &Case, scores: impl Fn(&Tensor, &Tensor) -> Result<Tensor>)
     let products = ops::matmul(case.input("q"), &ops::transpose(case.input("k"), -1, -2)?)?;
     let n = products.shape()[3];
     let diagonal: Vec<f32> = (0..n * n).map(|i| f32::from(i % (n + 1) == 0)).collect();
-    let identity = Tensor::from_slice(&diagonal, &[n, n])?;
+    let identity = case.local(Tensor::from_slice(&diagonal, &[n, n])?)?;
     let graph = ops::softmax(&scores(&products, &identity)?, -1)?;
     let out = ops::matmul(&graph, case.input("v"))?;
     Ok(vec![("out", out), ("graph", graph)])

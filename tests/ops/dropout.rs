@@ -126,9 +126,10 @@ pub fn tests(suite: &mut Suite) {
 fn given_mask(case: &Case) -> Result<Tensor> {
     let p = case.number("p");
     let (x, u) = (case.input("x"), case.input("u"));
-    let kept = ops::compare(u, Comparison::GreaterEqual, &Tensor::scalar(p, DType::F32)?)?;
+    let number = |v: f64| Tensor::full_on(v, &[], DType::F32, &x.device());
+    let kept = ops::compare(u, Comparison::GreaterEqual, &number(p)?)?;
     let scaled = ops::affine(x, 1.0 / (1.0 - p), 0.0)?;
-    ops::select(&kept, &scaled, &Tensor::scalar(0.0, DType::F32)?)
+    ops::select(&kept, &scaled, &number(0.0)?)
 }
 
 pub fn golden(case: &Case) -> Option<Outputs> {

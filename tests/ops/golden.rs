@@ -37,6 +37,14 @@ impl Case {
         self.inputs.get(name)
     }
 
+    /// A tensor of the test's own, where the inputs are.
+    pub fn local(&self, t: Tensor) -> Result<Tensor> {
+        match self.inputs.values().next() {
+            Some(input) => t.to(&input.device()),
+            None => Ok(t),
+        }
+    }
+
     pub fn number(&self, name: &str) -> f64 {
         let value = self.attrs[name].as_f64();
         value.unwrap_or_else(|| panic!("{}: no number {name}", self.name))

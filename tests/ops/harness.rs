@@ -35,6 +35,8 @@ pub struct Sample {
     /// Whether low precision makes sense: false where a rounded input may
     /// change a choice (an order, a maximum).
     pub smooth: bool,
+    /// Whether the CUDA device has what it computes.
+    pub cuda: bool,
 }
 
 impl Sample {
@@ -52,6 +54,7 @@ impl Sample {
             inputs: shapes.iter().map(unit).collect(),
             call: Arc::new(call),
             smooth: true,
+            cuda: true,
         }
     }
 
@@ -74,6 +77,12 @@ impl Sample {
     /// Low precision may change a choice.
     pub fn choice(mut self) -> Self {
         self.smooth = false;
+        self
+    }
+
+    /// It computes f64, a dtype of the CPU.
+    pub fn cpu_only(mut self) -> Self {
+        self.cuda = false;
         self
     }
 
@@ -152,9 +161,11 @@ impl Suite {
             let sample = sample.clone();
             self.test(format!("{op}::{name}::cuda::{what}"), move || body(&sample));
         };
-        on_cuda("f32::values_and_gradients", cuda_first_order);
-        on_cuda("f32::layouts", cuda_layouts);
-        if order == Some(Order::Second) {
+        if sample.cuda {
+            on_cuda("f32::values_and_gradients", cuda_first_order);
+            on_cuda("f32::layouts", cuda_layouts);
+        }
+        if sample.cuda && order == Some(Order::Second) {
             on_cuda("f32::second_gradient", cuda_second_order);
         }
         if sample.smooth {

@@ -304,7 +304,7 @@ pub fn tests(suite: &mut Suite) {
 fn topk_mean_masked(case: &Case) -> Result<Tensor> {
     let (x, f) = (case.input("x"), case.input("f"));
     let best = ops::max(f, &[1], true)?;
-    let zero = Tensor::scalar(0.0, DType::F32)?;
+    let zero = Tensor::full_on(0.0, &[], DType::F32, &x.device())?;
     let mask = ops::cast(
         &ops::compare(&best, Comparison::Greater, &zero)?,
         DType::F32,
@@ -320,7 +320,8 @@ fn masked_fill_threshold(x: &Tensor) -> Result<Tensor> {
     let (top, _) = ops::topk(&x.detach(), 5, 1)?;
     let threshold = ops::slice(&top, 1, 4, 1)?;
     let under = ops::compare(x, Comparison::Less, &threshold)?;
-    ops::select(&under, &Tensor::scalar(0.0, DType::F32)?, x)
+    let zero = Tensor::full_on(0.0, &[], DType::F32, &x.device())?;
+    ops::select(&under, &zero, x)
 }
 
 pub fn golden(case: &Case) -> Option<Outputs> {
@@ -332,7 +333,9 @@ pub fn golden(case: &Case) -> Option<Outputs> {
     let out = match case.name.as_str() {
         "topk_mean_masked" => topk_mean_masked(case),
         "masked_fill_threshold" => masked_fill_threshold(case.input("x")),
-        "index_select_repeat" => ops::index_select(case.input("x"), 0, &index(&[2, 0, 2, 3])),
+        "index_select_repeat" => case
+            .local(index(&[2, 0, 2, 3]))
+            .and_then(|i| ops::index_select(case.input("x"), 0, &i)),
         "cat_channels" => ops::cat(&["a", "b", "c"].map(|n| case.input(n)), 1),
         _ => return None,
     };

@@ -122,6 +122,7 @@ pub fn golden(case: &Case) -> Option<Outputs> {
             let labels = case.attrs["labels"].as_array().expect("labels");
             let labels: Vec<i64> = labels.iter().filter_map(|l| l.as_i64()).collect();
             Tensor::from_slice(&labels, &[labels.len()])
+                .and_then(|labels| case.local(labels))
                 .and_then(|labels| ops::cross_entropy(case.input("x"), &labels))
         }
         "mse mean" => pair(ops::mse_loss),

@@ -26,7 +26,15 @@ fn train(x: &[Tensor]) -> Result<Tensor> {
 }
 
 fn eval(x: &[Tensor], mean: &Tensor, var: &Tensor) -> Result<Tensor> {
-    ops::batch_norm_eval(&x[0], mean, var, x.get(1), x.get(2), EPS)
+    let place = x[0].device();
+    ops::batch_norm_eval(
+        &x[0],
+        &mean.to(&place)?,
+        &var.to(&place)?,
+        x.get(1),
+        x.get(2),
+        EPS,
+    )
 }
 
 /// Running mean and variance.
@@ -73,7 +81,11 @@ pub fn samples() -> Vec<Sample> {
         "batch_norm_eval",
         "no_weight",
         &[&[4, 5, 3], &[5]],
-        move |x| ops::batch_norm_eval(&x[0], &mean, &var, None, Some(&x[1]), EPS),
+        move |x| {
+            let place = x[0].device();
+            let (mean, var) = (mean.to(&place)?, var.to(&place)?);
+            ops::batch_norm_eval(&x[0], &mean, &var, None, Some(&x[1]), EPS)
+        },
     ));
 
     let rows: [(&str, &[usize], usize); 6] = [

@@ -30,4 +30,8 @@ pub struct Module {
     pub image: Option<&'static [u8]>,
 }
 
+/// What to do about a build that has the kernels' names alone.
+pub const REMEDY: &str = "build eosin where nvcc is: scripts/cuda-toolkit.sh installs one below \
+     target/, or set NVCC to that of a CUDA toolkit";
+
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));

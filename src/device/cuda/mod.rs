@@ -251,7 +251,7 @@ impl CudaDevice {
     /// Moves the position of every random stream, for replays: a captured
     /// kernel holds the position that its stream had at capture, and draws from
     /// there plus `blocks`.
-    pub(crate) fn set_random_offset(&self, blocks: u64) -> Result<()> {
+    pub fn set_random_offset(&self, blocks: u64) -> Result<()> {
         self.outside_capture("a change of the random stream")?;
         let at = self.0.control + std::mem::offset_of!(Control, random) as u64;
         self.driver().write(at, bytemuck::bytes_of(&blocks))
@@ -360,10 +360,6 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    pub(crate) fn device(&self) -> &CudaDevice {
-        &self.device
-    }
-
     /// Where it starts.
     pub(crate) fn address(&self) -> Address {
         Address(self.address)

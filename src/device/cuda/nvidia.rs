@@ -16,7 +16,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::driver::{Driver, Event, Graph, Launch};
-use super::kernels::{ALL, ARCHITECTURES, Kernel, MODULES, TOOLKIT};
+use super::kernels::{self, ALL, ARCHITECTURES, Kernel, MODULES, TOOLKIT};
 use crate::error::{Error, Result};
 
 /// Every function of the driver that is called here, directly or by cudarc.
@@ -247,17 +247,13 @@ pub fn devices() -> Result<Vec<String>> {
     (0..initialise()?).map(line).collect()
 }
 
-/// What to do in a build that has the kernels' names only.
-pub const GET_KERNELS: &str = "build eosin where nvcc is: scripts/cuda-toolkit.sh installs one below target/, \
-     or set NVCC to that of a CUDA toolkit";
-
 fn check_kernels_exist() -> Result<()> {
     if TOOLKIT.is_some() {
         return Ok(());
     }
     Err(Error::usage(
         "eosin was built without nvcc and has no kernels for GPUs",
-        GET_KERNELS,
+        kernels::REMEDY,
     ))
 }
 
