@@ -9,4 +9,5 @@ mod emulated;
 
 mod device;
 mod emulator;
+mod optim;
 mod table;

@@ -1,0 +1,164 @@
+//! Optimisers and clipping on CUDA against those of the CPU, eager and replayed.
+
+use eosin::device::cuda::CudaDevice;
+use eosin::nn::Param;
+use eosin::optim::{Adam, AdamW, Kind, Optimizer, Sgd, clip_grad_norm, clip_grad_norm_on_device};
+use eosin::{Device, Tensor};
+use eosin_emulator::Schedule;
+
+use crate::emulated::Emulated;
+
+const SHAPES: [&[usize]; 3] = [&[2500], &[3, 5], &[1]];
+
+fn emulated() -> CudaDevice {
+    CudaDevice::new(Emulated::new(Schedule::Random(5))).unwrap()
+}
+
+fn values(seed: usize, shape: &[usize]) -> Tensor {
+    let n: usize = shape.iter().product();
+    let value = |i: usize| (((i * 37 + seed * 101) % 199) as f32 - 99.0) / 50.0;
+    let values: Vec<f32> = (0..n).map(value).collect();
+    Tensor::from_slice(&values, shape).unwrap()
+}
+
+fn all(seed: usize, device: &Device) -> Vec<Tensor> {
+    let one = |(i, shape): (usize, &&[usize])| values(seed + i, shape).to(device).unwrap();
+    SHAPES.iter().enumerate().map(one).collect()
+}
+
+fn optimizer(kind: Kind, device: &Device) -> (Optimizer, Vec<Param>) {
+    let named = all(7, device).into_iter().enumerate();
+    let params: Vec<_> = named
+        .map(|(i, value)| (format!("p{i}"), Param::new(format!("p{i}"), value)))
+        .collect();
+    let held = params.iter().map(|(_, p)| p.clone()).collect();
+    (Optimizer::new(kind, params).unwrap(), held)
+}
+
+fn kinds() -> Vec<Kind> {
+    let sgd = |momentum, nesterov| Sgd {
+        lr: 0.1,
+        momentum,
+        nesterov,
+        weight_decay: 0.02,
+    };
+    let adam = Adam {
+        weight_decay: 0.1,
+        ..Adam::default()
+    };
+    vec![
+        sgd(0.0, false).into(),
+        sgd(0.9, false).into(),
+        sgd(0.9, true).into(),
+        adam.into(),
+        AdamW::default().into(),
+    ]
+}
+
+fn close(got: &Tensor, want: &Tensor, what: &str) {
+    let (got, want) = (got.to_f64_vec().unwrap(), want.to_f64_vec().unwrap());
+    assert_eq!(got.len(), want.len());
+    for (g, w) in got.iter().zip(&want) {
+        assert!((g - w).abs() <= 2e-6 * (1.0 + w.abs()), "{what}: {g}, not {w}");
+    }
+}
+
+fn some(tensors: Vec<Tensor>, skip: Option<usize>) -> Vec<Option<Tensor>> {
+    let one = |(i, t)| (Some(i) != skip).then_some(t);
+    tensors.into_iter().enumerate().map(one).collect()
+}
+
+#[test]
+fn steps_are_those_of_the_cpu() {
+    for kind in kinds() {
+        let device = Device::Cuda(emulated());
+        let (mut there, moved) = optimizer(kind, &device);
+        let (mut here, kept) = optimizer(kind, &Device::Cpu);
+        // Somebody else's hold on the first values must not see them change.
+        let before = moved[0].value();
+        for step in 0..4 {
+            // One parameter has no gradient once, so its count falls behind.
+            let skip = (step == 1).then_some(1);
+            there.step(&some(all(step, &device), skip)).unwrap();
+            here.step(&some(all(step, &Device::Cpu), skip)).unwrap();
+            there.set_learning_rate(0.05).unwrap();
+            here.set_learning_rate(0.05).unwrap();
+        }
+        for (a, b) in moved.iter().zip(&kept) {
+            close(&a.value(), &b.value(), &format!("{kind:?}"));
+        }
+        close(&before, &values(7, SHAPES[0]), "the old values");
+        let (a, b) = (there.state().unwrap(), here.state().unwrap());
+        assert_eq!(a.len(), b.len());
+        for ((name, a), (_, b)) in a.iter().zip(&b) {
+            close(a, b, name);
+        }
+
+        let (mut resumed, _) = optimizer(kind, &device);
+        resumed.load_state(a.clone()).unwrap();
+        for ((name, x), (_, y)) in resumed.state().unwrap().iter().zip(&a) {
+            assert_eq!(x.to_bytes().unwrap(), y.to_bytes().unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_replayed_step_counts_and_follows_the_learning_rate() {
+    for kind in kinds() {
+        let stream = emulated();
+        let device = Device::Cuda(stream.clone());
+        let (mut there, moved) = optimizer(kind, &device);
+        let (mut here, kept) = optimizer(kind, &Device::Cpu);
+        let gradients = some(all(3, &device), None);
+        let same = some(all(3, &Device::Cpu), None);
+        assert!(there.advance().is_err());
+        there.step(&gradients).unwrap();
+        here.step(&same).unwrap();
+        let (graph, ()) = stream.capture(|| there.step(&gradients)).unwrap();
+        for lr in [0.2, 0.01, 0.03] {
+            there.set_learning_rate(lr).unwrap();
+            here.set_learning_rate(lr).unwrap();
+            there.advance().unwrap();
+            graph.replay().unwrap();
+            here.step(&same).unwrap();
+        }
+        for (a, b) in moved.iter().zip(&kept) {
+            close(&a.value(), &b.value(), &format!("{kind:?}"));
+        }
+        for ((name, a), (_, b)) in there.state().unwrap().iter().zip(&here.state().unwrap()) {
+            close(a, b, name);
+        }
+    }
+}
+
+#[test]
+fn a_first_step_under_capture_is_refused() {
+    let stream = emulated();
+    let device = Device::Cuda(stream.clone());
+    let (mut there, _) = optimizer(Adam::default().into(), &device);
+    let gradients = some(all(3, &device), None);
+    let outcome = stream.capture(|| there.step(&gradients));
+    let error = outcome.err().unwrap().to_string();
+    assert!(error.contains("take one step before"), "{error}");
+}
+
+#[test]
+fn clipping_is_that_of_the_cpu() {
+    for limit in [0.5, 1e6] {
+        let device = Device::Cuda(emulated());
+        let mut there = some(all(1, &device), Some(1));
+        let mut here = some(all(1, &Device::Cpu), Some(1));
+        let kept = there[0].clone().unwrap();
+        let norm = clip_grad_norm_on_device(&mut there, limit).unwrap();
+        assert_eq!((norm.shape().len(), norm.device()), (0, device));
+        let want = clip_grad_norm(&mut here, limit).unwrap();
+        assert!((norm.item().unwrap() / want - 1.0).abs() < 1e-6);
+        for (a, b) in there.iter().flatten().zip(here.iter().flatten()) {
+            close(a, b, "clipped");
+        }
+        assert!(there[1].is_none());
+        close(&kept, &values(1, SHAPES[0]), "another holder");
+        let again = clip_grad_norm(&mut there, limit).unwrap();
+        assert!((again / want.min(limit) - 1.0).abs() < 1e-5, "{again}");
+    }
+}
