@@ -19,6 +19,7 @@ pub use modules::{
 };
 pub use param::{Buffer, Param, Pass};
 
+use crate::device::Device;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -69,6 +70,22 @@ pub trait State: Send + Sync {
                 Slot::Buffer(_) => None,
             })
             .collect()
+    }
+
+    /// Moves every parameter and buffer to `device`; those that are there stay
+    /// as they are. An optimiser of the parameters is made afterwards, since its
+    /// state lies where they lie.
+    ///
+    /// # Errors
+    /// The device has no memory left, or no such dtype.
+    fn to_device(&self, device: &Device) -> Result<()> {
+        for (_, slot) in self.state() {
+            let value = slot.value();
+            if value.device() != *device {
+                slot.set(value.to(device)?)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -59,7 +59,10 @@ fn close(got: &Tensor, want: &Tensor, what: &str) {
     let (got, want) = (got.to_f64_vec().unwrap(), want.to_f64_vec().unwrap());
     assert_eq!(got.len(), want.len());
     for (g, w) in got.iter().zip(&want) {
-        assert!((g - w).abs() <= 2e-6 * (1.0 + w.abs()), "{what}: {g}, not {w}");
+        assert!(
+            (g - w).abs() <= 2e-6 * (1.0 + w.abs()),
+            "{what}: {g}, not {w}"
+        );
     }
 }
 
