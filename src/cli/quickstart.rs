@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{QuickstartArgs, console, report, run};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::Transform;
 use crate::metrics::correlation::pearson;
@@ -62,7 +63,7 @@ pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result
 
     let settings = settings(args.seed, &cohort);
     let out = args.out.join("deeppt");
-    let outcome = train(&settings, &out, args.resume, control)?;
+    let outcome = train(&settings, &out, args.resume, &Device::Cpu, control)?;
     let held = &outcome.held_out;
     let scores = Scores::new(
         &held.genes,
@@ -78,7 +79,14 @@ pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result
     shuffled_settings.expression.shuffle = true;
     let control_run = args.out.join("shuffled");
     share_features(&out, &control_run)?;
-    let shuffled = train(&shuffled_settings, &control_run, args.resume, control)?.held_out;
+    let shuffled = train(
+        &shuffled_settings,
+        &control_run,
+        args.resume,
+        &Device::Cpu,
+        control,
+    )?
+    .held_out;
     let shuffled = Scores::new(
         &shuffled.genes,
         shuffled.samples.len(),

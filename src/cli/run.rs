@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{EvaluateArgs, FeaturesArgs, SimulateArgs, TrainArgs, console, report};
 use crate::cohort::Cohort;
+use crate::device::Device;
 use crate::error::Result;
 use crate::expression::Table;
 use crate::formats::atomic::create_dir_all;
@@ -135,7 +136,7 @@ pub fn train_deeppt(args: &TrainArgs, json: bool, control: Control) -> Result<()
         config.seed = seed;
     }
     config.resolve(&std::env::current_dir().unwrap_or_default());
-    let outcome = train(&config, &args.out, args.resume, control)?;
+    let outcome = train(&config, &args.out, args.resume, &Device::Cpu, control)?;
     let held = &outcome.held_out;
     let scores = Scores::new(
         &held.genes,
