@@ -282,12 +282,12 @@ fn device(cli: &Cli, control: Control) -> Result<Device> {
     Ok(chosen.device)
 }
 
-/// For commands that compute on the CPU alone.
+/// For training, which computes on the CPU alone.
 fn on_cpu(cli: &Cli) -> Result<()> {
     if cli.global.device == DeviceChoice::Cuda {
         cli.global.device.open()?;
         return Err(Error::usage(
-            "this command computes on the CPU only",
+            "training computes on the CPU only",
             "use --device cpu or --device auto",
         ));
     }
@@ -301,16 +301,19 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         stop,
     };
     let json = cli.global.json;
-    if !matches!(cli.command, Command::Doctor) {
-        on_cpu(cli)?;
-    }
     match &cli.command {
-        Command::Quickstart(args) => quickstart::quickstart(args, json, control),
+        Command::Quickstart(args) => {
+            on_cpu(cli)?;
+            quickstart::quickstart(args, json, control)
+        }
         Command::Simulate(args) => run::simulate(args, json, control),
-        Command::Features(args) => run::features(args, json, control),
-        Command::Train(TrainCommand::Deeppt(args)) => run::train_deeppt(args, json, control),
-        Command::Evaluate(args) => run::evaluate(args, json, control),
-        Command::Predict(args) => predict::predict(args, json, control),
+        Command::Features(args) => run::features(args, &device(cli, control)?, json, control),
+        Command::Train(TrainCommand::Deeppt(args)) => {
+            on_cpu(cli)?;
+            run::train_deeppt(args, json, control)
+        }
+        Command::Evaluate(args) => run::evaluate(args, &device(cli, control)?, json, control),
+        Command::Predict(args) => predict::predict(args, &device(cli, control)?, json, control),
         Command::Inspect { file } => {
             let found = formats::inspect(file)?;
             console::print(json, &found, &found.to_string())

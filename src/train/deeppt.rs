@@ -14,6 +14,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cohort::{Cohort, Skipped};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::{FittedTransforms, Table, Transform, genes};
 use crate::formats::atomic::{create_dir_all, write_bytes};
@@ -107,7 +108,9 @@ pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) 
     let reserved = reserved(config, &cohort);
     let (_, calibration) = folds(config, &cohort, &reserved)?;
     let published = config.features.weights.as_deref();
-    let published = published.map(published_encoder).transpose()?;
+    let device = &Device::Cpu;
+    let published = published.map(|path| published_encoder(path, device));
+    let published = published.transpose()?;
     // Only now: a mistake found so far leaves no folder that is in the way
     // when it is mended.
     claim(config, run, resume)?;
@@ -119,6 +122,7 @@ pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) 
             &calibration,
             &config.features,
             &run.join("encoder.safetensors"),
+            device,
             control,
         )?,
     };
@@ -387,7 +391,7 @@ impl Codes {
             .flat_map(|&s| &cohort.samples[s].tiles)
             .map(|t| self.row[t] as i64)
             .collect();
-        let index = Tensor::from_slice(&rows, &[rows.len()])?;
+        let index = Tensor::from_slice(&rows, &[rows.len()])?.to(&self.values.device())?;
         Ok((ops::index_select(&self.values, 0, &index)?, tiles))
     }
 }
@@ -781,6 +785,7 @@ pub struct Ensemble {
     patients: BTreeSet<String>,
     pub encoder: Encoder,
     pub config: DeepPtConfig,
+    device: Device,
 }
 
 struct EnsembleFold {
@@ -791,11 +796,11 @@ struct EnsembleFold {
 }
 
 impl Ensemble {
-    /// Reads the folder of a finished run.
+    /// Reads the folder of a finished run, to predict on `device`.
     ///
     /// # Errors
     /// A file that is missing (the run is not finished) or broken.
-    pub fn read(run: &Path) -> Result<Self> {
+    pub fn read(run: &Path, device: &Device) -> Result<Self> {
         let unfinished = |path: &Path| {
             Error::file(
                 path,
@@ -806,8 +811,8 @@ impl Ensemble {
         };
         let config = DeepPtConfig::read(&run.join("config.toml"))?;
         let encoder = match &config.features.weights {
-            Some(path) => published_encoder(path)?,
-            None => stored_encoder(&run.join("encoder.safetensors"))?,
+            Some(path) => published_encoder(path, device)?,
+            None => stored_encoder(&run.join("encoder.safetensors"), device)?,
         };
         let mut folds = Vec::new();
         let mut patients = BTreeSet::new();
@@ -822,7 +827,7 @@ impl Ensemble {
             };
             let record: FoldRecord =
                 serde_json::from_slice(&text).map_err(|_| unfinished(&path))?;
-            folds.push(EnsembleFold::read(&folder, &record)?);
+            folds.push(EnsembleFold::read(&folder, &record, device)?);
             patients.extend(record.patients);
         }
         Ok(Self {
@@ -830,6 +835,7 @@ impl Ensemble {
             patients,
             encoder,
             config,
+            device: device.clone(),
         })
     }
 
@@ -869,7 +875,7 @@ impl Ensemble {
             .collect();
         let samples: Vec<usize> = (0..cohort.samples.len()).collect();
         let tiles: Vec<usize> = (0..cohort.tiles.len()).collect();
-        let all = features.rows(&tiles)?;
+        let all = features.rows(&tiles)?.to(&self.device)?;
         let mut total = vec![0.0f64; samples.len() * genes.len()];
         for fold in &self.folds {
             let codes = Codes {
@@ -944,13 +950,14 @@ impl Ensemble {
 }
 
 impl EnsembleFold {
-    fn read(folder: &Path, record: &FoldRecord) -> Result<Self> {
+    fn read(folder: &Path, record: &FoldRecord, device: &Device) -> Result<Self> {
         let mut unused = Philox::new(0);
         let path = folder.join("autoencoder.safetensors");
         let weights = read_weights(&path)?;
         let width = width_of(&weights, "encoder.0.weight", 1, &path)?;
         let autoencoder = AutoEncoder::new(width, CODE, &mut unused)?;
         nn::load(&autoencoder, &weights, &path)?;
+        autoencoder.to_device(device)?;
         let mut mlps = Vec::with_capacity(record.mlps.len());
         for (inner, groups) in record.mlps.iter().enumerate() {
             let mut of_inner = Vec::with_capacity(groups.len());
@@ -969,6 +976,7 @@ impl EnsembleFold {
                 let start = vec![0.0; names.len()];
                 let mlp = Mlp::new(CODE, hidden, &start, 0.0, &mut unused)?;
                 nn::load(&mlp, &weights, &path)?;
+                mlp.to_device(device)?;
                 of_inner.push((names, mlp));
             }
             mlps.push(of_inner);

@@ -5,6 +5,10 @@
 //!
 //! Letters: T tiles, S samples (slides, sections or spots), G genes.
 
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::device::cuda::CudaDevice;
 use crate::error::{Error, Result};
 use crate::nn::{Linear, Module, Param, Pass, Slot, State, key};
 use crate::ops::{self, Activation};
@@ -60,6 +64,18 @@ impl Predict for AutoEncoder {
         let reconstruction = self.decode(&code, &pass)?;
         Ok(vec![("code", code), ("reconstruction", reconstruction)])
     }
+
+    fn device(&self) -> Device {
+        self.encoder.weight.value().device()
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
+        let stream = Device::Cuda(stream.clone());
+        Ok(Arc::new(Self {
+            encoder: self.encoder.to(&stream)?,
+            decoder: self.decoder.to(&stream)?,
+        }))
+    }
 }
 
 /// The regression: 512 -> 512, dropout, 512 -> G, then the mean over a
@@ -105,7 +121,8 @@ impl Mlp {
         // The paper averages after the last layer. That layer is linear, so the
         // mean goes first: the same function with one product per sample
         // instead of one per tile.
-        let h = ops::matmul(&averaging(tiles, codes.shape()[0])?, &h)?; // (S, hidden)
+        let mean = averaging(tiles, codes.shape()[0])?.to(&codes.device())?;
+        let h = ops::matmul(&mean, &h)?; // (S, hidden)
         self.layer1.forward(&h, pass) // (S, G)
     }
 
@@ -147,6 +164,19 @@ impl Predict for Mlp {
         };
         let y = self.forward(x, &[tiles], &Pass::eval())?; // (1, G)
         Ok(vec![("genes", ops::reshape(&y, &[y.elements()])?)])
+    }
+
+    fn device(&self) -> Device {
+        self.layer0.weight.value().device()
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
+        let stream = Device::Cuda(stream.clone());
+        Ok(Arc::new(Self {
+            layer0: self.layer0.to(&stream)?,
+            layer1: self.layer1.to(&stream)?,
+            dropout: self.dropout,
+        }))
     }
 }
 
