@@ -36,7 +36,12 @@ struct Figures {
     colour_pearson: BTreeMap<String, f64>,
 }
 
-pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result<()> {
+pub fn quickstart(
+    args: &QuickstartArgs,
+    device: &Device,
+    json: bool,
+    control: Control,
+) -> Result<()> {
     let cohort = args.out.join("cohort");
     let done = cohort.join("truth.json");
     let config = SimulateConfig {
@@ -63,7 +68,7 @@ pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result
 
     let settings = settings(args.seed, &cohort);
     let out = args.out.join("deeppt");
-    let outcome = train(&settings, &out, args.resume, &Device::Cpu, control)?;
+    let outcome = train(&settings, &out, args.resume, device, control)?;
     let held = &outcome.held_out;
     let scores = Scores::new(
         &held.genes,

@@ -30,7 +30,7 @@ use crate::train::config::{DeepPtConfig, GroupBy};
 use crate::train::features::{
     Encoder, EncoderSource, Features, extract, published_encoder, random_encoder, stored_encoder,
 };
-use crate::train::fit::{DEVICE, History, Plan, Task, checkpoint_path, same_device};
+use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::genes::groups_by_median;
 use crate::train::progress::Control;
 use crate::train::split;
@@ -98,7 +98,7 @@ pub struct Outcome {
     pub patients: usize,
 }
 
-/// Runs `config` in the folder `run` and trains on `device`; `resume` continues
+/// Runs `config` in the folder `run` on `device`; `resume` continues
 /// what is there.
 ///
 /// # Errors
@@ -117,10 +117,11 @@ pub fn train(
     let reserved = reserved(config, &cohort);
     let (_, calibration) = folds(config, &cohort, &reserved)?;
     let published = config.features.weights.as_deref();
-    let published = published.map(published_encoder).transpose()?;
+    let published = published.map(|path| published_encoder(path, device));
+    let published = published.transpose()?;
     // Only now: a mistake found so far leaves no folder that is in the way
     // when it is mended.
-    claim(config, run, resume)?;
+    claim(config, run, resume, device)?;
     let encoder = match published {
         Some(encoder) => encoder,
         None => random_encoder(
@@ -129,6 +130,7 @@ pub fn train(
             &calibration,
             &config.features,
             &run.join("encoder.safetensors"),
+            device,
             control,
         )?,
     };
@@ -193,11 +195,11 @@ pub fn train(
 }
 
 /// Makes the run's folder this configuration's, or says why it cannot be.
-fn claim(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
+fn claim(config: &DeepPtConfig, run: &Path, resume: bool, device: &Device) -> Result<()> {
     let path = run.join("config.toml");
     let text = config.to_toml()?;
     match std::fs::read_to_string(&path) {
-        Ok(there) if resume && there == text => Ok(()),
+        Ok(there) if resume && there == text => same_device(run, device),
         Ok(_) if resume => Err(Error::file(
             &path,
             "",
@@ -212,10 +214,37 @@ fn claim(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
         )),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             create_dir_all(run)?;
+            write_bytes(run.join(DEVICE), format!("{device}\n").as_bytes())?;
             write_bytes(&path, text.as_bytes())
         }
         Err(e) => Err(Error::io("read", &path, e)),
     }
+}
+
+/// Names the kind of device that a run began on.
+const DEVICE: &str = "device.txt";
+
+/// Makes sure that a run goes on where it began. Kinds of devices round
+/// differently, so a run that changed over would be neither's, and a resumed
+/// run promises the bits of the uninterrupted one. It would also lose what is
+/// done: features of the other device would be made again in their place.
+fn same_device(run: &Path, device: &Device) -> Result<()> {
+    let path = run.join(DEVICE);
+    let began = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().to_owned(),
+        // From before there was a choice.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Device::Cpu.to_string(),
+        Err(e) => return Err(Error::io("read", &path, e)),
+    };
+    if began == device.to_string() {
+        return Ok(());
+    }
+    Err(Error::file(
+        run,
+        "",
+        format!("the run began on {began}, and {device} gives other bits"),
+        format!("resume with --device {began}, or start again with another --out"),
+    ))
 }
 
 fn groups(cohort: &Cohort, by: GroupBy, samples: &[usize]) -> Vec<String> {
@@ -540,7 +569,6 @@ impl FoldRun<'_> {
                 .is_some_and(|f| f == fingerprint)
                 && let Some(Ok(history)) = history
             {
-                same_device(&weights, self.device, file)?;
                 nn::load(model, &weights, file)?;
                 return Ok(history);
             }
@@ -554,7 +582,6 @@ impl FoldRun<'_> {
             ("genes", json(&genes)?),
             ("fingerprint", fingerprint.to_owned()),
             ("features", self.encoder.description.clone()),
-            (DEVICE, self.device.to_string()),
         ] {
             weights.metadata.insert(key.into(), value);
         }
@@ -805,6 +832,7 @@ pub struct Ensemble {
     patients: BTreeSet<String>,
     pub encoder: Encoder,
     pub config: DeepPtConfig,
+    device: Device,
 }
 
 struct EnsembleFold {
@@ -815,11 +843,11 @@ struct EnsembleFold {
 }
 
 impl Ensemble {
-    /// Reads the folder of a finished run.
+    /// Reads the folder of a finished run, to predict on `device`.
     ///
     /// # Errors
     /// A file that is missing (the run is not finished) or broken.
-    pub fn read(run: &Path) -> Result<Self> {
+    pub fn read(run: &Path, device: &Device) -> Result<Self> {
         let unfinished = |path: &Path| {
             Error::file(
                 path,
@@ -830,8 +858,8 @@ impl Ensemble {
         };
         let config = DeepPtConfig::read(&run.join("config.toml"))?;
         let encoder = match &config.features.weights {
-            Some(path) => published_encoder(path)?,
-            None => stored_encoder(&run.join("encoder.safetensors"))?,
+            Some(path) => published_encoder(path, device)?,
+            None => stored_encoder(&run.join("encoder.safetensors"), device)?,
         };
         let mut folds = Vec::new();
         let mut patients = BTreeSet::new();
@@ -846,7 +874,7 @@ impl Ensemble {
             };
             let record: FoldRecord =
                 serde_json::from_slice(&text).map_err(|_| unfinished(&path))?;
-            folds.push(EnsembleFold::read(&folder, &record)?);
+            folds.push(EnsembleFold::read(&folder, &record, device)?);
             patients.extend(record.patients);
         }
         Ok(Self {
@@ -854,6 +882,7 @@ impl Ensemble {
             patients,
             encoder,
             config,
+            device: device.clone(),
         })
     }
 
@@ -893,7 +922,7 @@ impl Ensemble {
             .collect();
         let samples: Vec<usize> = (0..cohort.samples.len()).collect();
         let tiles: Vec<usize> = (0..cohort.tiles.len()).collect();
-        let all = features.rows(&tiles)?;
+        let all = features.rows(&tiles)?.to(&self.device)?;
         let mut total = vec![0.0f64; samples.len() * genes.len()];
         for fold in &self.folds {
             let codes = Rows {
@@ -968,13 +997,14 @@ impl Ensemble {
 }
 
 impl EnsembleFold {
-    fn read(folder: &Path, record: &FoldRecord) -> Result<Self> {
+    fn read(folder: &Path, record: &FoldRecord, device: &Device) -> Result<Self> {
         let mut unused = Philox::new(0);
         let path = folder.join("autoencoder.safetensors");
         let weights = read_weights(&path)?;
         let width = width_of(&weights, "encoder.0.weight", 1, &path)?;
         let autoencoder = AutoEncoder::new(width, CODE, &mut unused)?;
         nn::load(&autoencoder, &weights, &path)?;
+        autoencoder.to_device(device)?;
         let mut mlps = Vec::with_capacity(record.mlps.len());
         for (inner, groups) in record.mlps.iter().enumerate() {
             let mut of_inner = Vec::with_capacity(groups.len());
@@ -993,6 +1023,7 @@ impl EnsembleFold {
                 let start = vec![0.0; names.len()];
                 let mlp = Mlp::new(CODE, hidden, &start, 0.0, &mut unused)?;
                 nn::load(&mlp, &weights, &path)?;
+                mlp.to_device(device)?;
                 of_inner.push((names, mlp));
             }
             mlps.push(of_inner);

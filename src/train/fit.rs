@@ -210,16 +210,12 @@ impl Epoch<'_, '_> {
     }
 }
 
-/// The key under which files of a run name the kind of device that trained.
-pub(crate) const DEVICE: &str = "device";
+/// The key under which a checkpoint names the kind of device that trained.
+const DEVICE: &str = "device";
 
-/// Makes sure that a run goes on where it began. Devices of another kind round
-/// differently, so a run that changed over would be neither's, and a resumed
-/// run promises the bits of the uninterrupted one.
-///
-/// # Errors
-/// `weights`, read from `path`, are of another kind of device.
-pub(crate) fn same_device(weights: &Weights, device: &Device, path: &Path) -> Result<()> {
+/// Makes sure that a stage goes on where it began: kinds of devices round
+/// differently, and a resumed run promises the bits of the uninterrupted one.
+fn same_device(weights: &Weights, device: &Device, path: &Path) -> Result<()> {
     // Files of before there was a choice do not say.
     let there = weights.metadata.get(DEVICE).map_or("cpu", String::as_str);
     if there == device.to_string() {
@@ -228,8 +224,8 @@ pub(crate) fn same_device(weights: &Weights, device: &Device, path: &Path) -> Re
     Err(Error::file(
         path,
         "",
-        format!("was trained on {there}, which gives other bits than {device}"),
-        format!("resume with --device {there}, or start again with another --out"),
+        format!("the stage began on {there}, and {device} gives other bits"),
+        format!("resume with --device {there}, or remove the file to start the stage again"),
     ))
 }
 

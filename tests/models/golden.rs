@@ -10,7 +10,7 @@ use eosin::nn::{Param, Pass, Slot, State};
 use eosin::optim::{Adam, Optimizer};
 use eosin::random::Philox;
 use eosin::session::Predict;
-use eosin::{DType, Result, Tensor, ops};
+use eosin::{DType, Device, Result, Tensor, ops};
 use libtest_mimic::Trial;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -364,7 +364,7 @@ fn resnet_eval(name: &str, depth: Depth) -> Result<()> {
 
 fn resnet_folded(name: &str, depth: Depth) -> Result<()> {
     let mut case = Case::read(name);
-    let model = ResNetFeatures::new(resnet(&case, depth)?)?;
+    let model = ResNetFeatures::new(resnet(&case, depth)?, &Device::Cpu)?;
     let outputs = model.predict(&case.input(0)?)?;
     assert_eq!(outputs.len(), 2);
     assert_eq!((outputs[0].0, outputs[1].0), ("features", "logits"));

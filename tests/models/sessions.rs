@@ -3,7 +3,7 @@
 use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp};
 use eosin::models::resnet::{Depth, ResNet, ResNetFeatures};
 use eosin::random::Philox;
-use eosin::{Result, Session, Tensor, Threads, ops};
+use eosin::{Device, Result, Session, Tensor, Threads, ops};
 use libtest_mimic::Trial;
 
 use crate::formula_weights::{bits, fill, input};
@@ -47,7 +47,7 @@ pub fn trials() -> Vec<Trial> {
 fn resnet18() -> Result<Session> {
     let model = ResNet::new(Depth::ResNet18, 10, &mut Philox::new(0))?;
     fill(&model)?;
-    Ok(Session::new(ResNetFeatures::new(model)?))
+    Ok(Session::new(ResNetFeatures::new(model, &Device::Cpu)?))
 }
 
 fn autoencoder() -> Result<Session> {

@@ -20,7 +20,7 @@ pub(crate) use launch::{Address, Walk, count, count_up, device_of, f32_only, ove
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::ThreadId;
 
 use crate::error::{Error, Result};
@@ -148,6 +148,7 @@ impl CudaDevice {
             device: self.clone(),
             address,
             bytes,
+            lent: Mutex::default(),
         })
     }
 
@@ -371,9 +372,25 @@ pub struct Buffer {
     device: CudaDevice,
     address: u64,
     bytes: usize,
+    /// The other streams that may still work on it.
+    lent: Mutex<Vec<Weak<Shared>>>,
 }
 
 impl Buffer {
+    /// Lets another stream of the GPU work on it too.
+    pub(crate) fn lend(&self, to: &CudaDevice) {
+        if *to == self.device {
+            return;
+        }
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        // A stream that is gone has waited for its work.
+        lent.retain(|stream| stream.strong_count() > 0);
+        let to = Arc::downgrade(&to.0);
+        if !lent.iter().any(|stream| stream.ptr_eq(&to)) {
+            lent.push(to);
+        }
+    }
+
     /// Where it starts.
     pub(crate) fn address(&self) -> Address {
         Address(self.address)
@@ -390,6 +407,14 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        let lent = self.lent.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for stream in lent.drain(..).filter_map(|stream| stream.upgrade()) {
+            // The order of its own stream does not protect it from these. Memory
+            // of which that is not known is not used again.
+            if stream.driver.synchronize().is_err() {
+                return;
+            }
+        }
         let mut arena = self.device.arena();
         arena.give_back(self.device.driver(), self.address);
     }

@@ -5,7 +5,10 @@
 //!
 //! Letters: T tiles, S samples (slides, sections or spots), G genes.
 
+use std::sync::Arc;
+
 use crate::device::Device;
+use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::nn::{Linear, Module, Param, Pass, Slot, State, key};
@@ -61,6 +64,18 @@ impl Predict for AutoEncoder {
         let code = self.encode(x, &pass)?;
         let reconstruction = self.decode(&code, &pass)?;
         Ok(vec![("code", code), ("reconstruction", reconstruction)])
+    }
+
+    fn device(&self) -> Device {
+        self.encoder.weight.value().device()
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
+        let stream = Device::Cuda(stream.clone());
+        Ok(Arc::new(Self {
+            encoder: self.encoder.to(&stream)?,
+            decoder: self.decoder.to(&stream)?,
+        }))
     }
 }
 
@@ -164,6 +179,19 @@ impl Predict for Mlp {
         };
         let y = self.forward(x, &[tiles], &Pass::eval())?; // (1, G)
         Ok(vec![("genes", ops::reshape(&y, &[y.elements()])?)])
+    }
+
+    fn device(&self) -> Device {
+        self.layer0.weight.value().device()
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
+        let stream = Device::Cuda(stream.clone());
+        Ok(Arc::new(Self {
+            layer0: self.layer0.to(&stream)?,
+            layer1: self.layer1.to(&stream)?,
+            dropout: self.dropout,
+        }))
     }
 }
 

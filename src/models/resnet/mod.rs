@@ -232,8 +232,9 @@ impl ResNet {
     pub fn scale_residuals(&self, scale: f64) -> Result<()> {
         for block in self.stages.iter().flatten() {
             if let Some(gamma) = block.layers.last().and_then(|l| l.norm.weight.as_ref()) {
-                let shape = gamma.value();
-                gamma.set(Tensor::full(scale, shape.shape(), shape.dtype())?)?;
+                let old = gamma.value();
+                let new = Tensor::full_on(scale, old.shape(), old.dtype(), &old.device())?;
+                gamma.set(new)?;
             }
         }
         Ok(())
