@@ -126,6 +126,10 @@ impl State {
         self.device.write(&self.numbers_there, 0, bytes)
     }
 
+    pub fn place(&self) -> Address {
+        self.numbers_there.address()
+    }
+
     pub fn take_captured(&mut self) -> Option<Captured> {
         self.captured.take()
     }

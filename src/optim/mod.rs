@@ -17,6 +17,7 @@ pub use schedule::{Goal, PlateauState, ReduceOnPlateau, Schedule};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::device::Device;
+use crate::device::cuda::Address;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::nn::Param;
@@ -324,6 +325,12 @@ impl Optimizer {
         }
         // The replay changes them: tapes of before are out of date.
         Param::update_all(&params, |_| Ok(()))
+    }
+
+    /// Where steps on a device find their numbers; elsewhere once a state was
+    /// loaded, from when on graphs of before are of no use.
+    pub(crate) fn place(&self) -> Option<Address> {
+        self.cuda.as_ref().map(cuda::State::place)
     }
 
     /// Everything that a resumed run needs besides the parameters: the learning

@@ -619,11 +619,8 @@ impl FoldRun<'_> {
                 ..Adam::default()
             };
             let optimizer = Optimizer::new(rule, model.parameters())?;
-            // Inputs: the rows of a batch.
-            let loss = |inputs: &[Tensor], pass: &Pass| match inputs {
-                [rows] => model.loss(&features.select(rows)?, pass),
-                _ => Err(wrong_inputs()),
-            };
+            let all = &features.values;
+            let loss = |inputs: &[Tensor], pass: &Pass| autoencoder_loss(&model, all, inputs, pass);
             let task = Task {
                 name: &name,
                 fingerprint,
@@ -686,15 +683,13 @@ impl FoldRun<'_> {
         let mut random = Philox::fork(seed, &name);
         let model = Mlp::new(CODE, config.hidden, &start, config.dropout, &mut random)?;
         model.to_device(self.device)?;
-        // Inputs: rows of the codes, weights of the averages, samples.
-        let loss = |inputs: &[Tensor], pass: &Pass| match inputs {
-            [rows, weights, samples] => {
-                let x = code_scale.apply(&codes.select(rows)?)?;
-                let y = target_scale.apply(&targets_of(samples)?)?;
-                ops::mse_loss(&model.forward_weighted(&x, weights, pass)?, &y)
-            }
-            _ => Err(wrong_inputs()),
+        let bags = Bags {
+            codes: codes.values.clone(),
+            targets,
+            code_scale,
+            target_scale,
         };
+        let loss = |inputs: &[Tensor], pass: &Pass| bags.loss(&model, inputs, pass);
         let batch_of = |of: &[usize]| -> Result<[Tensor; 3]> {
             let (rows, tiles) = codes.bag(self.cohort, of)?;
             let weights = averaging(&tiles, rows.elements())?;
@@ -734,7 +729,7 @@ impl FoldRun<'_> {
                 &mut || loss(&held, &Pass::eval())?.item(),
                 self.control,
             )?;
-            model.absorb(&code_scale, &target_scale)?;
+            model.absorb(&bags.code_scale, &bags.target_scale)?;
             Ok(history)
         })?;
         Ok((model, history))
@@ -747,9 +742,54 @@ fn json<T: Serialize>(value: &T) -> Result<String> {
         .map_err(|e| Error::usage(format!("a record cannot be saved: {e}"), "report this"))
 }
 
-/// The losses here and their batches are made next to each other.
-fn wrong_inputs() -> Error {
-    Error::op("deeppt", "internal: a batch of other tensors")
+/// The autoencoder's loss for a batch of tiles: `inputs` are the rows (T) that
+/// `features` (all tiles, 2048) have of them.
+///
+/// # Errors
+/// Other inputs.
+pub fn autoencoder_loss(
+    model: &AutoEncoder,
+    features: &Tensor,
+    inputs: &[Tensor],
+    pass: &Pass,
+) -> Result<Tensor> {
+    let [rows] = inputs else {
+        return Err(wrong_inputs("the tiles' rows"));
+    };
+    model.loss(&ops::index_select(features, 0, rows)?, pass)
+}
+
+/// What the regression learns from. It is on the device once; a batch names
+/// its rows.
+pub struct Bags {
+    /// (all tiles, 512)
+    pub codes: Tensor,
+    /// (all samples, genes)
+    pub targets: Tensor,
+    pub code_scale: Standardisation,
+    pub target_scale: Standardisation,
+}
+
+impl Bags {
+    /// The regression's loss for a batch of samples: `inputs` are the rows (T)
+    /// of their tiles' codes, the weights (S, T) that [`averaging`] makes, and
+    /// the samples (S).
+    ///
+    /// # Errors
+    /// Other inputs.
+    pub fn loss(&self, model: &Mlp, inputs: &[Tensor], pass: &Pass) -> Result<Tensor> {
+        let [rows, weights, samples] = inputs else {
+            return Err(wrong_inputs("rows, weights and samples"));
+        };
+        let x = ops::index_select(&self.codes, 0, rows)?;
+        let y = ops::index_select(&self.targets, 0, samples)?;
+        let z = model.forward_weighted(&self.code_scale.apply(&x)?, weights, pass)?;
+        ops::mse_loss(&z, &self.target_scale.apply(&y)?)
+    }
+}
+
+fn wrong_inputs(needed: &str) -> Error {
+    Error::op("deeppt", format!("a step's inputs are {needed}"))
 }
 
 /// One epoch: `take` for each batch of the items in a random order that is a

@@ -61,8 +61,8 @@ pub struct TrainingStep<'a> {
     loss: &'a Loss<'a>,
     max_norm: Option<f64>,
     capturing: bool,
-    /// Where the model's state lies; graphs work there.
-    addresses: Vec<Address>,
+    /// Where the state of model and optimiser lies; graphs work there.
+    addresses: (Vec<Address>, Option<Address>),
     /// Kinds of inputs that there was a step of.
     known: Vec<(Kinds, Option<Captured>)>,
 }
@@ -87,7 +87,7 @@ impl<'a> TrainingStep<'a> {
             loss,
             max_norm: None,
             capturing: true,
-            addresses: Vec::new(),
+            addresses: (Vec::new(), None),
             known: Vec::new(),
         })
     }
@@ -170,6 +170,27 @@ impl<'a> TrainingStep<'a> {
         Ok(loss)
     }
 
+    /// Captures the step for inputs of these shapes, if it is not yet, and takes
+    /// none: the model, the optimiser and the random streams stay as they are.
+    /// [`TrainingStep::take`] does it by itself. Nothing on the CPU.
+    ///
+    /// # Errors
+    /// There was no step yet, which must come first; as [`TrainingStep::take`].
+    pub fn prepare(&mut self, inputs: &[Tensor]) -> Result<()> {
+        let Device::Cuda(device) = self.device() else {
+            return Ok(());
+        };
+        self.forget_if_moved()?;
+        let kinds = kinds(inputs);
+        let place = self.known.iter().position(|(k, _)| *k == kinds);
+        if place.is_none_or(|place| self.known[place].1.is_none()) {
+            let captured = self.capture(&device, &kinds)?;
+            self.known.retain(|(k, _)| *k != kinds);
+            self.known.push((kinds, Some(captured)));
+        }
+        Ok(())
+    }
+
     /// Forward pass, backward pass, clipping and update.
     fn work(&mut self, inputs: &[Tensor], random: Philox) -> Result<Tensor> {
         let (mut gradients, value) = {
@@ -203,12 +224,12 @@ impl<'a> TrainingStep<'a> {
         })
     }
 
-    /// Drops the graphs if the model's state no longer lies where they work:
-    /// it was set, or an eager update had to spare somebody's copy.
+    /// Drops the graphs if what they work on no longer lies there: it was set or
+    /// loaded, or an eager update had to spare somebody's copy.
     fn forget_if_moved(&mut self) -> Result<()> {
         let state = self.model.state();
-        let addresses = state.iter().map(|(_, slot)| slot.value().address("step"));
-        let addresses = addresses.collect::<Result<Vec<_>>>()?;
+        let model = state.iter().map(|(_, slot)| slot.value().address("step"));
+        let addresses = (model.collect::<Result<_>>()?, self.optimizer.place());
         if addresses != self.addresses {
             self.known.clear();
             self.addresses = addresses;

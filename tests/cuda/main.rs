@@ -11,3 +11,4 @@ mod device;
 mod emulator;
 mod optim;
 mod table;
+mod training;
