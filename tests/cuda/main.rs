@@ -9,5 +9,7 @@ mod emulated;
 
 mod device;
 mod emulator;
+#[cfg(feature = "slides")]
+mod features;
 mod optim;
 mod table;
