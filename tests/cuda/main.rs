@@ -9,6 +9,8 @@ mod emulated;
 
 mod device;
 mod emulator;
+#[cfg(feature = "slides")]
+mod features;
 mod optim;
 mod table;
 mod training;

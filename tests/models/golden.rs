@@ -1,5 +1,10 @@
 //! The golden cases of the models: outputs, losses, gradients, statistics and
-//! trained weights against numbers from PyTorch.
+//! trained weights against numbers from PyTorch, on each device.
+//!
+//! The case `metrics` is in tests/metrics: statistics are computed on the CPU
+//! alone, in f64, so there is no CUDA side of it.
+
+mod cuda;
 
 use std::collections::BTreeSet;
 
@@ -34,11 +39,14 @@ pub fn trials() -> Vec<Trial> {
     let mut all = vec![
         trial("golden::deeppt_autoencoder::cpu", autoencoder),
         trial("golden::deeppt_mlp::cpu", mlp),
-        trial("golden::deeppt_predict::cpu", deeppt_predict),
+        trial("golden::deeppt_predict::cpu", || {
+            deeppt_predict(&Device::Cpu)
+        }),
         trial("golden::backbone_resnet18_train::cpu", resnet_train),
     ];
     all.extend(eval("backbone_resnet18_eval", Depth::ResNet18));
     all.extend(eval("backbone_resnet50_eval", Depth::ResNet50));
+    all.extend(cuda::trials());
     all
 }
 
@@ -286,7 +294,7 @@ fn mlp() -> Result<()> {
     Ok(())
 }
 
-fn deeppt_predict() -> Result<()> {
+fn deeppt_predict(device: &Device) -> Result<()> {
     let mut case = Case::read("deeppt_predict");
     let genes = case.manifest["config"]["genes"].as_u64().expect("a count") as usize;
     let random = &mut Philox::new(0);
@@ -294,7 +302,9 @@ fn deeppt_predict() -> Result<()> {
     // A dropout that eval mode must not apply.
     let head = Mlp::new(CODE, CODE, &vec![0.0; genes], 0.2, random)?;
     case.fill(&[&encoder, &head])?;
-    let code = encoder.predict(&case.input(0)?)?;
+    encoder.to_device(device)?;
+    head.to_device(device)?;
+    let code = encoder.predict(&case.input(0)?.to(device)?)?;
     let (_, code) = code.iter().find(|(name, _)| *name == "code").expect("code");
     let outputs = head.predict(code)?;
     assert_eq!(outputs[0].0, "genes");
@@ -315,37 +325,7 @@ fn resnet_eval(name: &str, depth: Depth) -> Result<()> {
     let mut case = Case::read(name);
     let model = resnet(&case, depth)?;
     let x = case.input(0)?;
-
-    // The stem, which the model does not show, from its own state.
-    let state = model.state();
-    let value = |key: &str| {
-        let entry = state.iter().find(|(k, _)| k == key);
-        entry.unwrap_or_else(|| panic!("no {key}")).1.value()
-    };
-    let geometry = ops::Conv2d {
-        stride: [2; 2],
-        padding: [3; 2],
-        ..ops::Conv2d::default()
-    };
-    let y = ops::conv2d(&x, &value("conv1.weight"), None, geometry)?;
-    case.tensor("conv1", &y, 1e-5)?;
-    let y = ops::batch_norm_eval(
-        &y,
-        &value("bn1.running_mean"),
-        &value("bn1.running_var"),
-        Some(&value("bn1.weight")),
-        Some(&value("bn1.bias")),
-        1e-5,
-    )?;
-    case.tensor("bn1", &y, 1e-5)?;
-    let pool = ops::Pool {
-        kernel: [3; 2],
-        stride: [2; 2],
-        padding: [1; 2],
-    };
-    let y = ops::max_pool2d(&ops::relu(&y)?, pool)?;
-    case.tensor("maxpool", &y, 1e-5)?;
-
+    stem(&mut case, &model, &x)?;
     let output = model.forward(&x, &Pass::eval())?;
     assert_eq!(output.stages.len(), 4);
     for (i, stage) in output.stages.iter().enumerate() {
@@ -362,6 +342,38 @@ fn resnet_eval(name: &str, depth: Depth) -> Result<()> {
     Ok(())
 }
 
+/// Compares the stem, which the model does not show, from its own state.
+fn stem(case: &mut Case, model: &ResNet, x: &Tensor) -> Result<()> {
+    let state = model.state();
+    let value = |key: &str| {
+        let entry = state.iter().find(|(k, _)| k == key);
+        entry.unwrap_or_else(|| panic!("no {key}")).1.value()
+    };
+    let geometry = ops::Conv2d {
+        stride: [2; 2],
+        padding: [3; 2],
+        ..ops::Conv2d::default()
+    };
+    let y = ops::conv2d(x, &value("conv1.weight"), None, geometry)?;
+    case.tensor("conv1", &y, 1e-5)?;
+    let y = ops::batch_norm_eval(
+        &y,
+        &value("bn1.running_mean"),
+        &value("bn1.running_var"),
+        Some(&value("bn1.weight")),
+        Some(&value("bn1.bias")),
+        1e-5,
+    )?;
+    case.tensor("bn1", &y, 1e-5)?;
+    let pool = ops::Pool {
+        kernel: [3; 2],
+        stride: [2; 2],
+        padding: [1; 2],
+    };
+    let y = ops::max_pool2d(&ops::relu(&y)?, pool)?;
+    case.tensor("maxpool", &y, 1e-5)
+}
+
 fn resnet_folded(name: &str, depth: Depth) -> Result<()> {
     let mut case = Case::read(name);
     let model = ResNetFeatures::new(resnet(&case, depth)?, &Device::Cpu)?;
@@ -372,13 +384,16 @@ fn resnet_folded(name: &str, depth: Depth) -> Result<()> {
     case.tensor("logits", &outputs[1].1, 1e-5)
 }
 
+fn labels(case: &Case) -> Result<Tensor> {
+    let labels: Vec<i64> = serde_json::from_value(case.manifest["labels"].clone()).expect("labels");
+    Tensor::from_slice(&labels, &[labels.len()])
+}
+
 fn resnet_train() -> Result<()> {
     let mut case = Case::read("backbone_resnet18_train");
     let model = resnet(&case, Depth::ResNet18)?;
     let x = case.input(0)?.variable();
-    let labels: Vec<i64> = serde_json::from_value(case.manifest["labels"].clone()).expect("labels");
-    let labels = Tensor::from_slice(&labels, &[labels.len()])?;
-
+    let labels = labels(&case)?;
     let output = model.forward(&x, &Pass::train(Philox::new(0)))?;
     case.tensor("logits", &output.logits, 1e-5)?;
     let loss = ops::cross_entropy(&output.logits, &labels)?;

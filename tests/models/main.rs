@@ -8,6 +8,8 @@ mod registry;
 mod sessions;
 mod training;
 
+#[path = "../common/emulated.rs"]
+mod emulated;
 #[path = "../common/formula.rs"]
 mod formula;
 #[path = "../common/stored.rs"]

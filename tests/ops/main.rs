@@ -4,7 +4,8 @@
 //! sample there are named tests of its gradients (f64, finite differences), of
 //! its low-precision results, and of its independence of layout and threads.
 //! [`golden`] adds one test per golden case. What an operator lacks shows as a
-//! failing `registry::` test.
+//! failing `registry::` test; what the tests together did not run of the kernels,
+//! as a failing `registry::every_kernel_ran` after them.
 
 mod arithmetic;
 mod attention;
@@ -27,6 +28,7 @@ mod reduce;
 mod resize;
 mod softmax;
 
+use emulated::{Binary, assert_every_kernel_ran};
 use harness::{Sample, Suite};
 
 fn samples() -> Vec<Sample> {
@@ -47,6 +49,20 @@ fn samples() -> Vec<Sample> {
     all.extend(resize::samples());
     all.extend(softmax::samples());
     all
+}
+
+/// A test of all the others, so it is one only where all of them ran.
+fn every_kernel_ran(arguments: &libtest_mimic::Arguments) {
+    if arguments.filter.is_some() || !arguments.skip.is_empty() || arguments.ignored {
+        eprintln!("skipped: registry::every_kernel_ran, which looks at what all tests ran");
+        return;
+    }
+    let mut after = Suite::default();
+    after.test("registry::every_kernel_ran", || {
+        assert_every_kernel_ran(Binary::Ops);
+        Ok(())
+    });
+    libtest_mimic::run(arguments, after.trials).exit();
 }
 
 fn main() {
@@ -70,5 +86,6 @@ fn main() {
     reduce::tests(&mut suite);
     resize::tests(&mut suite);
     softmax::tests(&mut suite);
-    libtest_mimic::run(&arguments, suite.trials).exit();
+    libtest_mimic::run(&arguments, suite.trials).exit_if_failed();
+    every_kernel_ran(&arguments);
 }
