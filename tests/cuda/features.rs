@@ -91,7 +91,7 @@ fn a_finished_run_predicts_on_cuda_what_it_predicts_on_the_cpu() {
             ..MlpConfig::default()
         },
     };
-    train(&config, &run, false, CONTROL).unwrap();
+    train(&config, &run, false, &Device::Cpu, CONTROL).unwrap();
 
     let on = |device: &Device, out: &str| {
         let ensemble = Ensemble::read(&run, device).unwrap();

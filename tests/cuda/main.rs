@@ -7,6 +7,8 @@ mod build_script;
 #[path = "../common/emulated.rs"]
 mod emulated;
 
+#[cfg(feature = "slides")]
+mod deeppt;
 mod device;
 mod emulator;
 #[cfg(feature = "slides")]

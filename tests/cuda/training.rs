@@ -6,11 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use eosin::device::cuda::CudaDevice;
-use eosin::device::cuda::null::{Ledger, NullDriver};
+use eosin::device::cuda::null::NullDriver;
 use eosin::formats::Weights;
-use eosin::models::deeppt::{AutoEncoder, Mlp, averaging};
 use eosin::nn::{BatchNorm, Dropout, Linear, Module, Pass, Slot, State, key, load, state_weights};
-use eosin::ops::Activation;
 use eosin::optim::{Adam, Kind, Optimizer, Sgd};
 use eosin::random::Philox;
 use eosin::train::fit::{History, Plan, Task};
