@@ -4,8 +4,10 @@
 //! A captured step is one CUDA graph that works at fixed addresses. What changes
 //! from step to step is in device memory: the batch, which is copied over that
 //! of the capture; the numbers of the optimiser (learning rate, step count);
-//! and the random stream of the pass. Nothing comes back to the host: the loss
-//! stays on the device until somebody asks, see [`Losses`].
+//! and the random stream of the pass. So a replay is a copy for each input, one
+//! for the stream, one for the numbers, and the graph. Nothing comes back to the
+//! host: the loss stays on the device until somebody asks, see [`Losses`], which
+//! costs one more copy.
 //!
 //! The first step of a shape of inputs runs eagerly. It is the warm-up, which
 //! loads kernels and tables and makes the optimiser's state, and it is a step
