@@ -72,7 +72,7 @@ fn a_finished_run_predicts_on_cuda_what_it_predicts_on_the_cpu() {
         checkpoint_seconds: default_checkpoint_seconds(),
         data: data.clone(),
         features: FeatureConfig {
-            tile_px: 32,
+            tile_px: 64,
             ..FeatureConfig::default()
         },
         expression: ExpressionConfig::default(),
@@ -126,7 +126,7 @@ fn random_encoders_are_calibrated_on_cuda_as_on_the_cpu() {
     let cohort = few(&data, 3);
     let config = FeatureConfig {
         tile_px: 64,
-        batch: 2,
+        batch: 3,
         calibration_tiles: 3,
         ..FeatureConfig::default()
     };
