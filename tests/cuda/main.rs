@@ -9,7 +9,5 @@ mod emulated;
 
 mod device;
 mod emulator;
-#[cfg(feature = "slides")]
-mod features;
 mod optim;
 mod table;
