@@ -72,5 +72,8 @@ if (($#)); then
     run "$@"
 else
     run --test cuda -- --skip planted
-    run --test ops -- cuda
+    # The one golden case that takes minutes when it is instrumented; its kernels
+    # run in the other cases of conv2d.
+    echo "sanitize.sh: not run: golden::ops_conv::conv_patch32"
+    run --test ops -- cuda --skip golden::ops_conv::conv_patch32
 fi
