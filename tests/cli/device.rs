@@ -36,6 +36,7 @@ mod with_the_feature {
 
     use eosin::device::cuda::kernels::TOOLKIT;
     use eosin::device::cuda::nvidia::{FUNCTIONS, has_driver};
+    use eosin::formats::{Array, npy};
     use tempfile::TempDir;
 
     use super::found;
@@ -80,6 +81,68 @@ mod with_the_feature {
         assert_eq!(ended.code, Some(0), "{ended:?}");
         let report = serde_json::from_str(&ended.stdout).expect("JSON");
         assert_eq!(found(&report), "the CPU, when none is asked for");
+    }
+
+    #[test]
+    fn what_computes_refuses_before_it_writes() {
+        let driver = driver(12_000, FUNCTIONS);
+        let (run, data, folder) = (finished(), cohort().join("tiles"), scratch());
+        let weights = run.join("encoder.safetensors");
+        let (data, out) = (text(&data), folder.path().join("out.npy"));
+        let (run, weights, path) = (text(run), text(&weights), text(&out));
+        for args in [
+            &[
+                "features", "--data", data, "--layout", "tiles", "--out", path,
+            ][..],
+            &["evaluate", "--run", run, "--data", data, "--out", path],
+            &[
+                "predict",
+                "resnet50",
+                "--weights",
+                weights,
+                "--input",
+                path,
+                "--output",
+                path,
+            ],
+        ] {
+            let args = [args, &["--device", "cuda"]].concat();
+            let line = with(driver.path(), &args).error_line(1);
+            assert!(line.contains("is for CUDA 12.0"), "{args:?}: {line}");
+            assert!(!out.exists(), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_used_is_noted() {
+        let driver = driver(12_000, FUNCTIONS);
+        let folder = scratch();
+        let (x, y) = (folder.path().join("x.npy"), folder.path().join("y.npy"));
+        let codes = Array::from_f32(&[2, 512], &[0.5; 1024]).expect("an array");
+        npy::write(&x, &codes).expect("an input");
+        let weights = finished().join("fold0/model0-genes0.safetensors");
+        let args = [
+            "predict",
+            "deeppt",
+            "--weights",
+            text(&weights),
+            "--input",
+            text(&x),
+            "--output",
+            text(&y),
+        ];
+        let note = "computing on the CPU: the NVIDIA driver is for CUDA 12.0";
+        for (more, noted) in [
+            (&[][..], true),
+            (&["--device", "auto"], true),
+            (&["--quiet"], false),
+            (&["--device", "cpu"], false),
+        ] {
+            let ended = with(driver.path(), &[&args, more].concat());
+            assert_eq!(ended.code, Some(0), "{more:?}: {ended:?}");
+            let found = ended.stderr.contains(note);
+            assert_eq!(found, noted, "{more:?}: {}", ended.stderr);
+        }
     }
 
     #[test]

@@ -1,9 +1,7 @@
-//! DeepPT trained on CUDA: a run that is interrupted, and what one step costs.
+//! DeepPT's training steps on CUDA: what one launches, and that it is that of the
+//! CPU. A whole run is in tests/models, golden numbers too.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use eosin::device::cuda::CudaDevice;
 use eosin::device::cuda::null::{Ledger, NullDriver};
@@ -11,15 +9,9 @@ use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp, Standardisation, a
 use eosin::nn::{Pass, State};
 use eosin::optim::{Adam, Optimizer};
 use eosin::random::Philox;
-use eosin::simulate::{SimulateConfig, simulate};
-use eosin::train::config::{
-    AutoEncoderConfig, DataConfig, DeepPtConfig, ExpressionConfig, FeatureConfig, Layout,
-    MlpConfig, SplitConfig,
-};
-use eosin::train::deeppt::{Bags, Outcome, autoencoder_loss, train};
-use eosin::train::progress::{Control, Progress};
+use eosin::train::deeppt::{Bags, autoencoder_loss};
 use eosin::train::step::{Loss, TrainingStep};
-use eosin::{DType, Device, Result, Tensor};
+use eosin::{DType, Device, Tensor};
 use eosin_emulator::Schedule;
 
 use crate::emulated::Emulated;
@@ -105,6 +97,10 @@ fn launches_of_a_regression_step() {
 }
 
 // ---- steps against those of the CPU
+
+fn emulated() -> Device {
+    Device::Cuda(CudaDevice::new(Emulated::new(Schedule::Greedy(2))).unwrap())
+}
 
 /// Losses of the steps, and the parameters in the end.
 type Trained = (Vec<f64>, Vec<Vec<f64>>);
@@ -192,197 +188,4 @@ fn regression_steps_are_those_of_the_cpu() {
     for (got, want) in there.1.iter().zip(&here.1) {
         assert!((got - want).abs() < 1e-3, "predicted {got}, not {want}");
     }
-}
-
-// ---- a run that is interrupted
-
-/// Three slides, each of a patient of its own, of two small tiles each.
-fn cohort(folder: &Path) -> DataConfig {
-    let config = SimulateConfig {
-        // As many as a simulation has at least; the emulator is slow.
-        slides: 14,
-        tiles_per_slide: 2,
-        tile_px: 64,
-        noise_genes: 3,
-        genes_per_program: 2,
-        seed: 5,
-    };
-    simulate(&config, folder, &|_, _| {}).unwrap();
-    let tiles = folder.join("tiles");
-    let mut slides: Vec<String> = (fs::read_dir(&tiles).unwrap())
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    slides.sort();
-    for slide in slides.drain(3..) {
-        fs::remove_dir_all(tiles.join(slide)).unwrap();
-    }
-    let expression = folder.join("expression.csv");
-    let all = fs::read_to_string(&expression).unwrap();
-    let kept: Vec<&str> = (all.lines().enumerate())
-        .filter(|(i, line)| *i == 0 || slides.iter().any(|s| line.starts_with(s.as_str())))
-        .map(|(_, line)| line)
-        .collect();
-    assert_eq!(kept.len(), 4);
-    fs::write(&expression, kept.join("\n")).unwrap();
-    let patients: String = slides.iter().map(|s| format!("{s},of {s}\n")).collect();
-    fs::write(
-        folder.join("slides.csv"),
-        format!("slide,patient\n{patients}"),
-    )
-    .unwrap();
-    DataConfig {
-        expression: Some(expression),
-        slides: Some(folder.join("slides.csv")),
-        ..DataConfig::new(Layout::Tiles, tiles)
-    }
-}
-
-fn config(data: DataConfig) -> DeepPtConfig {
-    let slides = fs::read_dir(&data.path).unwrap();
-    let tested = slides
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .min();
-    DeepPtConfig {
-        seed: 3,
-        checkpoint_seconds: 0,
-        data,
-        features: FeatureConfig {
-            tile_px: 32,
-            batch: 4,
-            calibration_tiles: 4,
-            ..FeatureConfig::default()
-        },
-        expression: ExpressionConfig::default(),
-        split: SplitConfig {
-            test: tested.into_iter().collect(),
-            inner_folds: 2,
-            ..SplitConfig::default()
-        },
-        autoencoder: AutoEncoderConfig {
-            epochs: 3,
-            batch: 2,
-            ..AutoEncoderConfig::default()
-        },
-        mlp: MlpConfig {
-            hidden: 64,
-            dropout: 0.3,
-            epochs: 4,
-            batch: 2,
-            ..MlpConfig::default()
-        },
-    }
-}
-
-/// Asks for a stop in an epoch of a stage.
-#[derive(Default)]
-struct StopIn {
-    stage: &'static str,
-    epoch: usize,
-    there: AtomicBool,
-    stop: AtomicBool,
-}
-
-impl StopIn {
-    fn new(stage: &'static str, epoch: usize) -> Self {
-        Self {
-            stage,
-            epoch,
-            ..Self::default()
-        }
-    }
-}
-
-impl Progress for StopIn {
-    fn begin(&self, stage: &str, _: usize) {
-        let there = !self.stage.is_empty() && stage.contains(self.stage);
-        self.there.store(there, Ordering::Relaxed);
-    }
-    fn at(&self, done: usize, _: &str) {
-        if self.there.load(Ordering::Relaxed) && done == self.epoch {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-    }
-    fn note(&self, _: &str) {}
-    fn end(&self) {}
-}
-
-fn run(
-    config: &DeepPtConfig,
-    folder: &Path,
-    resume: bool,
-    device: &Device,
-    stop: &StopIn,
-) -> Result<Outcome> {
-    let control = Control {
-        progress: stop,
-        stop: &stop.stop,
-    };
-    train(config, folder, resume, device, control)
-}
-
-/// Encoder and features, which take the emulator longest.
-fn share_features(from: &Path, to: &Path) {
-    fs::create_dir_all(to.join("features")).unwrap();
-    let encoder = "encoder.safetensors";
-    fs::copy(from.join(encoder), to.join(encoder)).unwrap();
-    for entry in fs::read_dir(from.join("features")).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap();
-        fs::copy(&path, to.join("features").join(name)).unwrap();
-    }
-}
-
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.insert(path.clone(), fs::read(&path).unwrap());
-        }
-    }
-    found
-}
-
-fn emulated() -> Device {
-    Device::Cuda(CudaDevice::new(Emulated::new(Schedule::Greedy(2))).unwrap())
-}
-
-#[test]
-fn an_interrupted_run_ends_with_the_same_bytes() {
-    let folder = tempfile::tempdir().unwrap();
-    let config = config(cohort(&folder.path().join("cohort")));
-    let at = |name: &str| folder.path().join(name);
-    let never = StopIn::default();
-    let whole = run(&config, &at("whole"), false, &emulated(), &never).unwrap();
-
-    share_features(&at("whole"), &at("parts"));
-    let mut resume = false;
-    for stop in [
-        StopIn::new("autoencoder", 1),
-        StopIn::new("model 1 genes", 0),
-        StopIn::new("model 2 genes", 2),
-    ] {
-        let error = run(&config, &at("parts"), resume, &emulated(), &stop).err();
-        let error = error.expect("a stop").to_string();
-        assert!(error.contains("--resume"), "{error}");
-        assert!(at("parts").join("checkpoint.safetensors").exists());
-        resume = true;
-    }
-    // Not where it would round differently.
-    let error = run(&config, &at("parts"), true, &Device::Cpu, &never).err();
-    let error = error.expect("a refusal").to_string();
-    assert!(error.contains("the run began on cuda"), "{error}");
-    assert!(error.contains("--device cuda"), "{error}");
-    let resumed = run(&config, &at("parts"), true, &emulated(), &never).unwrap();
-
-    assert_eq!(resumed.held_out.predicted, whole.held_out.predicted);
-    let (a, b) = (files(&at("whole")), files(&at("parts")));
-    assert_eq!(a.len(), b.len());
-    for (path, bytes) in &a {
-        let same = at("parts").join(path.strip_prefix(at("whole")).unwrap());
-        assert!(b.get(&same) == Some(bytes), "{} differs", path.display());
-    }
-    assert!(a.contains_key(&at("whole").join("fold0/model1-genes0.safetensors")));
 }

@@ -11,8 +11,6 @@ mod emulated;
 mod deeppt;
 mod device;
 mod emulator;
-#[cfg(feature = "slides")]
-mod features;
 mod optim;
 mod table;
 mod training;

@@ -14,24 +14,17 @@ use crate::formula_weights::{bits, fill, input};
 use crate::stored::relative_l2;
 use crate::trial::trial;
 
-/// How to make a model that computes on a device.
+/// Makes a model that computes on a device; shapes are those of one caller's input.
 type Make = fn(&Device) -> Result<Session>;
 
 pub fn trials() -> Vec<Trial> {
-    // The shapes of one caller's input on the CPU, and on CUDA, where the
-    // emulator is slow.
-    let models: [(&str, Make, &[usize], &[usize]); 3] = [
-        ("resnet18", resnet18, &[2, 3, 64, 64], &[1, 3, 32, 32]),
-        (
-            "deeppt_autoencoder",
-            autoencoder,
-            &[23, FEATURES],
-            &[5, FEATURES],
-        ),
-        ("deeppt", deeppt, &[23, CODE], &[5, CODE]),
+    let models: [(&str, Make, &[usize]); 3] = [
+        ("resnet18", resnet18, &[2, 3, 64, 64]),
+        ("deeppt_autoencoder", autoencoder, &[23, FEATURES]),
+        ("deeppt", deeppt, &[23, CODE]),
     ];
     let mut all = Vec::new();
-    for (name, make, shape, small) in models {
+    for (name, make, shape) in models {
         all.push(trial(
             format!("sessions::{name}::four_callers::cpu"),
             move || four_callers(&make(&Device::Cpu)?, shape, 3),
@@ -40,22 +33,36 @@ pub fn trials() -> Vec<Trial> {
             format!("sessions::{name}::own_threads::cpu"),
             move || own_threads(&make(&Device::Cpu)?, shape),
         ));
+    }
+    let on_cuda: [(&str, Make, &[usize]); 3] = [
+        ("thin_resnet18", thin_resnet18, &[1, 3, 64, 64]),
+        ("deeppt_autoencoder", autoencoder, &[5, FEATURES]),
+        ("deeppt", deeppt, &[5, CODE]),
+    ];
+    for (name, make, shape) in on_cuda {
         all.push(trial(
             format!("sessions::{name}::four_callers::cuda"),
-            move || four_callers(&make(&Device::Cuda(emulated()?))?, small, 1),
+            move || four_callers(&make(&Device::Cuda(emulated()?))?, shape, 1),
         ));
         all.push(trial(
             format!("sessions::{name}::one_copy_of_the_weights::cuda"),
-            move || one_copy_of_the_weights(make, small),
+            move || one_copy_of_the_weights(make, shape),
         ));
         all.push(trial(
             format!("sessions::{name}::outputs_come_back::cuda"),
-            move || outputs_come_back(make, small),
+            move || outputs_come_back(make, shape),
         ));
     }
+    all.push(trial(
+        "sessions::thin_resnet18::alone_as_in_a_batch::cuda",
+        || {
+            let session = thin_resnet18(&Device::Cuda(emulated()?))?;
+            alone_as_in_a_batch(&session, &[1, 3, 32, 32])
+        },
+    ));
     // Images only: a matrix product of one row sums in another order than one
     // of several, so a row of the autoencoder's code differs in its last bits.
-    for (name, make, shape, _) in &models[..1] {
+    for (name, make, shape) in &models[..1] {
         let (make, shape) = (*make, *shape);
         all.push(trial(
             format!("sessions::{name}::alone_as_in_a_batch::cpu"),
@@ -74,7 +81,16 @@ fn emulated() -> Result<CudaDevice> {
 }
 
 fn resnet18(device: &Device) -> Result<Session> {
-    let model = ResNet::new(Depth::ResNet18, 10, &mut Philox::new(0))?;
+    resnet18_of(64, device)
+}
+
+/// An eighth as wide, for the emulator, which is slow.
+fn thin_resnet18(device: &Device) -> Result<Session> {
+    resnet18_of(8, device)
+}
+
+fn resnet18_of(width: usize, device: &Device) -> Result<Session> {
+    let model = ResNet::of_width(width, Depth::ResNet18, 10, &mut Philox::new(0))?;
     fill(&model)?;
     Ok(Session::new(ResNetFeatures::new(model, device)?))
 }

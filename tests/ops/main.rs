@@ -17,6 +17,7 @@ mod emulated;
 mod golden;
 mod harness;
 mod index;
+mod kernels;
 mod layout;
 mod loss;
 mod matmul;
@@ -76,6 +77,7 @@ fn main() {
     dropout::tests(&mut suite);
     index::tests(&mut suite);
     attention::tests(&mut suite);
+    kernels::tests(&mut suite);
     layout::tests(&mut suite);
     loss::tests(&mut suite);
     matmul::tests(&mut suite);
