@@ -53,7 +53,6 @@ pub mod simulate;
 pub mod slides;
 pub mod storage;
 pub mod tensor;
-#[cfg(feature = "formats")]
 pub mod train;
 
 pub use device::Device;

@@ -282,18 +282,6 @@ fn device(cli: &Cli, control: Control) -> Result<Device> {
     Ok(chosen.device)
 }
 
-/// For training, which computes on the CPU alone.
-fn on_cpu(cli: &Cli) -> Result<()> {
-    if cli.global.device == DeviceChoice::Cuda {
-        cli.global.device.open()?;
-        return Err(Error::usage(
-            "training computes on the CPU only",
-            "use --device cpu or --device auto",
-        ));
-    }
-    Ok(())
-}
-
 fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<()> {
     let console = console::Console::new(cli.global.quiet);
     let control = Control {
@@ -303,14 +291,12 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
     let json = cli.global.json;
     match &cli.command {
         Command::Quickstart(args) => {
-            on_cpu(cli)?;
-            quickstart::quickstart(args, json, control)
+            quickstart::quickstart(args, &device(cli, control)?, json, control)
         }
         Command::Simulate(args) => run::simulate(args, json, control),
         Command::Features(args) => run::features(args, &device(cli, control)?, json, control),
         Command::Train(TrainCommand::Deeppt(args)) => {
-            on_cpu(cli)?;
-            run::train_deeppt(args, json, control)
+            run::train_deeppt(args, &device(cli, control)?, json, control)
         }
         Command::Evaluate(args) => run::evaluate(args, &device(cli, control)?, json, control),
         Command::Predict(args) => predict::predict(args, &device(cli, control)?, json, control),

@@ -130,13 +130,13 @@ fn used_tiles(cohort: &Cohort) -> usize {
     used.len()
 }
 
-pub fn train_deeppt(args: &TrainArgs, json: bool, control: Control) -> Result<()> {
+pub fn train_deeppt(args: &TrainArgs, device: &Device, json: bool, control: Control) -> Result<()> {
     let mut config = DeepPtConfig::read(&args.config)?;
     if let Some(seed) = args.seed {
         config.seed = seed;
     }
     config.resolve(&std::env::current_dir().unwrap_or_default());
-    let outcome = train(&config, &args.out, args.resume, control)?;
+    let outcome = train(&config, &args.out, args.resume, device, control)?;
     let held = &outcome.held_out;
     let scores = Scores::new(
         &held.genes,

@@ -7,7 +7,10 @@ mod build_script;
 #[path = "../common/emulated.rs"]
 mod emulated;
 
+#[cfg(feature = "slides")]
+mod deeppt;
 mod device;
 mod emulator;
 mod optim;
 mod table;
+mod training;

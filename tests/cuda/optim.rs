@@ -115,14 +115,15 @@ fn a_replayed_step_counts_and_follows_the_learning_rate() {
         let (mut here, kept) = optimizer(kind, &Device::Cpu);
         let gradients = some(all(3, &device), None);
         let same = some(all(3, &Device::Cpu), None);
-        assert!(there.advance().is_err());
+        assert!(there.captured().is_err());
         there.step(&gradients).unwrap();
         here.step(&same).unwrap();
         let (graph, ()) = stream.capture(|| there.step(&gradients)).unwrap();
+        let mut update = there.captured().unwrap();
         for lr in [0.2, 0.01, 0.03] {
             there.set_learning_rate(lr).unwrap();
             here.set_learning_rate(lr).unwrap();
-            there.advance().unwrap();
+            there.advance(&mut update).unwrap();
             graph.replay().unwrap();
             here.step(&same).unwrap();
         }

@@ -103,7 +103,7 @@ fn a_finished_run_predicts_on_cuda_what_it_predicts_on_the_cpu() -> Result<()> {
             ..MlpConfig::default()
         },
     };
-    train(&config, &run, false, CONTROL)?;
+    train(&config, &run, false, &Device::Cpu, CONTROL)?;
 
     let on = |device: &Device, out: &str| -> Result<_> {
         let ensemble = Ensemble::read(&run, device)?;

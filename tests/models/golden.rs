@@ -9,12 +9,13 @@ mod cuda;
 use std::collections::BTreeSet;
 
 use eosin::autograd::grad;
-use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp};
+use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp, averaging};
 use eosin::models::resnet::{Depth, ResNet, ResNetFeatures};
 use eosin::nn::{Param, Pass, Slot, State};
 use eosin::optim::{Adam, Optimizer};
 use eosin::random::Philox;
 use eosin::session::Predict;
+use eosin::train::step::{Loss, TrainingStep};
 use eosin::{DType, Device, Result, Tensor, ops};
 use libtest_mimic::Trial;
 use safetensors::SafeTensors;
@@ -37,8 +38,10 @@ pub fn trials() -> Vec<Trial> {
         ]
     };
     let mut all = vec![
-        trial("golden::deeppt_autoencoder::cpu", autoencoder),
-        trial("golden::deeppt_mlp::cpu", mlp),
+        trial("golden::deeppt_autoencoder::cpu", || {
+            autoencoder(&Device::Cpu)
+        }),
+        trial("golden::deeppt_mlp::cpu", || mlp(&Device::Cpu)),
         trial("golden::deeppt_predict::cpu", || {
             deeppt_predict(&Device::Cpu)
         }),
@@ -222,8 +225,9 @@ fn recorded(params: &[(String, Param)]) -> Vec<Tensor> {
     params.iter().map(|(_, p)| p.recorded()).collect()
 }
 
-/// Gradients, losses and weights of the manifest's steps of Adam.
-fn adam(case: &mut Case, model: &dyn State, loss: impl Fn() -> Result<Tensor>) -> Result<()> {
+/// Gradients, losses and weights of the manifest's steps of Adam, which are
+/// captured and replayed where the model is on CUDA.
+fn adam(case: &mut Case, model: &dyn State, inputs: &[Tensor], loss: &Loss) -> Result<()> {
     let number = |key: &str| {
         let value = case.manifest["optimiser"][key].as_f64();
         value.expect("a number")
@@ -238,58 +242,69 @@ fn adam(case: &mut Case, model: &dyn State, loss: impl Fn() -> Result<Tensor>) -
     };
     let steps = number("steps") as usize;
     let params = model.parameters();
-    let mut optimizer = Optimizer::new(kind, params.clone())?;
+    let random = Philox::new(0);
+    let gradients = {
+        let loss = loss(inputs, &Pass::train(random))?;
+        let of = recorded(&params);
+        grad(&[&loss], None, &of.iter().collect::<Vec<_>>(), false)?
+    };
+    let keys = params.iter().map(|(key, _)| key.clone());
+    let named: Vec<_> = keys.zip(gradients).collect();
+    case.group("grad", &named, Rule::Gradient)?;
+    drop(named);
+    let optimizer = Optimizer::new(kind, params.clone())?;
+    let mut step = TrainingStep::new(model, optimizer, loss)?;
     let mut losses = Vec::new();
-    for step in 1..=steps {
-        let gradients = {
-            let loss = loss()?;
-            losses.push(loss.item()?);
-            let inputs = recorded(&params);
-            grad(&[&loss], None, &inputs.iter().collect::<Vec<_>>(), false)?
-        };
-        if step == 1 {
-            let keys = params.iter().map(|(key, _)| key.clone());
-            let named: Vec<_> = keys.zip(gradients.iter().cloned()).collect();
-            case.group("grad", &named, Rule::Gradient)?;
-        }
-        optimizer.step(&gradients)?;
-        let group = format!("param_after_{step}");
+    for number in 1..=steps {
+        losses.push(step.take(inputs, random)?.item()?);
+        let group = format!("param_after_{number}");
         if case.manifest["groups"].get(&group).is_some() {
-            let (lr, steps) = (kind.lr, step as f64);
+            let (lr, steps) = (kind.lr, number as f64);
             case.group(&group, &values(&params), Rule::Weight { lr, steps })?;
         }
     }
-    losses.push(loss()?.item()?);
+    let replayed = step.device() != Device::Cpu;
+    assert_eq!(step.graphs(), usize::from(replayed), "graphs");
+    losses.push(loss(inputs, &Pass::eval())?.item()?);
     case.losses("losses", &losses, 1e-4);
     Ok(())
 }
 
-fn autoencoder() -> Result<()> {
+fn autoencoder(device: &Device) -> Result<()> {
     let mut case = Case::read("deeppt_autoencoder");
     let model = AutoEncoder::new(FEATURES, CODE, &mut Philox::new(0))?;
     case.fill(&[&model])?;
-    let x = case.input(0)?;
+    model.to_device(device)?;
+    let x = case.input(0)?.to(device)?;
     let pass = Pass::train(Philox::new(0));
     let code = model.encode(&x, &pass)?;
     case.tensor("encoded", &code, 1e-5)?;
     case.tensor("output", &model.decode(&code, &pass)?, 1e-5)?;
     drop(code);
-    adam(&mut case, &model, || model.loss(&x, &pass))?;
+    adam(&mut case, &model, &[x], &|inputs, pass| {
+        model.loss(&inputs[0], pass)
+    })?;
     case.finish();
     Ok(())
 }
 
-fn mlp() -> Result<()> {
+fn mlp(device: &Device) -> Result<()> {
     let mut case = Case::read("deeppt_mlp");
-    let (x, target) = (case.input(0)?, case.input(1)?);
+    let (x, target) = (case.input(0)?.to(device)?, case.input(1)?.to(device)?);
     let genes = target.elements();
     let model = Mlp::new(CODE, CODE, &vec![0.0; genes], 0.0, &mut Philox::new(0))?;
     case.fill(&[&model])?;
+    model.to_device(device)?;
+    let tiles = x.shape()[0];
+    let weights = averaging(&[tiles], tiles)?.to(device)?;
+    let predict = |x: &Tensor, weights: &Tensor, pass: &Pass| {
+        ops::reshape(&model.forward_weighted(x, weights, pass)?, &[genes])
+    };
     let pass = Pass::train(Philox::new(0));
-    let tiles = [x.shape()[0]];
-    let predict = || ops::reshape(&model.forward(&x, &tiles, &pass)?, &[genes]);
-    case.tensor("output", &predict()?, 1e-5)?;
-    adam(&mut case, &model, || ops::mse_loss(&predict()?, &target))?;
+    case.tensor("output", &predict(&x, &weights, &pass)?, 1e-5)?;
+    adam(&mut case, &model, &[x, weights, target], &|inputs, pass| {
+        ops::mse_loss(&predict(&inputs[0], &inputs[1], pass)?, &inputs[2])
+    })?;
     case.finish();
     Ok(())
 }

@@ -15,7 +15,7 @@ pub mod null;
 pub mod nvidia;
 
 pub use arena::Memory;
-pub(crate) use launch::{Address, Walk, count, count_up, device_of, f32_only, overwrite};
+pub(crate) use launch::{Address, Walk, count, count_up, device_of, f32_only, overwrite, put};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::ThreadId;
 
 use crate::error::{Error, Result};
+use crate::random::Philox;
 use arena::Arena;
 use driver::Driver;
 
@@ -55,8 +56,7 @@ struct Shared {
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Control {
     fault: Fault,
-    /// Added to the position of every random stream.
-    random: u64,
+    random: Philox,
 }
 
 /// An index that a kernel found outside its bound.
@@ -243,19 +243,33 @@ impl CudaDevice {
         Err(Error::op(kernel.op(), problem))
     }
 
-    /// For kernels that report faults or draw random numbers.
+    /// For kernels that report faults.
     pub(crate) fn control(&self) -> Address {
         self.0.faults.store(true, Ordering::Release);
         Address(self.0.control)
     }
 
-    /// Moves the position of every random stream, for replays: a captured
-    /// kernel holds the position that its stream had at capture, and draws from
-    /// there plus `blocks`.
-    pub fn set_random_offset(&self, blocks: u64) -> Result<()> {
+    /// For kernels that draw random numbers: where a replay finds its stream,
+    /// nowhere outside a capture.
+    pub(crate) fn replayed_random(&self) -> Address {
+        if !self.is_capturing() {
+            return Address::default();
+        }
+        Address(self.0.control + std::mem::offset_of!(Control, random) as u64)
+    }
+
+    /// Chooses the random stream of the replays to come. A step that is captured
+    /// with `Philox::new(0)` draws in a replay what it would draw eagerly with
+    /// `stream`: a captured kernel holds the key and the position of its
+    /// capture, and draws from their sum with the key and position set here.
+    /// Launches outside a capture draw what they are asked to.
+    ///
+    /// # Errors
+    /// A capture is under way.
+    pub fn set_random(&self, stream: Philox) -> Result<()> {
         self.outside_capture("a change of the random stream")?;
         let at = self.0.control + std::mem::offset_of!(Control, random) as u64;
-        self.driver().write(at, bytemuck::bytes_of(&blocks))
+        self.driver().write(at, bytemuck::bytes_of(&stream))
     }
 
     /// Records what `f` launches instead of running it. Everything that `f`

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::device::Device;
 use crate::device::cuda::CudaDevice;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::nn::{Linear, Module, Param, Pass, Slot, State, key};
 use crate::ops::{self, Activation};
@@ -116,13 +117,27 @@ impl Mlp {
     /// # Errors
     /// A sample without tiles, or counts that do not add up to T.
     pub fn forward(&self, codes: &Tensor, tiles: &[usize], pass: &Pass) -> Result<Tensor> {
+        let weights = averaging(tiles, codes.shape()[0])?.to(&codes.device())?;
+        self.forward_weighted(codes, &weights, pass)
+    }
+
+    /// codes (T, 512) and the weights (S, T) of [`averaging`] -> (S, G): nothing
+    /// but tensors goes in, so that a captured step can be given another batch.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_weighted(
+        &self,
+        codes: &Tensor,
+        weights: &Tensor,
+        pass: &Pass,
+    ) -> Result<Tensor> {
         let h = self.layer0.forward(codes, pass)?; // (T, hidden)
         let h = crate::nn::Dropout { p: self.dropout }.forward(&h, pass)?;
         // The paper averages after the last layer. That layer is linear, so the
         // mean goes first: the same function with one product per sample
         // instead of one per tile.
-        let mean = averaging(tiles, codes.shape()[0])?.to(&codes.device())?;
-        let h = ops::matmul(&mean, &h)?; // (S, hidden)
+        let h = ops::matmul(weights, &h)?; // (S, hidden)
         self.layer1.forward(&h, pass) // (S, G)
     }
 
@@ -180,9 +195,12 @@ impl Predict for Mlp {
     }
 }
 
-/// (S, T): row s averages the tiles of sample s. Bags are ragged: their rows
-/// are packed one after the other, never padded.
-fn averaging(tiles: &[usize], total: usize) -> Result<Tensor> {
+/// (S, T) on the CPU: row s averages the tiles of sample s. Bags are ragged: their
+/// rows are packed one after the other, never padded.
+///
+/// # Errors
+/// A sample without tiles, or counts that do not add up to `total`.
+pub fn averaging(tiles: &[usize], total: usize) -> Result<Tensor> {
     if tiles.contains(&0) || tiles.iter().sum::<usize>() != total {
         return Err(Error::op(
             "deeppt",
@@ -215,15 +233,16 @@ impl Standardisation {
             .map(|v| if v > 1e-12 { v.sqrt() as f32 } else { 1.0 })
             .collect();
         Ok(Self {
-            scale: Tensor::from_slice(&scale, mean.shape())?,
+            scale: Tensor::from_slice(&scale, mean.shape())?.to(&mean.device())?,
             mean,
         })
     }
 
-    pub fn identity(columns: usize) -> Result<Self> {
+    pub fn identity(columns: usize, device: &Device) -> Result<Self> {
+        let constant = |value| Tensor::full_on(value, &[columns], DType::F32, device);
         Ok(Self {
-            mean: Tensor::full(0.0, &[columns], crate::DType::F32)?,
-            scale: Tensor::full(1.0, &[columns], crate::DType::F32)?,
+            mean: constant(0.0)?,
+            scale: constant(1.0)?,
         })
     }
 

@@ -23,6 +23,10 @@ pub fn trials() -> Vec<Trial> {
         ]
     };
     let mut all = vec![
+        trial("golden::deeppt_autoencoder::cuda", || {
+            autoencoder(&emulated()?)
+        }),
+        trial("golden::deeppt_mlp::cuda", || mlp(&emulated()?)),
         trial("golden::deeppt_predict::cuda", deeppt_predict),
         trial("golden::backbone_resnet18_train::cuda", resnet_train),
     ];
