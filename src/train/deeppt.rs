@@ -149,6 +149,63 @@ pub fn train(
     // Samples may have lost all their tiles: the folds are of those that stay,
     // the reserved patients are the same.
     let (folds, _) = folds(config, &cohort, &reserved)?;
+    learn(
+        config,
+        run,
+        (&cohort, &features),
+        encoder.source,
+        &folds,
+        device,
+        control,
+    )
+}
+
+/// As [`train`] with features of the cohort's tiles that are there already, which
+/// `source` says where from. `config.features` is not used.
+///
+/// # Errors
+/// As [`train`]; features of another number of tiles.
+pub fn train_on_features(
+    config: &DeepPtConfig,
+    run: &Path,
+    resume: bool,
+    (cohort, features): (&Cohort, &Features),
+    source: EncoderSource,
+    device: &Device,
+    control: Control,
+) -> Result<Outcome> {
+    config.validate()?;
+    let (tiles, width) = (cohort.tiles.len(), features.width);
+    if features.values.len() != tiles * width {
+        let values = features.values.len();
+        return Err(Error::usage(
+            format!("{values} features are not {width} of each of {tiles} tiles"),
+            "give features of every tile of the cohort",
+        ));
+    }
+    let (folds, _) = folds(config, cohort, &BTreeSet::new())?;
+    claim(config, run, resume, device)?;
+    learn(
+        config,
+        run,
+        (cohort, features),
+        source,
+        &folds,
+        device,
+        control,
+    )
+}
+
+/// Trains and predicts every fold.
+fn learn(
+    config: &DeepPtConfig,
+    run: &Path,
+    (cohort, features): (&Cohort, &Features),
+    source: EncoderSource,
+    folds: &[Fold],
+    device: &Device,
+    control: Control,
+) -> Result<Outcome> {
     let mut table = cohort
         .table
         .clone()
@@ -162,10 +219,10 @@ pub fn train(
     for (number, fold) in folds.iter().enumerate() {
         let part = FoldRun {
             config,
-            cohort: &cohort,
+            cohort,
             table: &table,
-            features: &features,
-            encoder: &encoder.source,
+            features,
+            encoder: &source,
             fold,
             name: format!("fold {}/{}", number + 1, folds.len()),
             folder: run.join(format!("fold{number}")),
@@ -179,10 +236,10 @@ pub fn train(
     }
     // The last finished part made it useless.
     let _ = std::fs::remove_file(checkpoint_path(run));
-    let held_out = held_out(&cohort, &table, &folds, &records, &predictions)?;
+    let held_out = held_out(cohort, &table, folds, &records, &predictions)?;
     let patients: BTreeSet<&str> = cohort.samples.iter().map(|s| s.patient.as_str()).collect();
     Ok(Outcome {
-        encoder: encoder.source,
+        encoder: source,
         folds: records,
         held_out,
         samples: cohort.samples.len(),
@@ -190,7 +247,7 @@ pub fn train(
             .collect::<BTreeSet<_>>()
             .len(),
         patients: patients.len(),
-        skipped: cohort.skipped,
+        skipped: cohort.skipped.clone(),
     })
 }
 
