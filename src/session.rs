@@ -7,7 +7,8 @@
 //!
 //! On CUDA a runner has a stream and an arena of its own, so callers do not wait
 //! for each other; weights lie in the GPU's memory once, where every runner reads
-//! them.
+//! them. An arena asks for memory in large pieces ([`CudaDevice::memory`] tells),
+//! so a service keeps its runners rather than making one for each request.
 
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //!
 //! cudarc looks up each function of that library at its first call and panics
 //! if library or function is missing. Nothing here therefore calls the driver
-//! before [`driver_version`] has found the library and every function in
+//! before `driver_version` has found the library and every function in
 //! [`FUNCTIONS`].
 
 use std::collections::{HashMap, VecDeque};
