@@ -120,7 +120,7 @@ fn trace(kind: Kind, device: &Device, captured: bool) -> Trace {
     let net = Net::on(device);
     let optimizer = Optimizer::new(kind, net.parameters()).unwrap();
     let loss = |inputs: &[Tensor], pass: &Pass| net.loss(inputs, pass);
-    // A norm that clips some of the steps: asserted below.
+    // A norm that some of the gradients exceed.
     let mut step = TrainingStep::new(&net, optimizer, &loss).unwrap();
     step = step.clipped(NORM);
     if !captured {
