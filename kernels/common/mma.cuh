@@ -22,6 +22,7 @@
 // time; how the hardware adds those 16 is its own, the same every time.
 #pragma once
 #include "common/activation.cuh"
+#include "common/half.cuh"
 #include "common/ptx.cuh"
 
 namespace eosin {
@@ -31,9 +32,7 @@ constexpr int DEPTH = 32, STAGES = 4;
 struct Bf16 {
     using Scalar = __nv_bfloat16;
     using Pair = __nv_bfloat162;
-    __device__ static float widen(Scalar v) { return __bfloat162float(v); }
-    __device__ static Scalar narrow(float v) { return __float2bfloat16_rn(v); }
-    __device__ static Pair narrow(float v, float w) { return __floats2bfloat162_rn(v, w); }
+    __device__ static Pair pair(float v, float w) { return __floats2bfloat162_rn(v, w); }
     __device__ static void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         ptx::mma_bf16(d, a, b0, b1);
     }
@@ -42,9 +41,7 @@ struct Bf16 {
 struct F16 {
     using Scalar = __half;
     using Pair = __half2;
-    __device__ static float widen(Scalar v) { return __half2float(v); }
-    __device__ static Scalar narrow(float v) { return __float2half_rn(v); }
-    __device__ static Pair narrow(float v, float w) { return __floats2half2_rn(v, w); }
+    __device__ static Pair pair(float v, float w) { return __floats2half2_rn(v, w); }
     __device__ static void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         ptx::mma_f16(d, a, b0, b1);
     }
@@ -166,11 +163,11 @@ struct Finish {
     Epilogue epilogue;
 
     __device__ float biased(float v, unsigned column) const {
-        return bias ? v + Half::widen(bias[column]) : v;
+        return bias ? v + widened(bias[column]) : v;
     }
     __device__ void put(void* to, u64 at, float v) const {
         if (wide) static_cast<float*>(to)[at] = v;
-        else static_cast<Scalar*>(to)[at] = Half::narrow(v);
+        else static_cast<Scalar*>(to)[at] = narrowed<Scalar>(v);
     }
     // `at` is a multiple of 4.
     __device__ void put(void* to, u64 at, const float (&v)[4]) const {
@@ -178,7 +175,7 @@ struct Finish {
             *reinterpret_cast<float4*>(static_cast<float*>(to) + at) = make_float4(v[0], v[1], v[2], v[3]);
         } else {
             struct alignas(8) Four { typename Half::Pair low, high; };
-            *reinterpret_cast<Four*>(static_cast<Scalar*>(to) + at) = {Half::narrow(v[0], v[1]), Half::narrow(v[2], v[3])};
+            *reinterpret_cast<Four*>(static_cast<Scalar*>(to) + at) = {Half::pair(v[0], v[1]), Half::pair(v[2], v[3])};
         }
     }
     __device__ void one(u64 at, unsigned column, float v) const {
