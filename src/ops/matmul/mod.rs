@@ -40,7 +40,9 @@ pub fn matmul_to(a: &Tensor, b: &Tensor, to: DType) -> Result<Tensor> {
         return Err(Error::shape("matmul", &[sa, sb], "(.., M, K) x (.., K, N)"));
     }
     let dtype = equal_floats("matmul", &[a, b])?;
-    if to != dtype && (to, dtype) != (DType::F32, DType::BF16) && (to, dtype) != (DType::F32, DType::F16)
+    if to != dtype
+        && (to, dtype) != (DType::F32, DType::BF16)
+        && (to, dtype) != (DType::F32, DType::F16)
     {
         let problem = format!("a product of {dtype} is {dtype}, or f32 of bf16 and f16");
         return Err(Error::dtype("matmul", &[to], problem));

@@ -125,7 +125,10 @@ fn half_kernels_of(f: Function, dtype: DType) -> Option<[&'static Kernel; HIGHES
 }
 
 /// The kernels for operands of one dtype.
-fn kernels_for(f: Function, operands: &[&Tensor]) -> Result<[&'static Kernel; HIGHEST as usize + 1]> {
+fn kernels_for(
+    f: Function,
+    operands: &[&Tensor],
+) -> Result<[&'static Kernel; HIGHEST as usize + 1]> {
     let dtypes: Vec<DType> = operands.iter().map(|t| t.dtype()).collect();
     if dtypes.windows(2).all(|pair| pair[0] == pair[1])
         && let Some(&dtype) = dtypes.first()
