@@ -16,7 +16,7 @@
 // Copies. A piece travels as one copy of 16 bytes, two of 8 or four of 4, as wide
 // as the address and the strides of its operand allow; odd addresses, odd strides
 // and strides in both directions go element by element through registers. What is
-// outside of the matrix or past the end of its part of K becomes zero.
+// past the end of its part of K becomes zero.
 //
 // The sum of an element runs over k in ascending order in one register, 16 at a
 // time; how the hardware adds those 16 is its own, the same every time.
@@ -61,30 +61,28 @@ struct Operand {
 __device__ inline void bring_piece(
     unsigned char* to, const unsigned short* from, unsigned held, unsigned step, unsigned width) {
     const int bytes = int(2 * held);
-    switch (width) {
-        case 16: ptx::cp_async<16>(to, from, bytes); return;
-        case 8:
+    if (width == 16) {
+        ptx::cp_async<16>(to, from, bytes);
+    } else if (width == 8) {
 #pragma unroll
-            for (int at = 0; at < 16; at += 8) {
-                const int here = min(max(bytes - at, 0), 8);
-                ptx::cp_async<8>(to + at, here > 0 ? from + at / 2 : from, here);
-            }
-            return;
-        case 4:
+        for (int at = 0; at < 16; at += 8) {
+            const int here = min(max(bytes - at, 0), 8);
+            ptx::cp_async<8>(to + at, here > 0 ? from + at / 2 : from, here);
+        }
+    } else if (width == 4) {
 #pragma unroll
-            for (int at = 0; at < 16; at += 4) {
-                const int here = min(max(bytes - at, 0), 4);
-                ptx::cp_async<4>(to + at, here > 0 ? from + at / 2 : from, here);
-            }
-            return;
-        default:
-            unsigned words[4] = {};
+        for (int at = 0; at < 16; at += 4) {
+            const int here = min(max(bytes - at, 0), 4);
+            ptx::cp_async<4>(to + at, here > 0 ? from + at / 2 : from, here);
+        }
+    } else {
+        unsigned words[4] = {};
 #pragma unroll
-            for (unsigned i = 0; i < 8; ++i) {
-                const unsigned value = i < held ? from[u64(i) * step] : 0;
-                words[i / 2] |= value << 16 * (i % 2);
-            }
-            *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+        for (unsigned i = 0; i < 8; ++i) {
+            const unsigned value = i < held ? from[u64(i) * step] : 0;
+            words[i / 2] |= value << 16 * (i % 2);
+        }
+        *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
     }
 }
 
@@ -93,9 +91,25 @@ template <int B, bool ALONG_K, int THREADS>
 struct HalfPanel {
     static constexpr int PIECES = ALONG_K ? DEPTH / 8 : B / 8;  // of a line
     static constexpr int BYTES = B * DEPTH * 2;
+    // Pieces of a thread, which lie this many lines apart.
+    static constexpr int EACH = BYTES / 16 / THREADS, APART = THREADS / PIECES;
+    static_assert(APART % 8 == 0, "a thread's pieces are swizzled alike");
+
     const Operand& operand;
     const unsigned short* data;  // of this matrix
     unsigned start, end;         // of the tile's rows or columns, of the matrix's
+    bool simple;                 // whether steps within K are whole pieces and wide copies
+    const unsigned short* next;  // the thread's first piece in the next step, if so
+
+    __device__ HalfPanel(const Operand& operand, u64 matrix, unsigned start, unsigned end, unsigned k)
+        : operand(operand), data(operand.data + matrix), start(start), end(end) {
+        simple = operand.width == 16 && (ALONG_K || end % 8 == 0);
+        next = data + (u64(line(0) + (ALONG_K ? start : k)) * operand.line + first() + (ALONG_K ? k : start));
+    }
+
+    // Which of the panel's lines piece `j` of this thread is of, and where in it.
+    __device__ static unsigned line(int j) { return threadIdx.x / PIECES + j * APART; }
+    __device__ static unsigned first() { return threadIdx.x % PIECES * 8; }
 
     // Where piece `c` of line `l` lies.
     __device__ static unsigned place(unsigned l, unsigned c) {
@@ -103,17 +117,29 @@ struct HalfPanel {
         return (l * PIECES + (c ^ (ALONG_K ? l / 2 % 4 : l % 8))) * 16;
     }
 
-    __device__ void bring(unsigned char* to, unsigned k, unsigned k_end) const {
+    // Starts to bring the step that begins at `k`. Steps come one after the other.
+    __device__ void bring(unsigned char* to, unsigned k, unsigned k_end) {
+        to += place(line(0), first() / 8);
+        if (simple && k + DEPTH <= k_end) {
+            // What is outside of the matrix stays what it was: no sum that is
+            // written depends on it.
 #pragma unroll
-        for (int j = 0; j < BYTES / 16 / THREADS; ++j) {
-            const unsigned q = threadIdx.x + j * THREADS, l = q / PIECES, c = q % PIECES;
-            const unsigned line = l + (ALONG_K ? start : k), first = c * 8 + (ALONG_K ? k : start);
-            const unsigned lines = ALONG_K ? end : k_end, most = ALONG_K ? k_end : end;
-            const bool any = line < lines && first < most;
-            const unsigned held = any ? min(most - first, 8u) : 0;
-            const u64 at = u64(line) * operand.line + u64(first) * operand.step;
-            bring_piece(to + place(l, c), any ? data + at : data, held, operand.step, operand.width);
+            for (int j = 0; j < EACH; ++j) {
+                const bool there = start + (ALONG_K ? line(j) : first()) < end;
+                if (there) ptx::cp_async<16>(to + j * THREADS * 16, next + u64(j * APART) * operand.line);
+            }
+        } else {
+#pragma unroll
+            for (int j = 0; j < EACH; ++j) {
+                const unsigned l = line(j) + (ALONG_K ? start : k), at = first() + (ALONG_K ? k : start);
+                const unsigned lines = ALONG_K ? end : k_end, most = ALONG_K ? k_end : end;
+                const bool any = l < lines && at < most;
+                const unsigned held = any ? min(most - at, 8u) : 0;
+                const u64 from = u64(l) * operand.line + u64(at) * operand.step;
+                bring_piece(to + j * THREADS * 16, any ? data + from : data, held, operand.step, operand.width);
+            }
         }
+        next += ALONG_K ? u64(DEPTH) : u64(DEPTH) * operand.line;
     }
 
     // The fragment of A of 16 rows from `i` and 16 columns from `k`.
@@ -221,32 +247,31 @@ __device__ inline void half_product(const HalfProductParams& p) {
         at_a += u64(i) * p.a.batch[axis];
         at_b += u64(i) * p.b.batch[axis];
     }
-    const Left a{p.a, p.a.data + at_a, row, p.m};
-    const Right b{p.b, p.b.data + at_b, column, p.n};
-
     const unsigned begin = blockIdx.y * p.each;
     const unsigned end = p.k - begin < p.each ? p.k : begin + p.each;
-    const unsigned steps = (end - begin + DEPTH - 1) / DEPTH;
-    auto bring = [&](unsigned step) {
-        if (step < steps) {
-            unsigned char* to = panels + step % STAGES * (Left::BYTES + Right::BYTES);
-            a.bring(to, begin + step * DEPTH, end);
-            b.bring(to + Left::BYTES, begin + step * DEPTH, end);
-        }
-        // A group for every step, so that the number in flight says which it is.
-        ptx::cp_async_commit();
-    };
+    const int steps = int((end - begin + DEPTH - 1) / DEPTH);
+    Left a(p.a, at_a, row, p.m, begin);
+    Right b(p.b, at_b, column, p.n, begin);
 
     const unsigned warp = threadIdx.x / WARP;
     const unsigned i0 = warp / (BN / WN) * WM, j0 = warp % (BN / WN) * WN;
     float sums[TM][TN][4] = {};
 #pragma unroll 1
-    for (unsigned step = 0; step < STAGES - 1; ++step) bring(step);
-    for (unsigned step = 0; step < steps; ++step) {
-        ptx::cp_async_wait<STAGES - 2>();
-        // The step's bytes are everybody's, and nobody reads the stage before it.
-        __syncthreads();
-        bring(step + STAGES - 1);
+    for (int step = 1 - STAGES; step < steps; ++step) {
+        if (step >= 0) {
+            ptx::cp_async_wait<STAGES - 2>();
+            // The step's bytes are everybody's, and nobody reads the stage before it.
+            __syncthreads();
+        }
+        const int ahead = step + STAGES - 1;
+        if (ahead < steps) {
+            unsigned char* to = panels + ahead % STAGES * (Left::BYTES + Right::BYTES);
+            a.bring(to, begin + ahead * DEPTH, end);
+            b.bring(to + Left::BYTES, begin + ahead * DEPTH, end);
+        }
+        // A group for every step, so that the number in flight says which it is.
+        ptx::cp_async_commit();
+        if (step < 0) continue;
         const unsigned char* left = panels + step % STAGES * (Left::BYTES + Right::BYTES);
         const unsigned char* right = left + Left::BYTES;
 #pragma unroll

@@ -321,11 +321,12 @@ fn cuda_second_order(s: &Sample) -> Result<()> {
     Ok(())
 }
 
-/// Half of a unit in the last place: what one rounding changes at most.
+/// Half of a unit in the last place: what one rounding to 8 or 11 significant bits
+/// changes at most, in relation to the number.
 fn half_unit(dtype: DType) -> f64 {
     match dtype {
-        DType::BF16 => 1.0 / 512.0,
-        _ => 1.0 / 4096.0,
+        DType::BF16 => 1.0 / 256.0,
+        _ => 1.0 / 2048.0,
     }
 }
 
