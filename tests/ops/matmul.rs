@@ -1,4 +1,5 @@
 use eosin::autograd::grad;
+use eosin::nn::Buffer;
 use eosin::ops::{self, Activation};
 use eosin::{DType, Device, Result, Tensor};
 use eosin_emulator::Schedule;
@@ -333,6 +334,10 @@ fn half_tests(suite: &mut Suite, name: &str, dtype: DType) {
             Ok(())
         },
     );
+    suite.test(
+        format!("linear::cuda::{name}::training_step_replays_bit_for_bit"),
+        move || replays(dtype),
+    );
     suite.test(format!("matmul::cuda::{name}::wrong_dtypes"), move || {
         for device in [Device::Cpu, emulated(Schedule::Forward)?] {
             let zeros = |s: &[usize], dtype| Tensor::zeros(s, dtype)?.to(&device);
@@ -363,6 +368,55 @@ fn half_tests(suite: &mut Suite, name: &str, dtype: DType) {
         }
         Ok(())
     });
+}
+
+/// The loss and the gradients of f32 weights of a layer that computes in `dtype`.
+fn layer_step(x: &Tensor, w: &Tensor, bias: &Tensor, dtype: DType) -> Result<Vec<Tensor>> {
+    let (w, bias) = (w.variable(), bias.variable());
+    let narrow = |t: &Tensor| ops::cast(t, dtype);
+    let y = ops::linear(
+        &narrow(x)?,
+        &narrow(&w)?,
+        Some(&narrow(&bias)?),
+        Activation::Gelu,
+    )?;
+    let y = ops::cast(&y, DType::F32)?;
+    let loss = ops::sum_all(&ops::mul(&y, &y)?)?;
+    let gradients = grad(&[&loss], None, &[&w, &bias], false)?;
+    Ok([Some(loss)]
+        .into_iter()
+        .chain(gradients)
+        .flatten()
+        .collect())
+}
+
+/// A captured step, its K cut into parts, leaves what an eager one does.
+fn replays(dtype: DType) -> Result<()> {
+    for schedule in SCHEDULES {
+        let on = emulated(schedule)?;
+        let Device::Cuda(device) = &on else {
+            panic!("no CUDA device");
+        };
+        let make = |name: &str, shape: &[usize]| {
+            crate::common::tensor(name, shape, -1.0, 1.0, DType::F32)?.to(&on)
+        };
+        let (w, bias) = (make("w", &[7, 600])?, make("bias", &[7])?);
+        let x = Buffer::new("x", make("first", &[5, 600])?);
+        let values = |all: &[Tensor]| -> Result<Vec<Vec<f64>>> {
+            assert_eq!(all.len(), 3, "a loss and two gradients");
+            all.iter().map(Tensor::to_f64_vec).collect()
+        };
+        let first = values(&layer_step(&x.value(), &w, &bias, dtype)?)?;
+        let (graph, results) = device.capture(|| layer_step(&x.value(), &w, &bias, dtype))?;
+        graph.replay()?;
+        assert_eq!(values(&results)?, first);
+        x.set(make("second", &[5, 600])?)?;
+        graph.replay()?;
+        let second = values(&layer_step(&x.value(), &w, &bias, dtype)?)?;
+        assert_eq!(values(&results)?, second);
+        assert_ne!(first, second);
+    }
+    Ok(())
 }
 
 /// x w^T + b of integers with w as it is and turned, off the tape and with ReLU on
