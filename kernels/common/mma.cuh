@@ -265,14 +265,14 @@ __device__ inline void half_product(const HalfProductParams& p) {
         }
         const int ahead = step + STAGES - 1;
         if (ahead < steps) {
-            unsigned char* to = panels + ahead % STAGES * (Left::BYTES + Right::BYTES);
+            unsigned char* to = panels + unsigned(ahead) % STAGES * (Left::BYTES + Right::BYTES);
             a.bring(to, begin + ahead * DEPTH, end);
             b.bring(to + Left::BYTES, begin + ahead * DEPTH, end);
         }
         // A group for every step, so that the number in flight says which it is.
         ptx::cp_async_commit();
         if (step < 0) continue;
-        const unsigned char* left = panels + step % STAGES * (Left::BYTES + Right::BYTES);
+        const unsigned char* left = panels + unsigned(step) % STAGES * (Left::BYTES + Right::BYTES);
         const unsigned char* right = left + Left::BYTES;
 #pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {

@@ -10,4 +10,5 @@ mod emulated;
 mod device;
 mod emulator;
 mod optim;
+mod products;
 mod table;

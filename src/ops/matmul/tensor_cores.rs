@@ -229,3 +229,50 @@ impl Product<'_> {
         Ok((out, before))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The widths in which a matrix at `address` is copied along rows and columns.
+    fn widths(address: u64, layout: &Layout) -> [usize; 2] {
+        [[0, 1], [1, 0]].map(|axes| Direction::new(Address(address), layout, axes).width)
+    }
+
+    fn contiguous(dims: &[usize]) -> Layout {
+        Layout::contiguous(Shape::new(dims).unwrap())
+    }
+
+    #[test]
+    fn copies_are_as_wide_as_address_and_strides_allow() {
+        for (columns, width) in [(64, 16), (8, 16), (12, 8), (10, 4), (9, 2)] {
+            assert_eq!(widths(4096, &contiguous(&[5, columns])), [width, 2]);
+            let turned = contiguous(&[columns, 5]).permute(&[1, 0]);
+            assert_eq!(widths(4096, &turned)[0], 2);
+        }
+        for (address, width) in [(16, 16), (8, 8), (4, 4), (2, 2), (24, 8)] {
+            assert_eq!(widths(address, &contiguous(&[5, 64])), [width, 2]);
+        }
+        // The start of every matrix counts.
+        assert_eq!(widths(0, &contiguous(&[3, 4, 8])), [16, 2]);
+        let first_rows = contiguous(&[3, 4, 9]).narrow(1, 0, 1, 1);
+        assert_eq!(widths(0, &first_rows), [8, 2]);
+        // The end of a line does not.
+        let short = contiguous(&[3, 65, 64]).narrow(2, 0, 59, 1);
+        assert_eq!(widths(0, &short), [16, 2]);
+        // Every second element is none that lies beside the one before it.
+        let stepped = contiguous(&[5, 64]).narrow(1, 0, 32, 2);
+        assert_eq!(widths(0, &stepped), [2, 2]);
+    }
+
+    #[test]
+    fn a_line_of_one_element_does_not_decide() {
+        // A column: its elements lie side by side, whatever they are called.
+        let column = contiguous(&[64, 1]);
+        assert_eq!(widths(0, &column), [2, 16]);
+        let [row, along] = [[0, 1], [1, 0]].map(|axes| Direction::new(Address(0), &column, axes));
+        assert!(along.beats(row) && !row.beats(along));
+        // One row: the stride between rows is nobody's.
+        assert_eq!(widths(0, &contiguous(&[9, 9]).narrow(0, 0, 1, 1))[0], 16);
+    }
+}
