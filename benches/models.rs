@@ -9,7 +9,7 @@ use eosin::ops;
 use eosin::optim::{Adam, Optimizer};
 use eosin::random::Philox;
 use eosin::shape::Format;
-use eosin::{Result, Tensor};
+use eosin::{Device, Result, Tensor};
 
 use crate::{assert_close, bench, normal};
 
@@ -25,7 +25,7 @@ pub fn resnet50_features(c: &mut Criterion) {
     bench(&mut group, "b16_224", || {
         let network =
             || ResNet::new(Depth::ResNet50, 1000, &mut Philox::new(0)).expect("a ResNet-50");
-        let model = ResNetFeatures::new(network()).expect("prepared weights");
+        let model = ResNetFeatures::new(network(), &Device::Cpu).expect("prepared weights");
         let images = normal(&mut Philox::new(1), &[BATCH, 3, 224, 224], 1.0)
             .to_format(Format::ChannelsLast)
             .expect("images are 4-D");

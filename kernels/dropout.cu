@@ -2,8 +2,9 @@
 //
 // Element i in logical row-major order is kept when the first 24 bits of its
 // word are at least p 2^24. Its word is word i % 4 of block position + i / 4 of
-// a Philox4x32-10 stream (Salmon et al. 2011), moved by what the control block
-// says, so that replays of a captured step draw new masks.
+// a Philox4x32-10 stream (Salmon et al. 2011). In a captured step what the host
+// left in device memory is added to key and position, so that replays draw the
+// masks of their own step.
 //
 // Launch: 256 threads, 4 elements each, elements / 1024 blocks rounded up. One
 // thread owns each element, so the bits depend on the stream alone.
@@ -19,7 +20,7 @@ namespace eosin {
 struct DropoutParams {
     const float* x;
     float* out;
-    const Control* control;
+    const Random* replayed;  // none outside a captured step
     u64 key, position;
     unsigned threshold;  // p 2^24 rounded up
     float scale;
@@ -47,7 +48,11 @@ __device__ inline Words philox(u64 key, u64 counter) {
 }
 
 __device__ inline void dropout(const DropoutParams& p) {
-    const u64 start = p.position + p.control->random;
+    u64 key = p.key, start = p.position;
+    if (p.replayed) {
+        key += p.replayed->key;
+        start += p.replayed->position;
+    }
     const unsigned threshold = p.threshold;
     const float scale = p.scale;
     const auto kept = [threshold, scale](float x, unsigned word) {
@@ -55,7 +60,7 @@ __device__ inline void dropout(const DropoutParams& p) {
     };
     if (p.walk.aligned(0) && p.walk.aligned(1)) {
         const unsigned block = blockIdx.x * WALK_THREADS + threadIdx.x;
-        const Words words = philox(p.key, start + block);
+        const Words words = philox(key, start + block);
 #pragma unroll
         for (unsigned k = 0; k < 4; ++k) {
             const unsigned i = block * 4 + k;
@@ -65,7 +70,7 @@ __device__ inline void dropout(const DropoutParams& p) {
     }
     each_element(p.walk.elements, [&](unsigned i) {
         const u64 logical = p.walk.place(1, i);
-        const Words words = philox(p.key, start + logical / 4);
+        const Words words = philox(key, start + logical / 4);
         const unsigned k = unsigned(logical % 4);
         const unsigned low = k == 0 ? words.word[0] : words.word[1];
         const unsigned high = k == 2 ? words.word[2] : words.word[3];

@@ -4,14 +4,14 @@
 //! A service shares one [`Session`] and gives each of its threads a [`Runner`]:
 //!
 //! ```no_run
-//! use eosin::{Session, Tensor, Threads};
+//! use eosin::{Device, Session, Tensor, Threads};
 //!
 //! # #[cfg(feature = "formats")]
 //! # fn main() -> eosin::Result<()> {
 //! let path = std::path::Path::new("resnet50.pth");
 //! let weights = eosin::formats::read_weights(path)?;
 //! let model = eosin::models::registry::Model::named("resnet50")?;
-//! let session: Session = model.session(&weights, path, &Default::default())?;
+//! let session: Session = model.session(&weights, path, &Default::default(), &Device::Cpu)?;
 //!
 //! let runner = session.runner(Threads::Own(2))?; // one for each calling thread
 //! let image = Tensor::from_slice(&vec![0.0f32; 3 * 224 * 224], &[1, 3, 224, 224])?;
@@ -53,7 +53,6 @@ pub mod simulate;
 pub mod slides;
 pub mod storage;
 pub mod tensor;
-#[cfg(feature = "formats")]
 pub mod train;
 
 pub use device::Device;

@@ -36,7 +36,10 @@ pub fn philox4x32(key: u64, counter: [u32; 4]) -> [u32; 4] {
 
 /// A stream of random numbers: a key and a position. Cloning it copies the
 /// position; two words, `(key, position)`, restore it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// Kernels have a twin of it, `eosin::Random` in kernels/common/base.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Philox {
     pub key: u64,
     /// Blocks of four words handed out so far.

@@ -4,9 +4,16 @@
 //! in its ready form (batch norms folded, weights packed); a [`Runner`] holds
 //! what one caller needs and starts no thread that it was not told to start.
 //! Any number of runners give each caller the bits that it gets alone.
+//!
+//! On CUDA a runner has a stream and an arena of its own, so callers do not wait
+//! for each other; weights lie in the GPU's memory once, where every runner reads
+//! them. An arena asks for memory in large pieces ([`CudaDevice::memory`] tells),
+//! so a service keeps its runners rather than making one for each request.
 
 use std::sync::Arc;
 
+use crate::device::Device;
+use crate::device::cuda::CudaDevice;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -14,6 +21,16 @@ use crate::tensor::Tensor;
 pub trait Predict: Send + Sync {
     /// The named outputs of one eval-mode forward pass, the main one first.
     fn predict(&self, x: &Tensor) -> Result<Vec<(&'static str, Tensor)>>;
+
+    /// Where its weights are, and so where it computes.
+    fn device(&self) -> Device;
+
+    /// The same model on another stream of its GPU, with the same memory for its
+    /// weights ([`Tensor::to`] shares it).
+    ///
+    /// # Errors
+    /// The model is not on CUDA.
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>>;
 }
 
 /// Weights and plans, shared.
@@ -23,20 +40,34 @@ pub struct Session {
 }
 
 impl Session {
+    /// It computes where the model's weights are.
     pub fn new(model: impl Predict + 'static) -> Self {
         Self {
             model: Arc::new(model),
         }
     }
 
-    /// A runner that computes on `threads`.
+    pub fn device(&self) -> Device {
+        self.model.device()
+    }
+
+    /// A runner whose work on the CPU uses `threads`.
     ///
     /// # Errors
-    /// The threads cannot be started.
+    /// The threads cannot be started; the GPU gives no stream.
     pub fn runner(&self, threads: Threads) -> Result<Runner> {
+        let pool = threads.pool()?;
+        let (model, device) = match self.device() {
+            Device::Cpu => (self.model.clone(), Device::Cpu),
+            Device::Cuda(gpu) => {
+                let stream = gpu.stream()?;
+                (self.model.on_stream(&stream)?, Device::Cuda(stream))
+            }
+        };
         Ok(Runner {
-            model: self.model.clone(),
-            pool: threads.pool()?,
+            model,
+            device,
+            pool,
         })
     }
 }
@@ -72,15 +103,29 @@ impl Threads {
 /// What one caller holds.
 pub struct Runner {
     model: Arc<dyn Predict>,
+    device: Device,
     pool: Option<rayon::ThreadPool>,
 }
 
 impl Runner {
-    /// The named outputs of one forward pass, the main one first.
+    /// Where it computes: the CPU, or a stream that nobody else has.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The named outputs of one forward pass, the main one first. x may be on
+    /// any device; the outputs come back to where it is. A caller that wants
+    /// them on the GPU gives x on [`Runner::device`], which does not wait.
     pub fn run(&self, x: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
         match &self.pool {
-            Some(pool) => pool.install(|| self.model.predict(x)),
-            None => self.model.predict(x),
+            Some(pool) => pool.install(|| self.predict(x)),
+            None => self.predict(x),
         }
+    }
+
+    fn predict(&self, x: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
+        let outputs = self.model.predict(&x.to(&self.device)?)?.into_iter();
+        let home = x.device();
+        outputs.map(|(name, y)| Ok((name, y.to(&home)?))).collect()
     }
 }

@@ -289,6 +289,7 @@ impl Tensor {
             }
             (Storage::Cuda(from, buffer), Device::Cuda(to)) if from.same_gpu(to) => {
                 from.synchronize()?;
+                buffer.lend(to);
                 Storage::Cuda(to.clone(), buffer.clone())
             }
             (_, Device::Cuda(to)) => {

@@ -25,10 +25,15 @@ struct Fault {
     unsigned kernel, padding;
 };
 
+// A random stream; src/random.rs has its twin.
+struct Random {
+    u64 key, position;
+};
+
 // The start of each stream's control block; src/device/cuda/mod.rs has its twin.
 struct Control {
     Fault fault;
-    u64 random;  // added to the position of every random stream
+    Random random;  // what a replay adds to the streams of its capture
 };
 
 // Keeps the first fault that arrives. `kernel` is the kernel's place in the

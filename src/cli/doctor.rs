@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::console;
+use super::device::{self, DeviceChoice};
 use crate::device::cuda::kernels::{self, ALL, ARCHITECTURES, MODULES, TOOLKIT};
 use crate::error::Result;
 use crate::models::registry::MODELS;
@@ -15,7 +16,10 @@ struct Finding {
     remedy: Option<String>,
 }
 
-pub fn doctor(json: bool) -> Result<()> {
+/// # Errors
+/// CUDA was asked for and cannot be used, which is how a script asks.
+pub fn doctor(choice: DeviceChoice, json: bool) -> Result<()> {
+    let chosen = device::name(&choice.open()?.device);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let features: Vec<&str> = [
         ("cuda", cfg!(feature = "cuda")),
@@ -42,6 +46,14 @@ pub fn doctor(json: bool) -> Result<()> {
         },
         gpus(),
         compiled_kernels(),
+        Finding {
+            what: "device",
+            found: match choice {
+                DeviceChoice::Auto => format!("{chosen}, when none is asked for"),
+                DeviceChoice::Cpu | DeviceChoice::Cuda => chosen,
+            },
+            remedy: None,
+        },
         Finding {
             what: "models",
             found: (MODELS.iter().map(|m| m.name))

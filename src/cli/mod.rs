@@ -5,6 +5,7 @@
 //! when the user stopped it.
 
 mod console;
+mod device;
 mod doctor;
 mod predict;
 mod quickstart;
@@ -16,10 +17,13 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats;
 use crate::session::Threads;
 use crate::train::config::Layout;
+use crate::train::progress::Control;
+use device::DeviceChoice;
 
 /// Histology slides and gene expression: train and run models that link them.
 #[derive(Parser)]
@@ -39,7 +43,7 @@ struct Global {
     /// Threads to compute with; all cores when left out. Results do not depend on it
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
-    /// Where to compute
+    /// Where to compute; `doctor --device cuda` fails where a GPU cannot be used
     #[arg(long, global = true, value_enum, default_value = "auto")]
     device: DeviceChoice,
     /// Number format of the computation
@@ -48,13 +52,6 @@ struct Global {
     /// No progress
     #[arg(long, short, global = true)]
     quiet: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum DeviceChoice {
-    Cpu,
-    Cuda,
-    Auto,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -259,15 +256,10 @@ pub fn main() -> ExitCode {
 
 impl Global {
     fn check(&self) -> Result<()> {
-        if self.device == DeviceChoice::Cuda {
-            return Err(Error::usage(
-                "this build of eosin computes on the CPU only",
-                "use --device cpu or --device auto",
-            ));
-        }
         if self.dtype == DTypeChoice::Bf16 {
             return Err(Error::usage(
-                "the CPU computes in f32: bf16 would only round its results",
+                "models compute in f32: the CPU would only round its results to bf16, and on CUDA \
+                 some of a model's operators have f32 kernels alone",
                 "use --dtype f32",
             ));
         }
@@ -281,24 +273,37 @@ impl Global {
     }
 }
 
+/// The device that was chosen, after a line on what an automatic choice came to.
+fn device(cli: &Cli, control: Control) -> Result<Device> {
+    let chosen = cli.global.device.open()?;
+    if let Some(note) = chosen.note {
+        control.progress.note(&note);
+    }
+    Ok(chosen.device)
+}
+
 fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<()> {
     let console = console::Console::new(cli.global.quiet);
-    let control = crate::train::progress::Control {
+    let control = Control {
         progress: &console,
         stop,
     };
     let json = cli.global.json;
     match &cli.command {
-        Command::Quickstart(args) => quickstart::quickstart(args, json, control),
+        Command::Quickstart(args) => {
+            quickstart::quickstart(args, &device(cli, control)?, json, control)
+        }
         Command::Simulate(args) => run::simulate(args, json, control),
-        Command::Features(args) => run::features(args, json, control),
-        Command::Train(TrainCommand::Deeppt(args)) => run::train_deeppt(args, json, control),
-        Command::Evaluate(args) => run::evaluate(args, json, control),
-        Command::Predict(args) => predict::predict(args, json, control),
+        Command::Features(args) => run::features(args, &device(cli, control)?, json, control),
+        Command::Train(TrainCommand::Deeppt(args)) => {
+            run::train_deeppt(args, &device(cli, control)?, json, control)
+        }
+        Command::Evaluate(args) => run::evaluate(args, &device(cli, control)?, json, control),
+        Command::Predict(args) => predict::predict(args, &device(cli, control)?, json, control),
         Command::Inspect { file } => {
             let found = formats::inspect(file)?;
             console::print(json, &found, &found.to_string())
         }
-        Command::Doctor => doctor::doctor(json),
+        Command::Doctor => doctor::doctor(cli.global.device, json),
     }
 }

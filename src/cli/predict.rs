@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::PredictArgs;
 use super::console;
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::formats::{Array, Weights, npy, read_weights, safetensors};
@@ -15,13 +16,13 @@ use crate::session::Threads;
 use crate::tensor::Tensor;
 use crate::train::progress::Control;
 
-pub fn predict(args: &PredictArgs, json: bool, control: Control) -> Result<()> {
+pub fn predict(args: &PredictArgs, device: &Device, json: bool, control: Control) -> Result<()> {
     let model = Model::named(&args.model)?;
     let output = Output::of(&args.output)?;
     let settings = settings(args)?;
     let x = input(&args.input, model)?;
     let weights = read_weights(&args.weights)?;
-    let session = model.session(&weights, &args.weights, &settings)?;
+    let session = model.session(&weights, &args.weights, &settings, device)?;
     let runner = session.runner(Threads::Caller)?;
 
     let rows = x.shape().first().copied().unwrap_or(0);

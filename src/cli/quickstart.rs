@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{QuickstartArgs, console, report, run};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::Transform;
 use crate::metrics::correlation::pearson;
@@ -35,7 +36,12 @@ struct Figures {
     colour_pearson: BTreeMap<String, f64>,
 }
 
-pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result<()> {
+pub fn quickstart(
+    args: &QuickstartArgs,
+    device: &Device,
+    json: bool,
+    control: Control,
+) -> Result<()> {
     let cohort = args.out.join("cohort");
     let done = cohort.join("truth.json");
     let config = SimulateConfig {
@@ -62,7 +68,7 @@ pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result
 
     let settings = settings(args.seed, &cohort);
     let out = args.out.join("deeppt");
-    let outcome = train(&settings, &out, args.resume, control)?;
+    let outcome = train(&settings, &out, args.resume, device, control)?;
     let held = &outcome.held_out;
     let scores = Scores::new(
         &held.genes,
@@ -78,7 +84,14 @@ pub fn quickstart(args: &QuickstartArgs, json: bool, control: Control) -> Result
     shuffled_settings.expression.shuffle = true;
     let control_run = args.out.join("shuffled");
     share_features(&out, &control_run)?;
-    let shuffled = train(&shuffled_settings, &control_run, args.resume, control)?.held_out;
+    let shuffled = train(
+        &shuffled_settings,
+        &control_run,
+        args.resume,
+        &Device::Cpu,
+        control,
+    )?
+    .held_out;
     let shuffled = Scores::new(
         &shuffled.genes,
         shuffled.samples.len(),

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::{EvaluateArgs, FeaturesArgs, SimulateArgs, TrainArgs, console, report};
 use crate::cohort::Cohort;
+use crate::device::Device;
 use crate::error::Result;
 use crate::expression::Table;
 use crate::formats::atomic::create_dir_all;
@@ -68,7 +69,7 @@ struct Extracted {
     skipped: Vec<String>,
 }
 
-pub fn features(args: &FeaturesArgs, json: bool, control: Control) -> Result<()> {
+pub fn features(args: &FeaturesArgs, device: &Device, json: bool, control: Control) -> Result<()> {
     let mut data = DataConfig::new(args.data.layout.into(), &args.data.data);
     data.sections.clone_from(&args.data.sections);
     let mut cohort = data.read(false)?;
@@ -79,11 +80,11 @@ pub fn features(args: &FeaturesArgs, json: bool, control: Control) -> Result<()>
         ..FeatureConfig::default()
     };
     let encoder = match &args.weights {
-        Some(path) => published_encoder(path)?,
+        Some(path) => published_encoder(path, device)?,
         None => {
             let all: Vec<usize> = (0..cohort.samples.len()).collect();
             let file = args.out.join("encoder.safetensors");
-            random_encoder(args.seed, &cohort, &all, &config, &file, control)?
+            random_encoder(args.seed, &cohort, &all, &config, &file, device, control)?
         }
     };
     control
@@ -129,13 +130,13 @@ fn used_tiles(cohort: &Cohort) -> usize {
     used.len()
 }
 
-pub fn train_deeppt(args: &TrainArgs, json: bool, control: Control) -> Result<()> {
+pub fn train_deeppt(args: &TrainArgs, device: &Device, json: bool, control: Control) -> Result<()> {
     let mut config = DeepPtConfig::read(&args.config)?;
     if let Some(seed) = args.seed {
         config.seed = seed;
     }
     config.resolve(&std::env::current_dir().unwrap_or_default());
-    let outcome = train(&config, &args.out, args.resume, control)?;
+    let outcome = train(&config, &args.out, args.resume, device, control)?;
     let held = &outcome.held_out;
     let scores = Scores::new(
         &held.genes,
@@ -191,8 +192,8 @@ struct Predicted {
     scores: Option<Summary>,
 }
 
-pub fn evaluate(args: &EvaluateArgs, json: bool, control: Control) -> Result<()> {
-    let ensemble = Ensemble::read(&args.run)?;
+pub fn evaluate(args: &EvaluateArgs, device: &Device, json: bool, control: Control) -> Result<()> {
+    let ensemble = Ensemble::read(&args.run, device)?;
     let mut data = DataConfig {
         path: args.data.clone(),
         sections: args.sections.clone(),

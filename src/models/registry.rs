@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::Weights;
 use crate::models::deeppt::{AutoEncoder, Mlp};
 use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
-use crate::nn;
+use crate::nn::{self, State};
 use crate::random::Philox;
 use crate::session::Session;
 
@@ -24,7 +25,7 @@ pub struct Model {
     /// Rows that may be computed apart from each other; `None` when the rows
     /// belong together.
     pub batch: Option<usize>,
-    load: fn(&Weights, &Path) -> Result<Session>,
+    load: fn(&Weights, &Path, &Device) -> Result<Session>,
 }
 
 pub const MODELS: &[Model] = &[
@@ -33,14 +34,14 @@ pub const MODELS: &[Model] = &[
         input: "images (N, 3, H, W), ImageNet-normalised",
         outputs: &["features", "logits"],
         batch: Some(32),
-        load: |weights, path| resnet(Depth::ResNet18, weights, path),
+        load: |weights, path, device| resnet(Depth::ResNet18, weights, path, device),
     },
     Model {
         name: "resnet50",
         input: "images (N, 3, H, W), ImageNet-normalised",
         outputs: &["features", "logits"],
         batch: Some(32),
-        load: |weights, path| resnet(Depth::ResNet50, weights, path),
+        load: |weights, path, device| resnet(Depth::ResNet50, weights, path, device),
     },
     Model {
         name: "deeppt-autoencoder",
@@ -71,19 +72,25 @@ impl Model {
         })
     }
 
-    /// The model with these weights, ready to run.
+    /// The model with these weights, ready to run on `device`.
     ///
     /// # Errors
     /// Keys or shapes that are not the architecture's; a setting that the
-    /// model does not have.
-    pub fn session(&self, weights: &Weights, path: &Path, settings: &Settings) -> Result<Session> {
+    /// model does not have; no memory left on the device.
+    pub fn session(
+        &self,
+        weights: &Weights,
+        path: &Path,
+        settings: &Settings,
+        device: &Device,
+    ) -> Result<Session> {
         if let Some(key) = settings.keys().next() {
             return Err(Error::usage(
                 format!("{} has no setting `{key}`", self.name),
                 "leave it out: everything is inferred from the weights",
             ));
         }
-        (self.load)(weights, path)
+        (self.load)(weights, path, device)
     }
 }
 
@@ -109,26 +116,28 @@ fn columns(weights: &Weights, key: &str) -> usize {
     matrix(weights, key).map_or(0, |[_, columns]| columns)
 }
 
-fn resnet(depth: Depth, weights: &Weights, path: &Path) -> Result<Session> {
+fn resnet(depth: Depth, weights: &Weights, path: &Path, device: &Device) -> Result<Session> {
     let classes = rows(weights, "fc.weight", depth.features());
     let model = ResNet::new(depth, classes, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
-    Ok(Session::new(ResNetFeatures::new(model)?))
+    Ok(Session::new(ResNetFeatures::new(model, device)?))
 }
 
-fn autoencoder(weights: &Weights, path: &Path) -> Result<Session> {
+fn autoencoder(weights: &Weights, path: &Path, device: &Device) -> Result<Session> {
     let features = columns(weights, "encoder.0.weight");
     let code = rows(weights, "encoder.0.weight", features);
     let model = AutoEncoder::new(features, code, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
+    model.to_device(device)?;
     Ok(Session::new(model))
 }
 
-fn mlp(weights: &Weights, path: &Path) -> Result<Session> {
+fn mlp(weights: &Weights, path: &Path, device: &Device) -> Result<Session> {
     let code = columns(weights, "layer0.0.weight");
     let hidden = rows(weights, "layer0.0.weight", code);
     let genes = vec![0.0; rows(weights, "layer1.weight", hidden)];
     let model = Mlp::new(code, hidden, &genes, 0.0, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
+    model.to_device(device)?;
     Ok(Session::new(model))
 }

@@ -9,7 +9,8 @@ use crate::ops;
 use crate::tensor::Tensor;
 
 /// Sets every parameter and buffer of `model` from `weights` by key, strictly;
-/// floats of another precision are converted to f32. `path` is for messages.
+/// floats of another precision are converted to f32, and all stays on the device
+/// where it is. `path` is for messages.
 ///
 /// # Errors
 /// Missing, unexpected and misshapen keys, all in one message. Nothing is set
@@ -37,7 +38,8 @@ pub fn load(model: &dyn State, weights: &Weights, path: &Path) -> Result<()> {
             ));
         }
         let tensor = Tensor::from_bytes(&array.data, array.dtype, &array.shape)?;
-        ready.push((slot, ops::cast(&tensor, dtype)?));
+        let value = ops::cast(&tensor, dtype)?.to(&slot.value().device())?;
+        ready.push((slot, value));
     }
     ready
         .into_iter()

@@ -2,6 +2,7 @@
 //! within 1/sqrt(fan_in)) and come from one seeded stream, so a model is a
 //! function of its seed.
 
+use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::nn::{Buffer, Module, Param, Pass, Slot, State, key};
@@ -49,6 +50,19 @@ impl Linear {
             bias: bias
                 .then(|| uniform("bias", &[outputs], bound, random))
                 .transpose()?,
+        })
+    }
+
+    /// A layer with the same values on `device`. Between streams of one GPU they
+    /// share their memory until one of them is updated.
+    ///
+    /// # Errors
+    /// The device has no memory left.
+    pub fn to(&self, device: &Device) -> Result<Self> {
+        let moved = |p: &Param| Ok(Param::new(p.name(), p.value().to(device)?));
+        Ok(Self {
+            weight: moved(&self.weight)?,
+            bias: self.bias.as_ref().map(moved).transpose()?,
         })
     }
 

@@ -84,15 +84,19 @@ pub(super) struct State {
     device: CudaDevice,
     /// One per slot, and the same on the device.
     numbers: Vec<Numbers>,
-    numbers_there: Buffer,
+    numbers_there: Arc<Buffer>,
     /// The table of the last step outside a capture, and the same on the device.
     table: Option<(Vec<u8>, Buffer)>,
+    /// The step that was captured last, until it is asked for.
     captured: Option<Captured>,
 }
 
 /// A step that a graph replays.
-struct Captured {
-    slots: Vec<usize>,
+pub(super) struct Captured {
+    /// The slots that it steps, and where the value of each lies.
+    slots: Vec<(usize, Address)>,
+    /// Where it reads its numbers.
+    numbers: Arc<Buffer>,
     table: Buffer,
     /// What the table is to hold, until it does: nothing is copied from the
     /// host during a capture.
@@ -105,7 +109,7 @@ impl State {
         Ok(Self {
             device: device.clone(),
             numbers: vec![Zeroable::zeroed(); slots],
-            numbers_there: device.buffer(bytes)?,
+            numbers_there: Arc::new(device.buffer(bytes)?),
             table: None,
             captured: None,
         })
@@ -122,26 +126,54 @@ impl State {
         self.device.write(&self.numbers_there, 0, bytes)
     }
 
-    /// Prepares a replay of the captured step; gives the slots that it steps.
-    pub fn advance(&mut self, kind: Kind, steps: impl Fn(usize) -> u64) -> Result<Vec<usize>> {
-        let Some(captured) = &mut self.captured else {
-            return Err(nothing_captured());
-        };
-        if let Some(bytes) = &captured.unwritten {
-            self.device.write(&captured.table, 0, bytes)?;
-            captured.unwritten = None;
+    pub fn place(&self) -> Address {
+        self.numbers_there.address()
+    }
+
+    pub fn take_captured(&mut self) -> Option<Captured> {
+        self.captured.take()
+    }
+
+    /// Prepares a replay of `captured`; gives the slots that it steps.
+    pub fn advance(
+        &mut self,
+        kind: Kind,
+        slots: &[Slot],
+        captured: &mut Captured,
+    ) -> Result<Vec<usize>> {
+        let mut places = Vec::with_capacity(captured.slots.len());
+        let mut next = Vec::with_capacity(captured.slots.len());
+        let mut valid = Arc::ptr_eq(&captured.numbers, &self.numbers_there);
+        for &(place, address) in &captured.slots {
+            let Some(slot) = slots.get(place) else {
+                return Err(outdated());
+            };
+            valid &= slot.param.value().address(OP)? == address;
+            places.push(place);
+            next.push((place, slot.steps + 1));
         }
-        let slots = captured.slots.clone();
-        let next: Vec<_> = slots.iter().map(|&i| (i, steps(i) + 1)).collect();
+        if !valid {
+            return Err(outdated());
+        }
+        if let Some(bytes) = captured.unwritten.take() {
+            self.device.write(&captured.table, 0, &bytes)?;
+        }
         self.write_numbers(kind, &next)?;
-        Ok(slots)
+        Ok(places)
     }
 }
 
 pub(super) fn nothing_captured() -> Error {
     Error::usage(
-        "there is no captured step to advance",
-        "call Optimizer::step inside CudaDevice::capture, again after a parameter was replaced",
+        "the optimiser took no step in a capture",
+        "call Optimizer::step inside CudaDevice::capture",
+    )
+}
+
+pub(super) fn outdated() -> Error {
+    Error::usage(
+        "a parameter or the optimiser's state was replaced since the step was captured",
+        "capture it again",
     )
 }
 
@@ -226,17 +258,16 @@ pub(super) fn step(
     let table = if capturing {
         let table = device.buffer(bytes.len())?;
         let address = table.address();
+        let values = values.iter().map(|value| value.address(OP));
+        let values = values.collect::<Result<Vec<_>>>()?;
         state.captured = Some(Captured {
-            slots: places.to_vec(),
+            slots: places.iter().copied().zip(values).collect(),
+            numbers: state.numbers_there.clone(),
             table,
             unwritten: Some(bytes),
         });
         address
     } else {
-        if moved.iter().any(Option::is_some) {
-            // The graph works at addresses that are no longer the parameters'.
-            state.captured = None;
-        }
         state.write_numbers(kind, &steps)?;
         match &state.table {
             Some((held, there)) if *held == bytes => there.address(),

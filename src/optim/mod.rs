@@ -17,6 +17,7 @@ pub use schedule::{Goal, PlateauState, ReduceOnPlateau, Schedule};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::device::Device;
+use crate::device::cuda::Address;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::nn::Param;
@@ -181,6 +182,10 @@ struct Slot {
 /// suffix, so it cannot be one of them.
 const LEARNING_RATE: &str = "learning_rate";
 
+/// The optimiser's part in one captured step. Several graphs of one optimiser,
+/// such as one per shape of a batch, have one each.
+pub struct CapturedUpdate(cuda::Captured);
+
 pub struct Optimizer {
     kind: Kind,
     slots: Vec<Slot>,
@@ -252,7 +257,8 @@ impl Optimizer {
     ///
     /// Under capture of a CUDA device nothing is counted as a step, and values
     /// are written in place whoever holds them: a graph needs its addresses.
-    /// Take one step before, and call [`Optimizer::advance`] before each replay.
+    /// Take one step before, ask for [`Optimizer::captured`] after the capture, and
+    /// call [`Optimizer::advance`] before each replay.
     ///
     /// # Errors
     /// Another number of gradients, a gradient of another shape, or parameters
@@ -290,26 +296,41 @@ impl Optimizer {
         Param::update_all(&params, |values| update::step(self.kind, active, values))
     }
 
-    /// Prepares one replay of the step that was captured last: counts it and
-    /// brings its numbers, the learning rate among them, to the device.
+    /// What replays of the step need that was just captured.
     ///
     /// # Errors
-    /// No step was captured, or a parameter has moved since.
-    pub fn advance(&mut self) -> Result<()> {
+    /// No step was taken in a capture since the last call.
+    pub fn captured(&mut self) -> Result<CapturedUpdate> {
+        let captured = self.cuda.as_mut().and_then(cuda::State::take_captured);
+        let captured = captured.ok_or_else(cuda::nothing_captured)?;
+        Ok(CapturedUpdate(captured))
+    }
+
+    /// Prepares one replay of a captured step: counts it and brings its numbers,
+    /// the learning rate among them, to the device.
+    ///
+    /// # Errors
+    /// A parameter or the state was replaced since the capture: the graph works
+    /// on memory that is no longer theirs.
+    pub fn advance(&mut self, captured: &mut CapturedUpdate) -> Result<()> {
         let Some(state) = &mut self.cuda else {
-            return Err(cuda::nothing_captured());
+            return Err(cuda::outdated());
         };
-        let slots = &self.slots;
-        let stepped = state.advance(self.kind, |place| slots[place].steps)?;
-        let params: Vec<Param> = stepped
-            .iter()
-            .map(|&place| slots[place].param.clone())
+        let stepped = state.advance(self.kind, &self.slots, &mut captured.0)?;
+        let params: Vec<Param> = (stepped.iter())
+            .map(|&place| self.slots[place].param.clone())
             .collect();
         for place in stepped {
             self.slots[place].steps += 1;
         }
         // The replay changes them: tapes of before are out of date.
         Param::update_all(&params, |_| Ok(()))
+    }
+
+    /// Where steps on a device find their numbers; elsewhere once a state was
+    /// loaded, from when on graphs of before are of no use.
+    pub(crate) fn place(&self) -> Option<Address> {
+        self.cuda.as_ref().map(cuda::State::place)
     }
 
     /// Everything that a resumed run needs besides the parameters: the learning

@@ -14,12 +14,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::cohort::{Cohort, Skipped};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::{FittedTransforms, Table, Transform, genes};
 use crate::formats::atomic::{create_dir_all, write_bytes};
 use crate::formats::hash::sha256_bytes;
 use crate::formats::{Weights, read_weights, safetensors};
-use crate::models::deeppt::{AutoEncoder, CODE, Mlp, Standardisation};
+use crate::models::deeppt::{AutoEncoder, CODE, Mlp, Standardisation, averaging};
 use crate::nn::{self, Pass, State};
 use crate::ops;
 use crate::optim::{Adam, Optimizer};
@@ -29,10 +30,11 @@ use crate::train::config::{DeepPtConfig, GroupBy};
 use crate::train::features::{
     Encoder, EncoderSource, Features, extract, published_encoder, random_encoder, stored_encoder,
 };
-use crate::train::fit::{History, Plan, Step, Task, checkpoint_path};
+use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::genes::groups_by_median;
 use crate::train::progress::Control;
 use crate::train::split;
+use crate::train::step::TrainingStep;
 
 /// One outer fold: sample indices.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,21 +98,30 @@ pub struct Outcome {
     pub patients: usize,
 }
 
-/// Runs `config` in the folder `run`; `resume` continues what is there.
+/// Runs `config` in the folder `run` on `device`; `resume` continues
+/// what is there.
 ///
 /// # Errors
-/// Input that cannot be used, each named; a folder that holds another run; a
-/// stop request, after the state was saved.
-pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) -> Result<Outcome> {
+/// Input that cannot be used, each named; a folder that holds another run, or
+/// parts of this one from another kind of device; a stop request, after the
+/// state was saved.
+pub fn train(
+    config: &DeepPtConfig,
+    run: &Path,
+    resume: bool,
+    device: &Device,
+    control: Control,
+) -> Result<Outcome> {
     config.validate()?;
     let mut cohort = config.data.read(true)?;
     let reserved = reserved(config, &cohort);
     let (_, calibration) = folds(config, &cohort, &reserved)?;
     let published = config.features.weights.as_deref();
-    let published = published.map(published_encoder).transpose()?;
+    let published = published.map(|path| published_encoder(path, device));
+    let published = published.transpose()?;
     // Only now: a mistake found so far leaves no folder that is in the way
     // when it is mended.
-    claim(config, run, resume)?;
+    claim(config, run, resume, device)?;
     let encoder = match published {
         Some(encoder) => encoder,
         None => random_encoder(
@@ -119,6 +130,7 @@ pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) 
             &calibration,
             &config.features,
             &run.join("encoder.safetensors"),
+            device,
             control,
         )?,
     };
@@ -137,6 +149,63 @@ pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) 
     // Samples may have lost all their tiles: the folds are of those that stay,
     // the reserved patients are the same.
     let (folds, _) = folds(config, &cohort, &reserved)?;
+    learn(
+        config,
+        run,
+        (&cohort, &features),
+        encoder.source,
+        &folds,
+        device,
+        control,
+    )
+}
+
+/// As [`train`] with features of the cohort's tiles that are there already, which
+/// `source` says where from. `config.features` is not used.
+///
+/// # Errors
+/// As [`train`]; features of another number of tiles.
+pub fn train_on_features(
+    config: &DeepPtConfig,
+    run: &Path,
+    resume: bool,
+    (cohort, features): (&Cohort, &Features),
+    source: EncoderSource,
+    device: &Device,
+    control: Control,
+) -> Result<Outcome> {
+    config.validate()?;
+    let (tiles, width) = (cohort.tiles.len(), features.width);
+    if features.values.len() != tiles * width {
+        let values = features.values.len();
+        return Err(Error::usage(
+            format!("{values} features are not {width} of each of {tiles} tiles"),
+            "give features of every tile of the cohort",
+        ));
+    }
+    let (folds, _) = folds(config, cohort, &BTreeSet::new())?;
+    claim(config, run, resume, device)?;
+    learn(
+        config,
+        run,
+        (cohort, features),
+        source,
+        &folds,
+        device,
+        control,
+    )
+}
+
+/// Trains and predicts every fold.
+fn learn(
+    config: &DeepPtConfig,
+    run: &Path,
+    (cohort, features): (&Cohort, &Features),
+    source: EncoderSource,
+    folds: &[Fold],
+    device: &Device,
+    control: Control,
+) -> Result<Outcome> {
     let mut table = cohort
         .table
         .clone()
@@ -150,14 +219,15 @@ pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) 
     for (number, fold) in folds.iter().enumerate() {
         let part = FoldRun {
             config,
-            cohort: &cohort,
+            cohort,
             table: &table,
-            features: &features,
-            encoder: &encoder.source,
+            features,
+            encoder: &source,
             fold,
             name: format!("fold {}/{}", number + 1, folds.len()),
             folder: run.join(format!("fold{number}")),
             checkpoint: checkpoint_path(run),
+            device,
             control,
         };
         let (record, predicted) = part.run()?;
@@ -166,10 +236,10 @@ pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) 
     }
     // The last finished part made it useless.
     let _ = std::fs::remove_file(checkpoint_path(run));
-    let held_out = held_out(&cohort, &table, &folds, &records, &predictions)?;
+    let held_out = held_out(cohort, &table, folds, &records, &predictions)?;
     let patients: BTreeSet<&str> = cohort.samples.iter().map(|s| s.patient.as_str()).collect();
     Ok(Outcome {
-        encoder: encoder.source,
+        encoder: source,
         folds: records,
         held_out,
         samples: cohort.samples.len(),
@@ -177,16 +247,16 @@ pub fn train(config: &DeepPtConfig, run: &Path, resume: bool, control: Control) 
             .collect::<BTreeSet<_>>()
             .len(),
         patients: patients.len(),
-        skipped: cohort.skipped,
+        skipped: cohort.skipped.clone(),
     })
 }
 
 /// Makes the run's folder this configuration's, or says why it cannot be.
-fn claim(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
+fn claim(config: &DeepPtConfig, run: &Path, resume: bool, device: &Device) -> Result<()> {
     let path = run.join("config.toml");
     let text = config.to_toml()?;
     match std::fs::read_to_string(&path) {
-        Ok(there) if resume && there == text => Ok(()),
+        Ok(there) if resume && there == text => same_device(run, device),
         Ok(_) if resume => Err(Error::file(
             &path,
             "",
@@ -201,10 +271,37 @@ fn claim(config: &DeepPtConfig, run: &Path, resume: bool) -> Result<()> {
         )),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             create_dir_all(run)?;
+            write_bytes(run.join(DEVICE), format!("{device}\n").as_bytes())?;
             write_bytes(&path, text.as_bytes())
         }
         Err(e) => Err(Error::io("read", &path, e)),
     }
+}
+
+/// Names the kind of device that a run began on.
+const DEVICE: &str = "device.txt";
+
+/// Makes sure that a run goes on where it began. Kinds of devices round
+/// differently, so a run that changed over would be neither's, and a resumed
+/// run promises the bits of the uninterrupted one. It would also lose what is
+/// done: features of the other device would be made again in their place.
+fn same_device(run: &Path, device: &Device) -> Result<()> {
+    let path = run.join(DEVICE);
+    let began = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().to_owned(),
+        // From before there was a choice.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Device::Cpu.to_string(),
+        Err(e) => return Err(Error::io("read", &path, e)),
+    };
+    if began == device.to_string() {
+        return Ok(());
+    }
+    Err(Error::file(
+        run,
+        "",
+        format!("the run began on {began}, and {device} gives other bits"),
+        format!("resume with --device {began}, or start again with another --out"),
+    ))
 }
 
 fn groups(cohort: &Cohort, by: GroupBy, samples: &[usize]) -> Vec<String> {
@@ -364,31 +461,48 @@ struct FoldRun<'a> {
     name: String,
     folder: PathBuf,
     checkpoint: PathBuf,
+    device: &'a Device,
     control: Control<'a>,
 }
 
-/// Codes of a fold's tiles and where each sample's are.
-struct Codes {
-    /// (tiles, 512)
+/// Features or codes of tiles, on the device that computes with them, and where
+/// each tile's are.
+struct Rows {
+    /// (tiles, 2048 or 512)
     values: Tensor,
     /// Row of each tile of the cohort.
     row: BTreeMap<usize, usize>,
 }
 
-impl Codes {
-    /// Codes of the samples' tiles packed one after the other, and how many
+/// i64 numbers on the CPU.
+fn index(numbers: impl Iterator<Item = usize>) -> Result<Tensor> {
+    let numbers: Vec<i64> = numbers.map(|n| n as i64).collect();
+    Tensor::from_slice(&numbers, &[numbers.len()])
+}
+
+impl Rows {
+    /// Rows of the tiles.
+    fn of(&self, tiles: &[usize]) -> Result<Tensor> {
+        index(tiles.iter().map(|t| self.row[t]))
+    }
+
+    /// Rows of the samples' tiles packed one after the other, and how many tiles
     /// each sample has.
+    fn bag(&self, cohort: &Cohort, samples: &[usize]) -> Result<(Tensor, Vec<usize>)> {
+        let bags = samples.iter().map(|&s| &cohort.samples[s].tiles);
+        let tiles: Vec<usize> = bags.clone().flatten().copied().collect();
+        Ok((self.of(&tiles)?, bags.map(Vec::len).collect()))
+    }
+
+    fn select(&self, rows: &Tensor) -> Result<Tensor> {
+        ops::index_select(&self.values, 0, &rows.to(&self.values.device())?)
+    }
+
+    /// Values of the samples' tiles packed one after the other, and how many
+    /// tiles each sample has.
     fn bags(&self, cohort: &Cohort, samples: &[usize]) -> Result<(Tensor, Vec<usize>)> {
-        let tiles: Vec<usize> = samples
-            .iter()
-            .map(|&s| cohort.samples[s].tiles.len())
-            .collect();
-        let rows: Vec<i64> = (samples.iter())
-            .flat_map(|&s| &cohort.samples[s].tiles)
-            .map(|t| self.row[t] as i64)
-            .collect();
-        let index = Tensor::from_slice(&rows, &[rows.len()])?;
-        Ok((ops::index_select(&self.values, 0, &index)?, tiles))
+        let (rows, tiles) = self.bag(cohort, samples)?;
+        Ok((self.select(&rows)?, tiles))
     }
 }
 
@@ -398,11 +512,17 @@ impl FoldRun<'_> {
         let known = self.fold.known();
         let (chosen, transforms, values) = targets(self.config, self.table, &known)?;
         let gene_names: Vec<String> = transforms.genes().to_vec();
-        let targets = Tensor::from_slice(&values, &[self.table.samples.len(), gene_names.len()])?;
+        let shape = [self.table.samples.len(), gene_names.len()];
+        let targets = Tensor::from_slice(&values, &shape)?.to(self.device)?;
         let fingerprint = self.fingerprint(&values)?;
 
-        let (autoencoder, ae_history) = self.autoencoder(&fingerprint)?;
-        let codes = self.codes(&autoencoder)?;
+        let features = self.rows()?;
+        let (autoencoder, ae_history) = self.autoencoder(&features, &fingerprint)?;
+        let codes = Rows {
+            values: autoencoder.encode(&features.values, &Pass::eval())?,
+            row: features.row,
+        };
+        drop(features.values);
         let rows = |samples: &[usize]| -> Result<Vec<f32>> {
             let g = gene_names.len();
             Ok(samples
@@ -526,28 +646,42 @@ impl FoldRun<'_> {
         Ok(history)
     }
 
-    fn autoencoder(&self, fingerprint: &str) -> Result<(AutoEncoder, History)> {
+    /// Features of every tile of the fold's samples, training and test.
+    fn rows(&self) -> Result<Rows> {
+        let mut samples = self.fold.known();
+        samples.extend(&self.fold.test);
+        let tiles = self.tiles_of(&samples);
+        let values = self.features.rows(&tiles)?.to(self.device)?;
+        let row = tiles.into_iter().enumerate().map(|(row, t)| (t, row));
+        Ok(Rows {
+            values,
+            row: row.collect(),
+        })
+    }
+
+    fn autoencoder(&self, features: &Rows, fingerprint: &str) -> Result<(AutoEncoder, History)> {
         let config = &self.config.autoencoder;
         let seed = self.config.seed;
         let name = format!("{}: autoencoder", self.name);
         let mut random = Philox::fork(seed, &name);
         let model = AutoEncoder::new(self.features.width, CODE, &mut random)?;
+        model.to_device(self.device)?;
         let (train, validation) = &self.fold.inner[0];
         let train = self.tiles_of(train);
-        let validation = self.features.rows(&self.tiles_of(validation))?;
+        let validation = features.of(&self.tiles_of(validation))?;
         let file = self.folder.join("autoencoder.safetensors");
         let history = self.part(&file, &name, fingerprint, &model, &[], &mut || {
+            let rule = Adam {
+                lr: config.learning_rate,
+                ..Adam::default()
+            };
+            let optimizer = Optimizer::new(rule, model.parameters())?;
+            let all = &features.values;
+            let loss = |inputs: &[Tensor], pass: &Pass| autoencoder_loss(&model, all, inputs, pass);
             let task = Task {
                 name: &name,
                 fingerprint,
-                model: &model,
-                optimizer: Optimizer::new(
-                    Adam {
-                        lr: config.learning_rate,
-                        ..Adam::default()
-                    },
-                    model.parameters(),
-                )?,
+                step: TrainingStep::new(&model, optimizer, &loss)?,
                 plan: Plan {
                     epochs: config.epochs,
                     patience: config.patience,
@@ -555,40 +689,19 @@ impl FoldRun<'_> {
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
             };
+            let held = features.select(&validation)?;
             task.run(
-                &mut |epoch, step| {
+                &mut |epoch, steps| {
                     let stage = format!("{name} epoch {epoch}");
-                    epoch_over(
-                        &train,
-                        config.batch,
-                        seed,
-                        &stage,
-                        &mut |batch, random| {
-                            let x = self.features.rows(batch)?;
-                            step.take(model.loss(&x, &Pass::train(random))?)
-                        },
-                        &mut |loss| self.control.progress.at(epoch, loss),
-                    )
+                    epoch_over(&train, config.batch, seed, &stage, &mut |batch, random| {
+                        steps.step(&[features.of(batch)?], random, batch.len())
+                    })
                 },
-                &mut || model.loss(&validation, &Pass::eval())?.item(),
+                &mut || model.loss(&held, &Pass::eval())?.item(),
                 self.control,
             )
         })?;
         Ok((model, history))
-    }
-
-    /// Codes of every tile of the fold's samples, training and test.
-    fn codes(&self, autoencoder: &AutoEncoder) -> Result<Codes> {
-        let mut samples = self.fold.known();
-        samples.extend(&self.fold.test);
-        let tiles = self.tiles_of(&samples);
-        let values = autoencoder.encode(&self.features.rows(&tiles)?, &Pass::eval())?;
-        let row = tiles
-            .into_iter()
-            .enumerate()
-            .map(|(row, t)| (t, row))
-            .collect();
-        Ok(Codes { values, row })
     }
 
     fn mlp(
@@ -596,7 +709,7 @@ impl FoldRun<'_> {
         inner: usize,
         number: usize,
         (genes, group): (&[String], &[usize]),
-        (codes, targets): (&Codes, &Tensor),
+        (codes, targets): (&Rows, &Tensor),
         fingerprint: &str,
     ) -> Result<(Mlp, History)> {
         let config = &self.config.mlp;
@@ -604,25 +717,21 @@ impl FoldRun<'_> {
         let name = format!("{}: model {} genes {}", self.name, inner + 1, number + 1);
         let (train, validation) = &self.fold.inner[inner];
         let names: Vec<&str> = group.iter().map(|&g| genes[g].as_str()).collect();
-        let columns: Vec<i64> = group.iter().map(|&g| g as i64).collect();
-        let columns = Tensor::from_slice(&columns, &[group.len()])?;
-        let rows_of = |samples: &[usize]| -> Result<Tensor> {
-            let rows: Vec<i64> = samples.iter().map(|&s| s as i64).collect();
-            let rows = Tensor::from_slice(&rows, &[rows.len()])?;
-            ops::index_select(&ops::index_select(targets, 0, &rows)?, 1, &columns)
-        };
-        let train_targets = rows_of(train)?;
-        let train_codes = codes.bags(self.cohort, train)?.0;
+        let columns = index(group.iter().copied())?.to(self.device)?;
+        let targets = ops::index_select(targets, 1, &columns)?;
+        let samples = |samples: &[usize]| index(samples.iter().copied());
+        let targets_of = |samples: &Tensor| ops::index_select(&targets, 0, samples);
+        let train_targets = targets_of(&samples(train)?.to(self.device)?)?;
         let means = ops::mean(&train_targets, &[0], false)?;
         let (code_scale, target_scale) = if config.standardise {
             (
-                Standardisation::fit(&train_codes)?,
+                Standardisation::fit(&codes.bags(self.cohort, train)?.0)?,
                 Standardisation::fit(&train_targets)?,
             )
         } else {
             (
-                Standardisation::identity(CODE)?,
-                Standardisation::identity(group.len())?,
+                Standardisation::identity(CODE, self.device)?,
+                Standardisation::identity(group.len(), self.device)?,
             )
         };
         // The last bias starts at the training mean: on the standardised scale
@@ -630,15 +739,21 @@ impl FoldRun<'_> {
         let start = target_scale.apply(&means)?.to_f32_vec()?;
         let mut random = Philox::fork(seed, &name);
         let model = Mlp::new(CODE, config.hidden, &start, config.dropout, &mut random)?;
-        let batch_of = |samples: &[usize]| -> Result<(Tensor, Vec<usize>, Tensor)> {
-            let (bags, tiles) = codes.bags(self.cohort, samples)?;
-            Ok((
-                code_scale.apply(&bags)?,
-                tiles,
-                target_scale.apply(&rows_of(samples)?)?,
-            ))
+        model.to_device(self.device)?;
+        let bags = Bags {
+            codes: codes.values.clone(),
+            targets,
+            code_scale,
+            target_scale,
+        };
+        let loss = |inputs: &[Tensor], pass: &Pass| bags.loss(&model, inputs, pass);
+        let batch_of = |of: &[usize]| -> Result<[Tensor; 3]> {
+            let (rows, tiles) = codes.bag(self.cohort, of)?;
+            let weights = averaging(&tiles, rows.elements())?;
+            Ok([rows, weights, samples(of)?])
         };
         let held = batch_of(validation)?;
+        let held: Vec<Tensor> = (held.iter().map(|x| x.to(self.device))).collect::<Result<_>>()?;
         let file = self
             .folder
             .join(format!("model{inner}-genes{number}.safetensors"));
@@ -649,11 +764,11 @@ impl FoldRun<'_> {
                 weight_decay: config.weight_decay,
                 ..Adam::default()
             };
+            let optimizer = Optimizer::new(rule, model.parameters())?;
             let task = Task {
                 name: &name,
                 fingerprint: &fingerprint,
-                model: &model,
-                optimizer: Optimizer::new(rule, model.parameters())?,
+                step: TrainingStep::new(&model, optimizer, &loss)?,
                 plan: Plan {
                     epochs: config.epochs,
                     patience: config.patience,
@@ -662,28 +777,16 @@ impl FoldRun<'_> {
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
             };
             let history = task.run(
-                &mut |epoch, step: &mut Step| {
+                &mut |epoch, steps| {
                     let stage = format!("{name} epoch {epoch}");
-                    epoch_over(
-                        train,
-                        config.batch,
-                        seed,
-                        &stage,
-                        &mut |batch, random| {
-                            let (bags, tiles, y) = batch_of(batch)?;
-                            let z = model.forward(&bags, &tiles, &Pass::train(random))?;
-                            step.take(ops::mse_loss(&z, &y)?)
-                        },
-                        &mut |loss| self.control.progress.at(epoch, loss),
-                    )
+                    epoch_over(train, config.batch, seed, &stage, &mut |batch, random| {
+                        steps.step(&batch_of(batch)?, random, batch.len())
+                    })
                 },
-                &mut || {
-                    let z = model.forward(&held.0, &held.1, &Pass::eval())?;
-                    ops::mse_loss(&z, &held.2)?.item()
-                },
+                &mut || loss(&held, &Pass::eval())?.item(),
                 self.control,
             )?;
-            model.absorb(&code_scale, &target_scale)?;
+            model.absorb(&bags.code_scale, &bags.target_scale)?;
             Ok(history)
         })?;
         Ok((model, history))
@@ -696,27 +799,72 @@ fn json<T: Serialize>(value: &T) -> Result<String> {
         .map_err(|e| Error::usage(format!("a record cannot be saved: {e}"), "report this"))
 }
 
+/// The autoencoder's loss for a batch of tiles: `inputs` are the rows (T) that
+/// `features` (all tiles, 2048) have of them.
+///
+/// # Errors
+/// Other inputs.
+pub fn autoencoder_loss(
+    model: &AutoEncoder,
+    features: &Tensor,
+    inputs: &[Tensor],
+    pass: &Pass,
+) -> Result<Tensor> {
+    let [rows] = inputs else {
+        return Err(wrong_inputs("the tiles' rows"));
+    };
+    model.loss(&ops::index_select(features, 0, rows)?, pass)
+}
+
+/// What the regression learns from. It is on the device once; a batch names
+/// its rows.
+pub struct Bags {
+    /// (all tiles, 512)
+    pub codes: Tensor,
+    /// (all samples, genes)
+    pub targets: Tensor,
+    pub code_scale: Standardisation,
+    pub target_scale: Standardisation,
+}
+
+impl Bags {
+    /// The regression's loss for a batch of samples: `inputs` are the rows (T)
+    /// of their tiles' codes, the weights (S, T) that [`averaging`] makes, and
+    /// the samples (S).
+    ///
+    /// # Errors
+    /// Other inputs.
+    pub fn loss(&self, model: &Mlp, inputs: &[Tensor], pass: &Pass) -> Result<Tensor> {
+        let [rows, weights, samples] = inputs else {
+            return Err(wrong_inputs("rows, weights and samples"));
+        };
+        let x = ops::index_select(&self.codes, 0, rows)?;
+        let y = ops::index_select(&self.targets, 0, samples)?;
+        let z = model.forward_weighted(&self.code_scale.apply(&x)?, weights, pass)?;
+        ops::mse_loss(&z, &self.target_scale.apply(&y)?)
+    }
+}
+
+fn wrong_inputs(needed: &str) -> Error {
+    Error::op("deeppt", format!("a step's inputs are {needed}"))
+}
+
 /// One epoch: `take` for each batch of the items in a random order that is a
-/// function of seed and stage; the mean loss weighted by batch size.
+/// function of seed and stage.
 fn epoch_over(
     items: &[usize],
     batch: usize,
     seed: u64,
     stage: &str,
-    take: &mut dyn FnMut(&[usize], Philox) -> Result<f64>,
-    report: &mut dyn FnMut(&str),
-) -> Result<f64> {
+    take: &mut dyn FnMut(&[usize], Philox) -> Result<()>,
+) -> Result<()> {
     let mut order = items.to_vec();
     let mut random = Philox::fork(seed, stage);
     random.shuffle(&mut order);
-    let mut total = 0.0;
     for (i, part) in order.chunks(batch).enumerate() {
-        let dropout = Philox::fork(seed, &format!("{stage} step {i}"));
-        total += take(part, dropout)? * part.len() as f64;
+        take(part, Philox::fork(seed, &format!("{stage} step {i}")))?;
     }
-    let mean = total / items.len().max(1) as f64;
-    report(&format!("loss {mean:.4}"));
-    Ok(mean)
+    Ok(())
 }
 
 /// Joins the folds' predictions for the genes that all of them have.
@@ -781,6 +929,7 @@ pub struct Ensemble {
     patients: BTreeSet<String>,
     pub encoder: Encoder,
     pub config: DeepPtConfig,
+    device: Device,
 }
 
 struct EnsembleFold {
@@ -791,11 +940,11 @@ struct EnsembleFold {
 }
 
 impl Ensemble {
-    /// Reads the folder of a finished run.
+    /// Reads the folder of a finished run, to predict on `device`.
     ///
     /// # Errors
     /// A file that is missing (the run is not finished) or broken.
-    pub fn read(run: &Path) -> Result<Self> {
+    pub fn read(run: &Path, device: &Device) -> Result<Self> {
         let unfinished = |path: &Path| {
             Error::file(
                 path,
@@ -806,8 +955,8 @@ impl Ensemble {
         };
         let config = DeepPtConfig::read(&run.join("config.toml"))?;
         let encoder = match &config.features.weights {
-            Some(path) => published_encoder(path)?,
-            None => stored_encoder(&run.join("encoder.safetensors"))?,
+            Some(path) => published_encoder(path, device)?,
+            None => stored_encoder(&run.join("encoder.safetensors"), device)?,
         };
         let mut folds = Vec::new();
         let mut patients = BTreeSet::new();
@@ -822,7 +971,7 @@ impl Ensemble {
             };
             let record: FoldRecord =
                 serde_json::from_slice(&text).map_err(|_| unfinished(&path))?;
-            folds.push(EnsembleFold::read(&folder, &record)?);
+            folds.push(EnsembleFold::read(&folder, &record, device)?);
             patients.extend(record.patients);
         }
         Ok(Self {
@@ -830,6 +979,7 @@ impl Ensemble {
             patients,
             encoder,
             config,
+            device: device.clone(),
         })
     }
 
@@ -869,10 +1019,10 @@ impl Ensemble {
             .collect();
         let samples: Vec<usize> = (0..cohort.samples.len()).collect();
         let tiles: Vec<usize> = (0..cohort.tiles.len()).collect();
-        let all = features.rows(&tiles)?;
+        let all = features.rows(&tiles)?.to(&self.device)?;
         let mut total = vec![0.0f64; samples.len() * genes.len()];
         for fold in &self.folds {
-            let codes = Codes {
+            let codes = Rows {
                 values: fold.autoencoder.encode(&all, &Pass::eval())?,
                 row: tiles.iter().map(|&t| (t, t)).collect(),
             };
@@ -944,13 +1094,14 @@ impl Ensemble {
 }
 
 impl EnsembleFold {
-    fn read(folder: &Path, record: &FoldRecord) -> Result<Self> {
+    fn read(folder: &Path, record: &FoldRecord, device: &Device) -> Result<Self> {
         let mut unused = Philox::new(0);
         let path = folder.join("autoencoder.safetensors");
         let weights = read_weights(&path)?;
         let width = width_of(&weights, "encoder.0.weight", 1, &path)?;
         let autoencoder = AutoEncoder::new(width, CODE, &mut unused)?;
         nn::load(&autoencoder, &weights, &path)?;
+        autoencoder.to_device(device)?;
         let mut mlps = Vec::with_capacity(record.mlps.len());
         for (inner, groups) in record.mlps.iter().enumerate() {
             let mut of_inner = Vec::with_capacity(groups.len());
@@ -969,6 +1120,7 @@ impl EnsembleFold {
                 let start = vec![0.0; names.len()];
                 let mlp = Mlp::new(CODE, hidden, &start, 0.0, &mut unused)?;
                 nn::load(&mlp, &weights, &path)?;
+                mlp.to_device(device)?;
                 of_inner.push((names, mlp));
             }
             mlps.push(of_inner);

@@ -1,6 +1,8 @@
 //! ResNet-50 features of a cohort's tiles, one file per slide, so that an
 //! interrupted extraction goes on with the next slide and several runs can
-//! share one folder.
+//! share one folder. Images are decoded on the CPU; the network computes on any
+//! device. Since devices round differently, what was made on one is not taken
+//! for what another makes, so a run that is resumed is all of one device.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -8,14 +10,16 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cohort::{Cohort, TileSpec, UnusedTile, for_each_batch};
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::create_dir_all;
 use crate::formats::hash::{sha256_bytes, sha256_file};
 use crate::formats::{Array, Weights, read_weights, safetensors};
 use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
-use crate::nn;
+use crate::nn::{self, State};
 use crate::ops;
 use crate::random::Philox;
+use crate::session::Predict;
 use crate::shape::Format;
 use crate::tensor::Tensor;
 use crate::train::config::FeatureConfig;
@@ -42,12 +46,21 @@ pub struct EncoderSource {
 
 /// A network ready to extract, and where it is from.
 pub struct Encoder {
+    /// It computes on the device that it was made for.
     pub network: ResNetFeatures,
     pub source: EncoderSource,
 }
 
+/// What a recipe says of the device that follows it.
+fn on(device: &Device) -> &'static str {
+    match device {
+        Device::Cpu => "",
+        Device::Cuda(_) => " on cuda",
+    }
+}
+
 /// Published weights; the file's keys must be those of torchvision's resnet50.
-pub fn published_encoder(path: &Path) -> Result<Encoder> {
+pub fn published_encoder(path: &Path, device: &Device) -> Result<Encoder> {
     let weights = read_weights(path)?;
     let classes = weights
         .get("fc.weight")
@@ -56,7 +69,7 @@ pub fn published_encoder(path: &Path) -> Result<Encoder> {
     let model = ResNet::new(Depth::ResNet50, classes, &mut Philox::new(0))?;
     nn::load(&model, &weights, path)?;
     Ok(Encoder {
-        network: ResNetFeatures::new(model)?,
+        network: ResNetFeatures::new(model, device)?,
         source: EncoderSource {
             description: format!("ResNet-50 with the weights of {}", path.display()),
             sha256: sha256_file(path)?,
@@ -77,12 +90,15 @@ pub fn random_encoder(
     calibration: &[usize],
     config: &FeatureConfig,
     file: &Path,
+    device: &Device,
     control: Control,
 ) -> Result<Encoder> {
     let tiles = calibration_tiles(cohort, calibration, config.calibration_tiles);
     let mut recipe = format!(
-        "resnet50 seed {seed} px {} batch {}",
-        config.tile_px, config.batch
+        "resnet50 seed {seed} px {} batch {}{}",
+        config.tile_px,
+        config.batch,
+        on(device)
     );
     for &tile in &tiles {
         recipe += &describe_tile(cohort, tile)?;
@@ -99,6 +115,7 @@ pub fn random_encoder(
         weights.metadata.get("recipe") == Some(&recipe) && nn::load(&model, &weights, file).is_ok()
     };
     if !made {
+        model.to_device(device)?;
         calibrate(&model, cohort, &tiles, config, control)?;
         let slides: HashSet<&str> = calibration
             .iter()
@@ -115,11 +132,11 @@ pub fn random_encoder(
         weights.metadata.insert("description".into(), description);
         safetensors::write(file, &weights)?;
     }
-    stored_encoder(file)
+    stored_encoder(file, device)
 }
 
 /// An encoder that [`random_encoder`] made.
-pub fn stored_encoder(file: &Path) -> Result<Encoder> {
+pub fn stored_encoder(file: &Path, device: &Device) -> Result<Encoder> {
     let weights = read_weights(file)?;
     let model = ResNet::new(Depth::ResNet50, CLASSES, &mut Philox::new(0))?;
     nn::load(&model, &weights, file)?;
@@ -136,7 +153,7 @@ pub fn stored_encoder(file: &Path) -> Result<Encoder> {
             )
         })?;
     Ok(Encoder {
-        network: ResNetFeatures::new(model)?,
+        network: ResNetFeatures::new(model, device)?,
         source: EncoderSource {
             description,
             sha256: sha256_file(file)?,
@@ -170,13 +187,14 @@ fn calibrate(
         .begin("calibrating batch norm", tiles.len());
     let part = only_tiles(cohort, &tiles.iter().copied().collect());
     let mut done = 0;
+    let device = model.fc.weight.value().device();
     model.reset_statistics()?;
     for_each_batch(
         &part,
         &TileSpec::imagenet(config.tile_px, config.batch),
         |pixels, of| {
             control.check("run the same command with --resume to go on")?;
-            model.observe(&images(pixels, of.len(), config.tile_px)?)?;
+            model.observe(&images(pixels, of.len(), config.tile_px)?.to(&device)?)?;
             done += of.len();
             control.progress.at(done, "");
             Ok(())
@@ -319,7 +337,9 @@ fn slide_features(
     path: &Path,
     progress: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<SlideFeatures> {
-    let mut recipe = format!("{} px {}", encoder.source.sha256, config.tile_px);
+    let device = encoder.network.device();
+    let (sha256, px) = (&encoder.source.sha256, config.tile_px);
+    let mut recipe = format!("{sha256} px {px}{}", on(&device));
     let mut images_seen: HashSet<usize> = HashSet::new();
     for sample in &part.samples {
         for &t in &sample.tiles {
@@ -341,7 +361,7 @@ fn slide_features(
     let (mut rows, mut tiles) = (Vec::new(), Vec::new());
     let spec = TileSpec::imagenet(config.tile_px, config.batch);
     let unused = for_each_batch(part, &spec, |pixels, of| {
-        let x = images(pixels, of.len(), config.tile_px)?;
+        let x = images(pixels, of.len(), config.tile_px)?.to(&device)?;
         rows.extend(encoder.network.features(&x)?.to_f32_vec()?);
         tiles.extend_from_slice(of);
         progress(of.len())

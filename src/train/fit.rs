@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::autograd;
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::{Weights, read_weights, safetensors};
-use crate::nn::{Param, State, state_weights};
-use crate::optim::Optimizer;
+use crate::nn::state_weights;
+use crate::random::Philox;
 use crate::tensor::Tensor;
 use crate::train::progress::Control;
+use crate::train::step::{Losses, TrainingStep};
 
 /// When to stop.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +57,7 @@ pub struct Task<'a> {
     /// A fingerprint of everything the stage depends on: a checkpoint of
     /// another fingerprint is not continued.
     pub fingerprint: &'a str,
-    pub model: &'a dyn State,
-    pub optimizer: Optimizer,
+    pub step: TrainingStep<'a>,
     pub plan: Plan,
     /// Where the checkpoint of the unfinished stage is kept.
     pub checkpoint: &'a Path,
@@ -68,16 +68,16 @@ pub struct Task<'a> {
 impl Task<'_> {
     /// Trains to the end and leaves the best weights in the model.
     ///
-    /// `epoch(number, step)` runs one epoch: it calls `step` with each batch's
-    /// loss, which takes the optimiser's step, and returns the mean loss.
-    /// `validate` gives the loss that decides.
+    /// `epoch(number, steps)` runs one epoch: it gives each batch to
+    /// [`Epoch::step`]. `validate` gives the loss that decides.
     ///
     /// # Errors
-    /// What the closures return; a loss that is not finite; a stop request,
-    /// after the state was saved.
+    /// What the closures return; a loss that is not finite; a checkpoint of this
+    /// stage from another kind of device; a stop request, after the state was
+    /// saved.
     pub fn run(
         mut self,
-        epoch: &mut dyn FnMut(usize, &mut Step) -> Result<f64>,
+        epoch: &mut dyn FnMut(usize, &mut Epoch) -> Result<()>,
         validate: &mut dyn FnMut() -> Result<f64>,
         control: Control,
     ) -> Result<History> {
@@ -85,20 +85,17 @@ impl Task<'_> {
             Some(state) => state,
             None => (History::default(), Weights::new()),
         };
-        let params: Vec<Param> = self
-            .model
-            .parameters()
-            .into_iter()
-            .map(|(_, p)| p)
-            .collect();
+        let mut losses = Losses::default();
         let mut saved = Instant::now();
         while !history.finished(self.plan) {
             let number = history.train.len();
-            let mut step = Step {
-                params: &params,
-                optimizer: &mut self.optimizer,
+            let mut steps = Epoch {
+                step: &mut self.step,
+                losses: &mut losses,
             };
-            let train = epoch(number, &mut step)?;
+            epoch(number, &mut steps)?;
+            let train = losses.mean()?;
+            control.progress.at(number, &format!("loss {train:.4}"));
             let validation = validate()?;
             if !train.is_finite() || !validation.is_finite() {
                 return Err(Error::usage(
@@ -112,7 +109,7 @@ impl Task<'_> {
             }
             if validation < history.best_loss() || number == 0 {
                 history.best = number;
-                best = state_weights(self.model)?;
+                best = state_weights(self.step.model())?;
             }
             history.train.push(train);
             history.validation.push(validation);
@@ -125,19 +122,19 @@ impl Task<'_> {
                 control.check("the state is saved; run the same command with --resume to go on")?;
             }
         }
-        crate::nn::load(self.model, &best, self.checkpoint)?;
+        crate::nn::load(self.step.model(), &best, self.checkpoint)?;
         Ok(history)
     }
 
     fn save(&self, history: &History, best: &Weights) -> Result<()> {
         let mut all = Weights::new();
-        for (key, array) in state_weights(self.model)?.iter() {
+        for (key, array) in state_weights(self.step.model())?.iter() {
             all.insert(format!("model/{key}"), array.clone())?;
         }
         for (key, array) in best.iter() {
             all.insert(format!("best/{key}"), array.clone())?;
         }
-        for (key, tensor) in self.optimizer.state()? {
+        for (key, tensor) in self.step.optimizer().state()? {
             all.insert(format!("optimizer/{key}"), crate::nn::to_array(&tensor)?)?;
         }
         let history = serde_json::to_string(history)
@@ -146,6 +143,8 @@ impl Task<'_> {
         all.metadata.insert("stage".into(), self.name.into());
         all.metadata
             .insert("fingerprint".into(), self.fingerprint.into());
+        let device = self.step.device().to_string();
+        all.metadata.insert(DEVICE.into(), device);
         safetensors::write(self.checkpoint, &all)
     }
 
@@ -159,6 +158,7 @@ impl Task<'_> {
         if !is("stage", self.name) || !is("fingerprint", self.fingerprint) {
             return Ok(None);
         }
+        same_device(&all, &self.step.device(), self.checkpoint)?;
         let broken = |what: String| {
             Error::file(
                 self.checkpoint,
@@ -181,36 +181,52 @@ impl Task<'_> {
             }
             Ok(part)
         };
-        crate::nn::load(self.model, &part("model/")?, self.checkpoint)?;
+        crate::nn::load(self.step.model(), &part("model/")?, self.checkpoint)?;
         let optimizer = part("optimizer/")?;
         let optimizer = optimizer
             .iter()
             .map(|(key, array)| Ok((key.to_owned(), crate::nn::to_tensor(array)?)))
             .collect::<Result<Vec<_>>>()?;
-        self.optimizer
+        self.step
+            .optimizer_mut()
             .load_state(optimizer)
             .map_err(|e| broken(e.to_string()))?;
         Ok(Some((history, part("best/")?)))
     }
 }
 
-/// Takes optimiser steps.
-pub struct Step<'a> {
-    params: &'a [Param],
-    optimizer: &'a mut Optimizer,
+/// The steps of one epoch.
+pub struct Epoch<'s, 'a> {
+    step: &'s mut TrainingStep<'a>,
+    losses: &'s mut Losses,
 }
 
-impl Step<'_> {
-    /// One step down the gradient of `loss`; returns the loss. It takes the
-    /// loss, and with it the tape, so that parameters can change in place.
-    pub fn take(&mut self, loss: Tensor) -> Result<f64> {
-        let inputs: Vec<Tensor> = self.params.iter().map(Param::recorded).collect();
-        let gradients = autograd::grad(&[&loss], None, &inputs.iter().collect::<Vec<_>>(), false)?;
-        let value = loss.item()?;
-        drop((loss, inputs));
-        self.optimizer.step(&gradients)?;
-        Ok(value)
+impl Epoch<'_, '_> {
+    /// A step on a batch of `items`, by which its loss is weighted in the mean
+    /// of the epoch; see [`TrainingStep::take`].
+    pub fn step(&mut self, inputs: &[Tensor], random: Philox, items: usize) -> Result<()> {
+        let loss = self.step.take(inputs, random)?;
+        self.losses.push(&loss, items as f64)
     }
+}
+
+/// The key under which a checkpoint names the kind of device that trained.
+const DEVICE: &str = "device";
+
+/// Makes sure that a stage goes on where it began: kinds of devices round
+/// differently, and a resumed run promises the bits of the uninterrupted one.
+fn same_device(weights: &Weights, device: &Device, path: &Path) -> Result<()> {
+    // Files of before there was a choice do not say.
+    let there = weights.metadata.get(DEVICE).map_or("cpu", String::as_str);
+    if there == device.to_string() {
+        return Ok(());
+    }
+    Err(Error::file(
+        path,
+        "",
+        format!("the stage began on {there}, and {device} gives other bits"),
+        format!("resume with --device {there}, or remove the file to start the stage again"),
+    ))
 }
 
 /// Where checkpoints of unfinished stages live in a run's folder.

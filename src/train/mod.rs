@@ -1,5 +1,5 @@
-//! Training: which samples and genes go where, the loop, and the families'
-//! runs.
+//! Training: which samples and genes go where, the step, the loop, and the
+//! families' runs.
 
 #[cfg(feature = "slides")]
 pub mod config;
@@ -9,7 +9,12 @@ pub mod deeppt;
 pub mod evaluate;
 #[cfg(feature = "slides")]
 pub mod features;
+#[cfg(feature = "formats")]
 pub mod fit;
+#[cfg(feature = "formats")]
 pub mod genes;
+#[cfg(feature = "formats")]
 pub mod progress;
+#[cfg(feature = "formats")]
 pub mod split;
+pub mod step;

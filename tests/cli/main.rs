@@ -5,6 +5,7 @@
 mod bad_files;
 mod bad_runs;
 mod commands;
+mod device;
 mod predict;
 mod resume;
 mod support;

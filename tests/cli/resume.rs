@@ -262,6 +262,34 @@ fn a_finished_run_resumes_to_the_same_bytes() {
     assert_same_run(finished(), &out);
 }
 
+/// Kinds of devices round differently, so a run stays where it began.
+#[test]
+fn a_run_of_another_device_is_not_continued() {
+    let folder = scratch();
+    let out = folder.path().join("run");
+    let config = run_file(folder.path(), &[]);
+    succeeds(train(&config, &out));
+    let device = out.join("device.txt");
+    assert_eq!(fs::read_to_string(&device).expect("a device"), "cpu\n");
+    fs::write(&device, "cuda\n").expect("a device");
+    let before = files(&out);
+    let mut args = train(&config, &out);
+    args.extend(["--resume", "--device", "cpu"]);
+    fails(
+        args,
+        &[
+            text(&out),
+            "the run began on cuda",
+            "resume with --device cuda",
+            "--out",
+        ],
+    );
+    assert!(files(&out) == before);
+    // A run of before there was a choice does not say.
+    fs::remove_file(&device).expect("a device");
+    resume(&config, &out);
+}
+
 #[test]
 fn a_folder_with_a_run_is_not_overwritten() {
     let folder = scratch();

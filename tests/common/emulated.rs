@@ -7,11 +7,12 @@
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use eosin::device::cuda::driver::{Driver, Event, Graph, Launch};
-use eosin::device::cuda::kernels::Kernel;
+use eosin::device::cuda::kernels::{ALL, Kernel, MODULES};
 use eosin::{Error, Result};
 use eosin_emulator::Schedule;
 
@@ -31,6 +32,45 @@ static RAN: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
 )]
 pub fn kernels_that_ran() -> BTreeSet<&'static str> {
     locked(&RAN).clone()
+}
+
+/// The files whose every kernel the test binary `cuda` runs, with the
+/// optimisers. `ops` answers for all others, so between them the two run every
+/// kernel of the table.
+const FILES_OF_CUDA: [&str; 3] = ["clip_grad_norm.cu", "copy.cu", "optim.cu"];
+
+#[allow(
+    dead_code,
+    reason = "each test binary that answers for kernels is one of them"
+)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    Cuda,
+    Ops,
+}
+
+/// Asserts that every kernel that `binary` answers for ran in this process.
+#[allow(
+    dead_code,
+    reason = "only some of the test binaries that share this answer for kernels"
+)]
+pub fn assert_every_kernel_ran(binary: Binary) {
+    let ran = kernels_that_ran();
+    let of_cuda = |kernel: &Kernel| FILES_OF_CUDA.contains(&MODULES[kernel.module].file);
+    for file in FILES_OF_CUDA {
+        assert!(MODULES.iter().any(|m| m.file == file), "no kernels/{file}");
+    }
+    let (mine, missing): (Vec<_>, Vec<_>) = (ALL.iter())
+        .filter(|kernel| of_cuda(kernel) == (binary == Binary::Cuda))
+        .map(|kernel| kernel.name)
+        .partition(|name| ran.contains(name));
+    assert!(!mine.is_empty(), "no kernel ran at all");
+    assert!(
+        missing.is_empty(),
+        "{} kernels never ran on the emulator; give their operators samples that reach them:\n{}",
+        missing.len(),
+        missing.join("\n")
+    );
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -246,6 +286,8 @@ impl Graph for EmulatedGraph {
 
 pub struct Emulated {
     schedule: Schedule,
+    /// How often a stream of the device was waited for.
+    waits: Arc<AtomicUsize>,
     memory: Arc<Mutex<Memory>>,
     capture: Mutex<Option<Vec<Recorded>>>,
     start: Instant,
@@ -255,10 +297,21 @@ impl Emulated {
     pub fn new(schedule: Schedule) -> Self {
         Self {
             schedule,
+            waits: Arc::default(),
             memory: Arc::default(),
             capture: Mutex::new(None),
             start: Instant::now(),
         }
+    }
+}
+
+impl Emulated {
+    #[allow(
+        dead_code,
+        reason = "only some of the test binaries that share this ask"
+    )]
+    pub fn waits(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.waits)
     }
 }
 
@@ -270,6 +323,7 @@ impl Driver for Emulated {
     fn stream(&self) -> Result<Box<dyn Driver>> {
         Ok(Box::new(Self {
             memory: Arc::clone(&self.memory),
+            waits: Arc::clone(&self.waits),
             ..Self::new(self.schedule)
         }))
     }
@@ -312,6 +366,7 @@ impl Driver for Emulated {
     }
 
     fn synchronize(&self) -> Result<()> {
+        self.waits.fetch_add(1, Ordering::Relaxed);
         locked(&self.memory).check()
     }
 

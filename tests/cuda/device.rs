@@ -1,5 +1,7 @@
 //! Arena and capture, on drivers that need no GPU.
 
+use std::sync::atomic::Ordering;
+
 use eosin::device::cuda::CudaDevice;
 use eosin::device::cuda::null::{Ledger, NullDriver};
 use eosin::{DType, Device, Tensor};
@@ -49,6 +51,34 @@ fn streams_of_one_gpu_share_memory_and_others_do_not() {
     assert_eq!(second.memory(), before);
     drop(on_first);
     assert_eq!(on_second.to_vec::<f32>().unwrap(), [3.0; 4]);
+}
+
+/// Its own stream's order would let another buffer have the memory at once.
+#[test]
+fn memory_that_another_stream_reads_is_not_used_again_before_that_is_done() {
+    let driver = Emulated::new(Schedule::Forward);
+    let waits = driver.waits();
+    let waits = || waits.load(Ordering::Relaxed);
+    let first = CudaDevice::new(driver).unwrap();
+    let (second, third) = (first.stream().unwrap(), first.stream().unwrap());
+    let x = Tensor::full(3.0, &[4], DType::F32).unwrap();
+    let on_first = x.to(&Device::Cuda(first.clone())).unwrap();
+    let on_second = on_first.to(&Device::Cuda(second.clone())).unwrap();
+    let again = on_first.to(&Device::Cuda(second.clone())).unwrap();
+    let on_third = on_second.to(&Device::Cuda(third.clone())).unwrap();
+    let before = waits();
+    drop((on_first, on_second, again));
+    assert_eq!((waits(), first.memory().used), (before, 16));
+    drop(on_third);
+    assert_eq!((waits(), first.memory().used), (before + 2, 0));
+
+    let own = x.to(&Device::Cuda(first.clone())).unwrap();
+    let gone = own.to(&Device::Cuda(second.clone())).unwrap();
+    drop(gone);
+    drop(second);
+    let before = waits();
+    drop(own);
+    assert_eq!((waits(), first.memory().used), (before, 0));
 }
 
 #[test]

@@ -7,8 +7,11 @@ mod build_script;
 #[path = "../common/emulated.rs"]
 mod emulated;
 
+#[cfg(feature = "slides")]
+mod deeppt;
 mod device;
 mod emulator;
 mod optim;
 mod products;
 mod table;
+mod training;

@@ -1,12 +1,13 @@
 //! Optimisers and clipping on CUDA against those of the CPU, eager and replayed.
 
 use eosin::device::cuda::CudaDevice;
-use eosin::nn::Param;
+use eosin::nn::{BatchNorm, Buffer, Module, Param, Pass, State};
 use eosin::optim::{Adam, AdamW, Kind, Optimizer, Sgd, clip_grad_norm, clip_grad_norm_on_device};
-use eosin::{Device, Tensor};
+use eosin::random::Philox;
+use eosin::{DType, Device, Tensor, ops};
 use eosin_emulator::Schedule;
 
-use crate::emulated::Emulated;
+use crate::emulated::{Binary, Emulated, assert_every_kernel_ran};
 
 const SHAPES: [&[usize]; 3] = [&[2500], &[3, 5], &[1]];
 
@@ -114,14 +115,15 @@ fn a_replayed_step_counts_and_follows_the_learning_rate() {
         let (mut here, kept) = optimizer(kind, &Device::Cpu);
         let gradients = some(all(3, &device), None);
         let same = some(all(3, &Device::Cpu), None);
-        assert!(there.advance().is_err());
+        assert!(there.captured().is_err());
         there.step(&gradients).unwrap();
         here.step(&same).unwrap();
         let (graph, ()) = stream.capture(|| there.step(&gradients)).unwrap();
+        let mut update = there.captured().unwrap();
         for lr in [0.2, 0.01, 0.03] {
             there.set_learning_rate(lr).unwrap();
             here.set_learning_rate(lr).unwrap();
-            there.advance().unwrap();
+            there.advance(&mut update).unwrap();
             graph.replay().unwrap();
             here.step(&same).unwrap();
         }
@@ -143,6 +145,47 @@ fn a_first_step_under_capture_is_refused() {
     let outcome = stream.capture(|| there.step(&gradients));
     let error = outcome.err().unwrap().to_string();
     assert!(error.contains("take one step before"), "{error}");
+}
+
+/// As the test binary `ops` asks of its own; each test called here is one by
+/// itself too, but here their order is known.
+#[test]
+fn every_kernel_besides_operators_runs() {
+    steps_are_those_of_the_cpu();
+    clipping_is_that_of_the_cpu();
+    buffers_are_written_over_where_they_lie();
+    counters_count_on_the_device();
+    assert_every_kernel_ran(Binary::Cuda);
+}
+
+#[test]
+fn buffers_are_written_over_where_they_lie() {
+    let place = Device::Cuda(emulated());
+    for (dtype, n) in [(DType::F32, 2050), (DType::U8, 1027), (DType::BF16, 3)] {
+        let old = Tensor::zeros(&[n], dtype).unwrap().to(&place).unwrap();
+        let buffer = Buffer::new("b", old.clone());
+        let new: Vec<f64> = (0..n).map(|i| (i % 251) as f64).collect();
+        let new = ops::cast(&Tensor::from_slice(&new, &[n]).unwrap(), dtype).unwrap();
+        buffer.set(new.to(&place).unwrap()).unwrap();
+        let want = new.to_bytes().unwrap();
+        assert_eq!(buffer.value().to_bytes().unwrap(), want);
+        // What was held before is the same memory.
+        assert_eq!(old.to_bytes().unwrap(), want);
+    }
+}
+
+#[test]
+fn counters_count_on_the_device() {
+    let place = Device::Cuda(emulated());
+    let norm = BatchNorm::new(3).unwrap();
+    norm.to_device(&place).unwrap();
+    let x = values(1, &[4, 3]).to(&place).unwrap();
+    for count in 1..4 {
+        norm.forward(&x, &Pass::train(Philox::new(0))).unwrap();
+        let seen = norm.num_batches_tracked.value();
+        assert_eq!(seen.device(), place);
+        assert_eq!(seen.item().unwrap(), f64::from(count));
+    }
 }
 
 #[test]

@@ -1,16 +1,22 @@
 //! The golden cases of the models: outputs, losses, gradients, statistics and
-//! trained weights against numbers from PyTorch.
+//! trained weights against numbers from PyTorch, on each device.
+//!
+//! The case `metrics` is in tests/metrics: statistics are computed on the CPU
+//! alone, in f64, so there is no CUDA side of it.
+
+mod cuda;
 
 use std::collections::BTreeSet;
 
 use eosin::autograd::grad;
-use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp};
+use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp, averaging};
 use eosin::models::resnet::{Depth, ResNet, ResNetFeatures};
 use eosin::nn::{Param, Pass, Slot, State};
 use eosin::optim::{Adam, Optimizer};
 use eosin::random::Philox;
 use eosin::session::Predict;
-use eosin::{DType, Result, Tensor, ops};
+use eosin::train::step::{Loss, TrainingStep};
+use eosin::{DType, Device, Result, Tensor, ops};
 use libtest_mimic::Trial;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -32,13 +38,18 @@ pub fn trials() -> Vec<Trial> {
         ]
     };
     let mut all = vec![
-        trial("golden::deeppt_autoencoder::cpu", autoencoder),
-        trial("golden::deeppt_mlp::cpu", mlp),
-        trial("golden::deeppt_predict::cpu", deeppt_predict),
+        trial("golden::deeppt_autoencoder::cpu", || {
+            autoencoder(&Device::Cpu)
+        }),
+        trial("golden::deeppt_mlp::cpu", || mlp(&Device::Cpu)),
+        trial("golden::deeppt_predict::cpu", || {
+            deeppt_predict(&Device::Cpu)
+        }),
         trial("golden::backbone_resnet18_train::cpu", resnet_train),
     ];
     all.extend(eval("backbone_resnet18_eval", Depth::ResNet18));
     all.extend(eval("backbone_resnet50_eval", Depth::ResNet50));
+    all.extend(cuda::trials());
     all
 }
 
@@ -214,8 +225,9 @@ fn recorded(params: &[(String, Param)]) -> Vec<Tensor> {
     params.iter().map(|(_, p)| p.recorded()).collect()
 }
 
-/// Gradients, losses and weights of the manifest's steps of Adam.
-fn adam(case: &mut Case, model: &dyn State, loss: impl Fn() -> Result<Tensor>) -> Result<()> {
+/// Gradients, losses and weights of the manifest's steps of Adam, which are
+/// captured and replayed where the model is on CUDA.
+fn adam(case: &mut Case, model: &dyn State, inputs: &[Tensor], loss: &Loss) -> Result<()> {
     let number = |key: &str| {
         let value = case.manifest["optimiser"][key].as_f64();
         value.expect("a number")
@@ -230,63 +242,74 @@ fn adam(case: &mut Case, model: &dyn State, loss: impl Fn() -> Result<Tensor>) -
     };
     let steps = number("steps") as usize;
     let params = model.parameters();
-    let mut optimizer = Optimizer::new(kind, params.clone())?;
+    let random = Philox::new(0);
+    let gradients = {
+        let loss = loss(inputs, &Pass::train(random))?;
+        let of = recorded(&params);
+        grad(&[&loss], None, &of.iter().collect::<Vec<_>>(), false)?
+    };
+    let keys = params.iter().map(|(key, _)| key.clone());
+    let named: Vec<_> = keys.zip(gradients).collect();
+    case.group("grad", &named, Rule::Gradient)?;
+    drop(named);
+    let optimizer = Optimizer::new(kind, params.clone())?;
+    let mut step = TrainingStep::new(model, optimizer, loss)?;
     let mut losses = Vec::new();
-    for step in 1..=steps {
-        let gradients = {
-            let loss = loss()?;
-            losses.push(loss.item()?);
-            let inputs = recorded(&params);
-            grad(&[&loss], None, &inputs.iter().collect::<Vec<_>>(), false)?
-        };
-        if step == 1 {
-            let keys = params.iter().map(|(key, _)| key.clone());
-            let named: Vec<_> = keys.zip(gradients.iter().cloned()).collect();
-            case.group("grad", &named, Rule::Gradient)?;
-        }
-        optimizer.step(&gradients)?;
-        let group = format!("param_after_{step}");
+    for number in 1..=steps {
+        losses.push(step.take(inputs, random)?.item()?);
+        let group = format!("param_after_{number}");
         if case.manifest["groups"].get(&group).is_some() {
-            let (lr, steps) = (kind.lr, step as f64);
+            let (lr, steps) = (kind.lr, number as f64);
             case.group(&group, &values(&params), Rule::Weight { lr, steps })?;
         }
     }
-    losses.push(loss()?.item()?);
+    let replayed = step.device() != Device::Cpu;
+    assert_eq!(step.graphs(), usize::from(replayed), "graphs");
+    losses.push(loss(inputs, &Pass::eval())?.item()?);
     case.losses("losses", &losses, 1e-4);
     Ok(())
 }
 
-fn autoencoder() -> Result<()> {
+fn autoencoder(device: &Device) -> Result<()> {
     let mut case = Case::read("deeppt_autoencoder");
     let model = AutoEncoder::new(FEATURES, CODE, &mut Philox::new(0))?;
     case.fill(&[&model])?;
-    let x = case.input(0)?;
+    model.to_device(device)?;
+    let x = case.input(0)?.to(device)?;
     let pass = Pass::train(Philox::new(0));
     let code = model.encode(&x, &pass)?;
     case.tensor("encoded", &code, 1e-5)?;
     case.tensor("output", &model.decode(&code, &pass)?, 1e-5)?;
     drop(code);
-    adam(&mut case, &model, || model.loss(&x, &pass))?;
+    adam(&mut case, &model, &[x], &|inputs, pass| {
+        model.loss(&inputs[0], pass)
+    })?;
     case.finish();
     Ok(())
 }
 
-fn mlp() -> Result<()> {
+fn mlp(device: &Device) -> Result<()> {
     let mut case = Case::read("deeppt_mlp");
-    let (x, target) = (case.input(0)?, case.input(1)?);
+    let (x, target) = (case.input(0)?.to(device)?, case.input(1)?.to(device)?);
     let genes = target.elements();
     let model = Mlp::new(CODE, CODE, &vec![0.0; genes], 0.0, &mut Philox::new(0))?;
     case.fill(&[&model])?;
+    model.to_device(device)?;
+    let tiles = x.shape()[0];
+    let weights = averaging(&[tiles], tiles)?.to(device)?;
+    let predict = |x: &Tensor, weights: &Tensor, pass: &Pass| {
+        ops::reshape(&model.forward_weighted(x, weights, pass)?, &[genes])
+    };
     let pass = Pass::train(Philox::new(0));
-    let tiles = [x.shape()[0]];
-    let predict = || ops::reshape(&model.forward(&x, &tiles, &pass)?, &[genes]);
-    case.tensor("output", &predict()?, 1e-5)?;
-    adam(&mut case, &model, || ops::mse_loss(&predict()?, &target))?;
+    case.tensor("output", &predict(&x, &weights, &pass)?, 1e-5)?;
+    adam(&mut case, &model, &[x, weights, target], &|inputs, pass| {
+        ops::mse_loss(&predict(&inputs[0], &inputs[1], pass)?, &inputs[2])
+    })?;
     case.finish();
     Ok(())
 }
 
-fn deeppt_predict() -> Result<()> {
+fn deeppt_predict(device: &Device) -> Result<()> {
     let mut case = Case::read("deeppt_predict");
     let genes = case.manifest["config"]["genes"].as_u64().expect("a count") as usize;
     let random = &mut Philox::new(0);
@@ -294,7 +317,9 @@ fn deeppt_predict() -> Result<()> {
     // A dropout that eval mode must not apply.
     let head = Mlp::new(CODE, CODE, &vec![0.0; genes], 0.2, random)?;
     case.fill(&[&encoder, &head])?;
-    let code = encoder.predict(&case.input(0)?)?;
+    encoder.to_device(device)?;
+    head.to_device(device)?;
+    let code = encoder.predict(&case.input(0)?.to(device)?)?;
     let (_, code) = code.iter().find(|(name, _)| *name == "code").expect("code");
     let outputs = head.predict(code)?;
     assert_eq!(outputs[0].0, "genes");
@@ -315,37 +340,7 @@ fn resnet_eval(name: &str, depth: Depth) -> Result<()> {
     let mut case = Case::read(name);
     let model = resnet(&case, depth)?;
     let x = case.input(0)?;
-
-    // The stem, which the model does not show, from its own state.
-    let state = model.state();
-    let value = |key: &str| {
-        let entry = state.iter().find(|(k, _)| k == key);
-        entry.unwrap_or_else(|| panic!("no {key}")).1.value()
-    };
-    let geometry = ops::Conv2d {
-        stride: [2; 2],
-        padding: [3; 2],
-        ..ops::Conv2d::default()
-    };
-    let y = ops::conv2d(&x, &value("conv1.weight"), None, geometry)?;
-    case.tensor("conv1", &y, 1e-5)?;
-    let y = ops::batch_norm_eval(
-        &y,
-        &value("bn1.running_mean"),
-        &value("bn1.running_var"),
-        Some(&value("bn1.weight")),
-        Some(&value("bn1.bias")),
-        1e-5,
-    )?;
-    case.tensor("bn1", &y, 1e-5)?;
-    let pool = ops::Pool {
-        kernel: [3; 2],
-        stride: [2; 2],
-        padding: [1; 2],
-    };
-    let y = ops::max_pool2d(&ops::relu(&y)?, pool)?;
-    case.tensor("maxpool", &y, 1e-5)?;
-
+    stem(&mut case, &model, &x)?;
     let output = model.forward(&x, &Pass::eval())?;
     assert_eq!(output.stages.len(), 4);
     for (i, stage) in output.stages.iter().enumerate() {
@@ -362,9 +357,41 @@ fn resnet_eval(name: &str, depth: Depth) -> Result<()> {
     Ok(())
 }
 
+/// Compares the stem, which the model does not show, from its own state.
+fn stem(case: &mut Case, model: &ResNet, x: &Tensor) -> Result<()> {
+    let state = model.state();
+    let value = |key: &str| {
+        let entry = state.iter().find(|(k, _)| k == key);
+        entry.unwrap_or_else(|| panic!("no {key}")).1.value()
+    };
+    let geometry = ops::Conv2d {
+        stride: [2; 2],
+        padding: [3; 2],
+        ..ops::Conv2d::default()
+    };
+    let y = ops::conv2d(x, &value("conv1.weight"), None, geometry)?;
+    case.tensor("conv1", &y, 1e-5)?;
+    let y = ops::batch_norm_eval(
+        &y,
+        &value("bn1.running_mean"),
+        &value("bn1.running_var"),
+        Some(&value("bn1.weight")),
+        Some(&value("bn1.bias")),
+        1e-5,
+    )?;
+    case.tensor("bn1", &y, 1e-5)?;
+    let pool = ops::Pool {
+        kernel: [3; 2],
+        stride: [2; 2],
+        padding: [1; 2],
+    };
+    let y = ops::max_pool2d(&ops::relu(&y)?, pool)?;
+    case.tensor("maxpool", &y, 1e-5)
+}
+
 fn resnet_folded(name: &str, depth: Depth) -> Result<()> {
     let mut case = Case::read(name);
-    let model = ResNetFeatures::new(resnet(&case, depth)?)?;
+    let model = ResNetFeatures::new(resnet(&case, depth)?, &Device::Cpu)?;
     let outputs = model.predict(&case.input(0)?)?;
     assert_eq!(outputs.len(), 2);
     assert_eq!((outputs[0].0, outputs[1].0), ("features", "logits"));
@@ -372,13 +399,16 @@ fn resnet_folded(name: &str, depth: Depth) -> Result<()> {
     case.tensor("logits", &outputs[1].1, 1e-5)
 }
 
+fn labels(case: &Case) -> Result<Tensor> {
+    let labels: Vec<i64> = serde_json::from_value(case.manifest["labels"].clone()).expect("labels");
+    Tensor::from_slice(&labels, &[labels.len()])
+}
+
 fn resnet_train() -> Result<()> {
     let mut case = Case::read("backbone_resnet18_train");
     let model = resnet(&case, Depth::ResNet18)?;
     let x = case.input(0)?.variable();
-    let labels: Vec<i64> = serde_json::from_value(case.manifest["labels"].clone()).expect("labels");
-    let labels = Tensor::from_slice(&labels, &[labels.len()])?;
-
+    let labels = labels(&case)?;
     let output = model.forward(&x, &Pass::train(Philox::new(0)))?;
     case.tensor("logits", &output.logits, 1e-5)?;
     let loss = ops::cross_entropy(&output.logits, &labels)?;

@@ -1,6 +1,10 @@
 //! The models: against golden numbers, as sessions, and what training and
 //! loading promise.
 
+#[cfg(feature = "slides")]
+mod deeppt_run;
+#[cfg(feature = "slides")]
+mod features;
 mod formula_weights;
 mod golden;
 mod passes;
@@ -8,6 +12,8 @@ mod registry;
 mod sessions;
 mod training;
 
+#[path = "../common/emulated.rs"]
+mod emulated;
 #[path = "../common/formula.rs"]
 mod formula;
 #[path = "../common/stored.rs"]
@@ -18,6 +24,8 @@ mod trial;
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
     let mut trials = golden::trials();
+    #[cfg(feature = "slides")]
+    trials.extend(deeppt_run::trials().into_iter().chain(features::trials()));
     trials.extend(passes::trials());
     trials.extend(registry::trials());
     trials.extend(sessions::trials());

@@ -1,14 +1,17 @@
 //! What a forward pass may change, and gradients through changed weights.
 
 use eosin::autograd::grad;
+use eosin::device::cuda::CudaDevice;
 use eosin::models::deeppt::AutoEncoder;
 use eosin::models::resnet::{Depth, ResNet};
 use eosin::nn::{Pass, Slot, State};
 use eosin::optim::{Optimizer, Sgd};
 use eosin::random::Philox;
-use eosin::{Error, Result, Tensor, ops};
+use eosin::{Device, Error, Result, Tensor, ops};
+use eosin_emulator::Schedule;
 use libtest_mimic::Trial;
 
+use crate::emulated::Emulated;
 use crate::formula_weights::{fill, input, state_bits};
 use crate::stored::relative_l2;
 use crate::trial::trial;
@@ -18,7 +21,13 @@ pub fn trials() -> Vec<Trial> {
         trial("passes::eval_changes_nothing", eval_changes_nothing),
         trial("passes::eval_records_nothing", eval_records_nothing),
         trial("passes::first_momentum_step", first_momentum_step),
-        trial("passes::calibration_averages", calibration_averages),
+        trial("passes::calibration_averages::cpu", || {
+            calibration_averages(&Device::Cpu)
+        }),
+        trial("passes::calibration_averages::cuda", || {
+            let gpu = CudaDevice::new(Emulated::new(Schedule::Random(8)))?;
+            calibration_averages(&Device::Cuda(gpu))
+        }),
         trial("passes::calibration_of_one_batch", calibration_of_one_batch),
         trial("passes::stale_parameter", stale_parameter),
         trial("passes::step_before_backward", step_before_backward),
@@ -110,10 +119,14 @@ fn first_momentum_step() -> Result<()> {
     Ok(())
 }
 
-fn calibration_averages() -> Result<()> {
-    let model = resnet()?;
+/// An eighth as wide a network, which the emulator can afford.
+fn calibration_averages(device: &Device) -> Result<()> {
+    let model = ResNet::of_width(8, Depth::ResNet18, 5, &mut Philox::new(0))?;
+    fill(&model)?;
+    model.to_device(device)?;
     let mut alone = Vec::new();
-    let batches = [images("a")?, images("b")?, images("c")?];
+    let batches = [images("a")?, images("b")?, images("c")?].map(|x| x.to(device));
+    let batches = batches.into_iter().collect::<Result<Vec<_>>>()?;
     for x in &batches {
         model.reset_statistics()?;
         model.observe(x)?;

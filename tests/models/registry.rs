@@ -9,7 +9,7 @@ use eosin::models::resnet::{Depth, ResNet};
 use eosin::nn::{self, Pass, State};
 use eosin::random::Philox;
 use eosin::session::Predict;
-use eosin::{Error, Result, Tensor, Threads};
+use eosin::{Device, Error, Result, Tensor, Threads};
 use libtest_mimic::Trial;
 
 use crate::formula_weights::{fill, input, state_bits, weights};
@@ -86,7 +86,7 @@ fn runs(model: &'static Model) -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("weights.safetensors");
     safetensors::write(&path, &weights)?;
-    let session = model.session(&read_weights(&path)?, &path, &Settings::new())?;
+    let session = model.session(&read_weights(&path)?, &path, &Settings::new(), &Device::Cpu)?;
     let outputs = session.runner(Threads::Own(2))?.run(&x)?;
     let names: Vec<&str> = outputs.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, model.outputs);
@@ -102,7 +102,7 @@ fn runs(model: &'static Model) -> Result<()> {
 /// What the session says of weights that do not fit; it must name the file.
 fn refusal(model: &Model, weights: &Weights) -> String {
     let path = Path::new("some/weights.safetensors");
-    let outcome = model.session(weights, path, &Settings::new());
+    let outcome = model.session(weights, path, &Settings::new(), &Device::Cpu);
     let error = outcome.err().expect("weights that do not fit");
     assert!(matches!(error, Error::File { .. }), "{error}");
     let message = error.to_string();
@@ -219,7 +219,7 @@ fn missing_counters() -> Result<()> {
     }
     assert_eq!(old.len() + 20, model.state().len());
     Model::named("resnet18")?
-        .session(&old, Path::new("old.pth"), &Settings::new())
+        .session(&old, Path::new("old.pth"), &Settings::new(), &Device::Cpu)
         .map(drop)
 }
 
@@ -238,7 +238,7 @@ fn unknown_model() -> Result<()> {
 fn unknown_setting() -> Result<()> {
     for model in MODELS {
         let settings = Settings::from([("widht".to_owned(), "3".to_owned())]);
-        let outcome = model.session(&Weights::new(), Path::new("w"), &settings);
+        let outcome = model.session(&Weights::new(), Path::new("w"), &settings, &Device::Cpu);
         let error = outcome.err().expect("no such setting");
         assert!(matches!(error, Error::Usage { .. }), "{error}");
         let message = error.to_string();

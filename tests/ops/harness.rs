@@ -151,6 +151,16 @@ impl Suite {
         }
     }
 
+    /// Adds a sample that is too large for finite differences: CUDA against the
+    /// CPU.
+    pub fn on_cuda_alone(&mut self, sample: Sample) {
+        let name = format!(
+            "{}::{}::cuda::f32::values_and_gradients",
+            sample.op, sample.name
+        );
+        self.test(name, move || cuda_first_order(&sample));
+    }
+
     fn sample(&mut self, sample: Sample) {
         let order = REGISTRY
             .iter()

@@ -4,7 +4,8 @@
 //! sample there are named tests of its gradients (f64, finite differences), of
 //! its low-precision results, and of its independence of layout and threads.
 //! [`golden`] adds one test per golden case. What an operator lacks shows as a
-//! failing `registry::` test.
+//! failing `registry::` test; what the tests together did not run of the kernels,
+//! as a failing `registry::every_kernel_ran` after them.
 
 mod arithmetic;
 mod attention;
@@ -16,6 +17,7 @@ mod emulated;
 mod golden;
 mod harness;
 mod index;
+mod kernels;
 mod layout;
 mod loss;
 mod matmul;
@@ -27,6 +29,7 @@ mod reduce;
 mod resize;
 mod softmax;
 
+use emulated::{Binary, assert_every_kernel_ran};
 use harness::{Sample, Suite};
 
 fn samples() -> Vec<Sample> {
@@ -49,6 +52,20 @@ fn samples() -> Vec<Sample> {
     all
 }
 
+/// A test of all the others, so it is one only where all of them ran.
+fn every_kernel_ran(arguments: &libtest_mimic::Arguments) {
+    if arguments.filter.is_some() || !arguments.skip.is_empty() || arguments.ignored {
+        eprintln!("skipped: registry::every_kernel_ran, which looks at what all tests ran");
+        return;
+    }
+    let mut after = Suite::default();
+    after.test("registry::every_kernel_ran", || {
+        assert_every_kernel_ran(Binary::Ops);
+        Ok(())
+    });
+    libtest_mimic::run(arguments, after.trials).exit();
+}
+
 fn main() {
     eosin::device::cpu::poison_unwritten();
     let arguments = libtest_mimic::Arguments::from_args();
@@ -60,6 +77,7 @@ fn main() {
     dropout::tests(&mut suite);
     index::tests(&mut suite);
     attention::tests(&mut suite);
+    kernels::tests(&mut suite);
     layout::tests(&mut suite);
     loss::tests(&mut suite);
     matmul::tests(&mut suite);
@@ -70,5 +88,6 @@ fn main() {
     reduce::tests(&mut suite);
     resize::tests(&mut suite);
     softmax::tests(&mut suite);
-    libtest_mimic::run(&arguments, suite.trials).exit();
+    libtest_mimic::run(&arguments, suite.trials).exit_if_failed();
+    every_kernel_ran(&arguments);
 }

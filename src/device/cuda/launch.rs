@@ -111,6 +111,34 @@ pub(crate) fn overwrite(to: &Tensor, from: &Tensor) -> Result<bool> {
     Ok(true)
 }
 
+/// Writes the values of `from`, on the host or on the same stream, over those of
+/// `to`, which are in row-major order.
+///
+/// # Errors
+/// Another shape or dtype, or an operand elsewhere.
+pub(crate) fn put(to: &Tensor, from: &Tensor) -> Result<()> {
+    const OP: &str = "copy";
+    if overwrite(to, from)? {
+        return Ok(());
+    }
+    if to.shape() != from.shape() {
+        return Err(Error::shape(OP, &[to.shape(), from.shape()], "they differ"));
+    }
+    if to.dtype() != from.dtype() {
+        return Err(Error::dtype(OP, &[to.dtype(), from.dtype()], "they differ"));
+    }
+    match (to.storage(), from.storage()) {
+        (Storage::Cuda(device, buffer), Storage::Cpu(_)) if to.layout().is_contiguous() => {
+            let start = to.layout().offset() * to.dtype().size();
+            device.write(buffer, start, &from.to_bytes()?)
+        }
+        _ => {
+            device_of(OP, &[to, from])?;
+            Err(Error::op(OP, "internal: row-major order is needed"))
+        }
+    }
+}
+
 /// Adds 1 to a counter of i64 where it lies.
 ///
 /// # Errors

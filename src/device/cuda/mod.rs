@@ -15,15 +15,16 @@ pub mod null;
 pub mod nvidia;
 
 pub use arena::Memory;
-pub(crate) use launch::{Address, Walk, count, count_up, device_of, f32_only, overwrite};
+pub(crate) use launch::{Address, Walk, count, count_up, device_of, f32_only, overwrite, put};
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::ThreadId;
 
 use crate::error::{Error, Result};
+use crate::random::Philox;
 use arena::Arena;
 use driver::Driver;
 
@@ -55,8 +56,7 @@ struct Shared {
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Control {
     fault: Fault,
-    /// Added to the position of every random stream.
-    random: u64,
+    random: Philox,
 }
 
 /// An index that a kernel found outside its bound.
@@ -148,6 +148,7 @@ impl CudaDevice {
             device: self.clone(),
             address,
             bytes,
+            lent: Mutex::default(),
         })
     }
 
@@ -242,19 +243,33 @@ impl CudaDevice {
         Err(Error::op(kernel.op(), problem))
     }
 
-    /// For kernels that report faults or draw random numbers.
+    /// For kernels that report faults.
     pub(crate) fn control(&self) -> Address {
         self.0.faults.store(true, Ordering::Release);
         Address(self.0.control)
     }
 
-    /// Moves the position of every random stream, for replays: a captured
-    /// kernel holds the position that its stream had at capture, and draws from
-    /// there plus `blocks`.
-    pub fn set_random_offset(&self, blocks: u64) -> Result<()> {
+    /// For kernels that draw random numbers: where a replay finds its stream,
+    /// nowhere outside a capture.
+    pub(crate) fn replayed_random(&self) -> Address {
+        if !self.is_capturing() {
+            return Address::default();
+        }
+        Address(self.0.control + std::mem::offset_of!(Control, random) as u64)
+    }
+
+    /// Chooses the random stream of the replays to come. A step that is captured
+    /// with `Philox::new(0)` draws in a replay what it would draw eagerly with
+    /// `stream`: a captured kernel holds the key and the position of its
+    /// capture, and draws from their sum with the key and position set here.
+    /// Launches outside a capture draw what they are asked to.
+    ///
+    /// # Errors
+    /// A capture is under way.
+    pub fn set_random(&self, stream: Philox) -> Result<()> {
         self.outside_capture("a change of the random stream")?;
         let at = self.0.control + std::mem::offset_of!(Control, random) as u64;
-        self.driver().write(at, bytemuck::bytes_of(&blocks))
+        self.driver().write(at, bytemuck::bytes_of(&stream))
     }
 
     /// Records what `f` launches instead of running it. Everything that `f`
@@ -357,9 +372,25 @@ pub struct Buffer {
     device: CudaDevice,
     address: u64,
     bytes: usize,
+    /// The other streams that may still work on it.
+    lent: Mutex<Vec<Weak<Shared>>>,
 }
 
 impl Buffer {
+    /// Lets another stream of the GPU work on it too.
+    pub(crate) fn lend(&self, to: &CudaDevice) {
+        if *to == self.device {
+            return;
+        }
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        // A stream that is gone has waited for its work.
+        lent.retain(|stream| stream.strong_count() > 0);
+        let to = Arc::downgrade(&to.0);
+        if !lent.iter().any(|stream| stream.ptr_eq(&to)) {
+            lent.push(to);
+        }
+    }
+
     /// Where it starts.
     pub(crate) fn address(&self) -> Address {
         Address(self.address)
@@ -376,6 +407,14 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        let lent = self.lent.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for stream in lent.drain(..).filter_map(|stream| stream.upgrade()) {
+            // The order of its own stream does not protect it from these. Memory
+            // of which that is not known is not used again.
+            if stream.driver.synchronize().is_err() {
+                return;
+            }
+        }
         let mut arena = self.device.arena();
         arena.give_back(self.device.driver(), self.address);
     }

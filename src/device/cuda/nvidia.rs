@@ -2,7 +2,7 @@
 //!
 //! cudarc looks up each function of that library at its first call and panics
 //! if library or function is missing. Nothing here therefore calls the driver
-//! before [`driver_version`] has found the library and every function in
+//! before `driver_version` has found the library and every function in
 //! [`FUNCTIONS`].
 
 use std::collections::{HashMap, VecDeque};
@@ -20,7 +20,7 @@ use super::kernels::{self, ALL, ARCHITECTURES, Kernel, MODULES, TOOLKIT};
 use crate::error::{Error, Result};
 
 /// Every function of the driver that is called here, directly or by cudarc.
-const FUNCTIONS: &[&str] = &[
+pub const FUNCTIONS: &[&str] = &[
     "cuInit",
     "cuGetErrorName",
     "cuGetErrorString",
@@ -89,11 +89,17 @@ fn has_function(name: &str) -> bool {
     unsafe { sys::culib().get::<unsafe extern "C" fn()>(name.as_bytes()) }.is_ok()
 }
 
+/// Whether the driver's library is there, whatever its version: without it there
+/// is no GPU to speak of.
+pub fn has_driver() -> bool {
+    // SAFETY: loads NVIDIA's library, whose initialisers have no conditions.
+    unsafe { sys::is_culib_present() }
+}
+
 /// The version of CUDA that the installed driver supports, once it is sure that
 /// everything can be called that is called here.
 fn driver_version() -> Result<u32> {
-    // SAFETY: loads NVIDIA's library, whose initialisers have no conditions.
-    if !unsafe { sys::is_culib_present() } {
+    if !has_driver() {
         let library = if cfg!(windows) {
             "nvcuda.dll"
         } else {
@@ -970,8 +976,7 @@ mod tests {
 
     #[test]
     fn without_a_gpu_there_is_an_error_and_no_panic() {
-        // SAFETY: loads the library or does not.
-        if unsafe { sys::is_culib_present() } {
+        if has_driver() {
             eprintln!("skipped: this machine has an NVIDIA driver");
             return;
         }

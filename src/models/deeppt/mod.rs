@@ -5,6 +5,11 @@
 //!
 //! Letters: T tiles, S samples (slides, sections or spots), G genes.
 
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::device::cuda::CudaDevice;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::nn::{Linear, Module, Param, Pass, Slot, State, key};
 use crate::ops::{self, Activation};
@@ -60,6 +65,18 @@ impl Predict for AutoEncoder {
         let reconstruction = self.decode(&code, &pass)?;
         Ok(vec![("code", code), ("reconstruction", reconstruction)])
     }
+
+    fn device(&self) -> Device {
+        self.encoder.weight.value().device()
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
+        let stream = Device::Cuda(stream.clone());
+        Ok(Arc::new(Self {
+            encoder: self.encoder.to(&stream)?,
+            decoder: self.decoder.to(&stream)?,
+        }))
+    }
 }
 
 /// The regression: 512 -> 512, dropout, 512 -> G, then the mean over a
@@ -100,12 +117,27 @@ impl Mlp {
     /// # Errors
     /// A sample without tiles, or counts that do not add up to T.
     pub fn forward(&self, codes: &Tensor, tiles: &[usize], pass: &Pass) -> Result<Tensor> {
+        let weights = averaging(tiles, codes.shape()[0])?.to(&codes.device())?;
+        self.forward_weighted(codes, &weights, pass)
+    }
+
+    /// codes (T, 512) and the weights (S, T) of [`averaging`] -> (S, G): nothing
+    /// but tensors goes in, so that a captured step can be given another batch.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward_weighted(
+        &self,
+        codes: &Tensor,
+        weights: &Tensor,
+        pass: &Pass,
+    ) -> Result<Tensor> {
         let h = self.layer0.forward(codes, pass)?; // (T, hidden)
         let h = crate::nn::Dropout { p: self.dropout }.forward(&h, pass)?;
         // The paper averages after the last layer. That layer is linear, so the
         // mean goes first: the same function with one product per sample
         // instead of one per tile.
-        let h = ops::matmul(&averaging(tiles, codes.shape()[0])?, &h)?; // (S, hidden)
+        let h = ops::matmul(weights, &h)?; // (S, hidden)
         self.layer1.forward(&h, pass) // (S, G)
     }
 
@@ -148,11 +180,27 @@ impl Predict for Mlp {
         let y = self.forward(x, &[tiles], &Pass::eval())?; // (1, G)
         Ok(vec![("genes", ops::reshape(&y, &[y.elements()])?)])
     }
+
+    fn device(&self) -> Device {
+        self.layer0.weight.value().device()
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
+        let stream = Device::Cuda(stream.clone());
+        Ok(Arc::new(Self {
+            layer0: self.layer0.to(&stream)?,
+            layer1: self.layer1.to(&stream)?,
+            dropout: self.dropout,
+        }))
+    }
 }
 
-/// (S, T): row s averages the tiles of sample s. Bags are ragged: their rows
-/// are packed one after the other, never padded.
-fn averaging(tiles: &[usize], total: usize) -> Result<Tensor> {
+/// (S, T) on the CPU: row s averages the tiles of sample s. Bags are ragged: their
+/// rows are packed one after the other, never padded.
+///
+/// # Errors
+/// A sample without tiles, or counts that do not add up to `total`.
+pub fn averaging(tiles: &[usize], total: usize) -> Result<Tensor> {
     if tiles.contains(&0) || tiles.iter().sum::<usize>() != total {
         return Err(Error::op(
             "deeppt",
@@ -185,15 +233,16 @@ impl Standardisation {
             .map(|v| if v > 1e-12 { v.sqrt() as f32 } else { 1.0 })
             .collect();
         Ok(Self {
-            scale: Tensor::from_slice(&scale, mean.shape())?,
+            scale: Tensor::from_slice(&scale, mean.shape())?.to(&mean.device())?,
             mean,
         })
     }
 
-    pub fn identity(columns: usize) -> Result<Self> {
+    pub fn identity(columns: usize, device: &Device) -> Result<Self> {
+        let constant = |value| Tensor::full_on(value, &[columns], DType::F32, device);
         Ok(Self {
-            mean: Tensor::full(0.0, &[columns], crate::DType::F32)?,
-            scale: Tensor::full(1.0, &[columns], crate::DType::F32)?,
+            mean: constant(0.0)?,
+            scale: constant(1.0)?,
         })
     }
 

@@ -1,8 +1,12 @@
 //! A ResNet ready for inference: every batch norm folded into its convolution,
 //! weights packed once, ReLU and residual applied while a tile of the result
-//! is in cache.
+//! is at hand.
+
+use std::sync::Arc;
 
 use super::{Block, ConvNorm, ResNet, STEM_POOL};
+use crate::device::Device;
+use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::nn::{Module, Param, Pass};
@@ -22,7 +26,17 @@ pub struct ResNetFeatures {
     fc: crate::nn::Linear,
 }
 
-fn prepare(layer: &ConvNorm, activation: Activation) -> Result<PreparedConv> {
+impl PreparedBlock {
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Self> {
+        let moved = |c: &PreparedConv| c.on_stream(stream);
+        Ok(Self {
+            layers: self.layers.iter().map(moved).collect::<Result<_>>()?,
+            downsample: self.downsample.as_ref().map(moved).transpose()?,
+        })
+    }
+}
+
+fn prepare(layer: &ConvNorm, activation: Activation, device: &Device) -> Result<PreparedConv> {
     let norm = &layer.norm;
     let channels = [norm.running_mean.value().elements()];
     let or = |p: &Option<Param>, constant: f64| match p {
@@ -40,33 +54,36 @@ fn prepare(layer: &ConvNorm, activation: Activation) -> Result<PreparedConv> {
         ],
         norm.eps,
     )?;
+    let (w, b) = (w.to(device)?, b.to(device)?);
     PreparedConv::new(&w, Some(&b), activation, layer.conv.geometry)
 }
 
-fn prepare_block(block: &Block) -> Result<PreparedBlock> {
+fn prepare_block(block: &Block, device: &Device) -> Result<PreparedBlock> {
     Ok(PreparedBlock {
         // The last ReLU follows the sum with the shortcut, which the last
         // convolution adds before its activation.
         layers: block
             .layers
             .iter()
-            .map(|l| prepare(l, Activation::Relu))
+            .map(|l| prepare(l, Activation::Relu, device))
             .collect::<Result<_>>()?,
         downsample: (block.downsample.as_ref())
-            .map(|d| prepare(d, Activation::None))
+            .map(|d| prepare(d, Activation::None, device))
             .transpose()?,
     })
 }
 
 impl ResNetFeatures {
-    /// Takes the network's present weights and running statistics.
-    pub fn new(model: ResNet) -> Result<Self> {
+    /// Takes the network's present weights and running statistics, to compute
+    /// on `device`. They are folded where they are, so a network that is loaded
+    /// for inference alone best stays on the CPU until here.
+    pub fn new(model: ResNet, device: &Device) -> Result<Self> {
         Ok(Self {
-            stem: prepare(&model.stem, Activation::Relu)?,
+            stem: prepare(&model.stem, Activation::Relu, device)?,
             blocks: (model.stages.iter().flatten())
-                .map(prepare_block)
+                .map(|b| prepare_block(b, device))
                 .collect::<Result<_>>()?,
-            fc: model.fc,
+            fc: model.fc.to(device)?,
         })
     }
 
@@ -97,5 +114,19 @@ impl Predict for ResNetFeatures {
         let features = self.features(x)?;
         let logits = self.fc.forward(&features, &Pass::eval())?;
         Ok(vec![("features", features), ("logits", logits)])
+    }
+
+    fn device(&self) -> Device {
+        self.stem.device()
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
+        Ok(Arc::new(Self {
+            stem: self.stem.on_stream(stream)?,
+            blocks: (self.blocks.iter())
+                .map(|b| b.on_stream(stream))
+                .collect::<Result<_>>()?,
+            fc: self.fc.to(&Device::Cuda(stream.clone()))?,
+        }))
     }
 }

@@ -165,11 +165,23 @@ impl ResNet {
     /// Random weights of the distribution that He et al. 2015 derive for ReLU
     /// networks (normal, variance 2 / fan_out), as torchvision draws them.
     pub fn new(depth: Depth, classes: usize, random: &mut Philox) -> Result<Self> {
-        let stem = ConvNorm::new([3, 64], 7, 2, random)?;
-        let mut inputs = 64;
+        Self::of_width(64, depth, classes, random)
+    }
+
+    /// As [`Self::new`] with `width` channels in the stem and the first stage in
+    /// place of 64, and all other widths in proportion: what a test of the
+    /// network's structure can afford.
+    pub fn of_width(
+        width: usize,
+        depth: Depth,
+        classes: usize,
+        random: &mut Philox,
+    ) -> Result<Self> {
+        let stem = ConvNorm::new([3, width], 7, 2, random)?;
+        let mut inputs = width;
         let mut stages = Vec::with_capacity(4);
         for (stage, &count) in depth.blocks().iter().enumerate() {
-            let width = 64 << stage;
+            let width = width << stage;
             let mut blocks = Vec::with_capacity(count);
             for i in 0..count {
                 let stride = if i == 0 && stage > 0 { 2 } else { 1 };
@@ -182,7 +194,7 @@ impl ResNet {
             depth,
             stem,
             stages,
-            fc: Linear::new(depth.features(), classes, true, random)?,
+            fc: Linear::new(inputs, classes, true, random)?,
         };
         for (_, param) in model.parameters() {
             let value = param.value();
@@ -232,8 +244,9 @@ impl ResNet {
     pub fn scale_residuals(&self, scale: f64) -> Result<()> {
         for block in self.stages.iter().flatten() {
             if let Some(gamma) = block.layers.last().and_then(|l| l.norm.weight.as_ref()) {
-                let shape = gamma.value();
-                gamma.set(Tensor::full(scale, shape.shape(), shape.dtype())?)?;
+                let old = gamma.value();
+                let new = Tensor::full_on(scale, old.shape(), old.dtype(), &old.device())?;
+                gamma.set(new)?;
             }
         }
         Ok(())

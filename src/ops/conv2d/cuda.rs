@@ -4,8 +4,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::Sizes;
 use super::cpu::depth_multiplier;
+use crate::device::Device;
 use crate::device::cuda::kernels::{self, Kernel};
-use crate::device::cuda::{Address, count, device_of, f32_only};
+use crate::device::cuda::{Address, CudaDevice, count, device_of, f32_only};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::Activation;
@@ -108,6 +109,19 @@ impl Weights {
             w: channels_last(w)?,
             bias: bias.transpose()?,
         })
+    }
+
+    /// The same weights for another stream of their GPU, in the same memory.
+    pub fn on_stream(&self, stream: &CudaDevice) -> Result<Self> {
+        let stream = Device::Cuda(stream.clone());
+        Ok(Self {
+            w: self.w.to(&stream)?,
+            bias: self.bias.as_ref().map(|b| b.to(&stream)).transpose()?,
+        })
+    }
+
+    pub fn device(&self) -> Device {
+        self.w.device()
     }
 
     /// `activation(conv2d(x, w) + bias + residual)` by the kernels for any

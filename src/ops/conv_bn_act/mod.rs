@@ -13,7 +13,8 @@
 //! There is no gradient, and a recorded input is refused: for training use
 //! `conv2d`, `batch_norm` and an activation.
 
-use crate::device::{Device, cuda::device_of, cuda::f32_only, cuda::kernels};
+use crate::device::Device;
+use crate::device::cuda::{CudaDevice, device_of, f32_only, kernels};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::conv2d::{Conv2d, Sizes, cpu, cuda, forward_sizes};
@@ -91,6 +92,32 @@ impl PreparedConv {
             dtype,
             activation,
             geometry,
+        })
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> Device {
+        match &self.weights {
+            Weights::Cpu(_) => Device::Cpu,
+            Weights::Cuda(weights) => weights.device(),
+        }
+    }
+
+    /// The same convolution on another stream of its GPU, with the same memory
+    /// for its weights.
+    ///
+    /// # Errors
+    /// It was prepared for the CPU.
+    pub fn on_stream(&self, stream: &CudaDevice) -> Result<Self> {
+        let Weights::Cuda(weights) = &self.weights else {
+            return Err(Error::op(
+                OP,
+                "weights were packed for the CPU; prepare them again from tensors on cuda",
+            ));
+        };
+        Ok(Self {
+            weights: Weights::Cuda(weights.on_stream(stream)?),
+            ..*self
         })
     }
 

@@ -14,7 +14,7 @@ use crate::tensor::Tensor;
 struct Params {
     x: Address,
     out: Address,
-    control: Address,
+    replayed: Address,
     key: u64,
     position: u64,
     threshold: u32,
@@ -32,7 +32,7 @@ pub(super) fn dropout(x: &Tensor, p: f64, stream: Philox) -> Result<Tensor> {
     let params = Params {
         x: x.address(op)?,
         out: out.address(op)?,
-        control: device.control(),
+        replayed: device.replayed_random(),
         key: stream.key,
         position: stream.position,
         // `Philox::unit` has 24 bits, so this is its comparison with p exactly.
