@@ -1,6 +1,6 @@
 // Broadcasting arithmetic, comparison and selection.
 //
-//   add, sub, mul, div   y = a op b, f32
+//   add, sub, mul, div   y = a op b, f32; add and mul bf16 and f16 too, in f32
 //   maximum, minimum     y = the larger or smaller, NaN if either is, f32
 //   affine               y = scale x + shift, f32, scale and shift by value
 //   compare              y = a op b as bytes 0 and 1; f32, i32, i64, u8
@@ -10,6 +10,7 @@
 // Every element is written by one thread, so the bits depend on nothing else.
 // Floor: memory bandwidth, each operand and the result once.
 #include "common/elementwise.cuh"
+#include "common/half.cuh"
 
 namespace eosin {
 
@@ -38,9 +39,9 @@ __device__ inline void select(const Elementwise& p) {
     map3<T, T, unsigned char, T>(p, [](T a, T b, unsigned char mask) { return mask ? a : b; });
 }
 
-template <class F>
+template <class T = float, class F>
 __device__ inline void binary(const Elementwise& p, F f) {
-    map2<float, float, float>(p, f);
+    map2<T, T, T>(p, [&](T a, T b) { return narrowed<T>(f(widened(a), widened(b))); });
 }
 
 __device__ inline void affine(const Elementwise& p) {
@@ -56,6 +57,11 @@ extern "C" __global__ void __launch_bounds__(256) eosin_mul_forward_f32(const eo
 extern "C" __global__ void __launch_bounds__(256) eosin_div_forward_f32(const eosin::Elementwise p) { eosin::binary(p, [](float a, float b) { return a / b; }); }
 extern "C" __global__ void __launch_bounds__(256) eosin_maximum_forward_f32(const eosin::Elementwise p) { eosin::binary(p, [](float a, float b) { return a > b || a != a ? a : b; }); }
 extern "C" __global__ void __launch_bounds__(256) eosin_minimum_forward_f32(const eosin::Elementwise p) { eosin::binary(p, [](float a, float b) { return a < b || a != a ? a : b; }); }
+
+extern "C" __global__ void __launch_bounds__(256) eosin_add_forward_bf16(const eosin::Elementwise p) { eosin::binary<__nv_bfloat16>(p, [](float a, float b) { return a + b; }); }
+extern "C" __global__ void __launch_bounds__(256) eosin_add_forward_f16(const eosin::Elementwise p) { eosin::binary<__half>(p, [](float a, float b) { return a + b; }); }
+extern "C" __global__ void __launch_bounds__(256) eosin_mul_forward_bf16(const eosin::Elementwise p) { eosin::binary<__nv_bfloat16>(p, [](float a, float b) { return a * b; }); }
+extern "C" __global__ void __launch_bounds__(256) eosin_mul_forward_f16(const eosin::Elementwise p) { eosin::binary<__half>(p, [](float a, float b) { return a * b; }); }
 
 extern "C" __global__ void __launch_bounds__(256) eosin_affine_forward_f32(const eosin::Elementwise p) { eosin::affine(p); }
 

@@ -12,6 +12,7 @@
 // Every element is written by one thread, so the bits depend on nothing else.
 // Floor: memory bandwidth, each operand and the result once.
 #include "common/elementwise.cuh"
+#include "common/half.cuh"
 
 namespace eosin {
 
@@ -20,9 +21,6 @@ struct Bool {
     unsigned char byte;
 };
 
-__device__ inline float widened(float v) { return v; }
-__device__ inline float widened(__half v) { return __half2float(v); }
-__device__ inline float widened(__nv_bfloat16 v) { return __bfloat162float(v); }
 __device__ inline i64 widened(int v) { return v; }
 __device__ inline i64 widened(i64 v) { return v; }
 __device__ inline i64 widened(unsigned char v) { return v; }

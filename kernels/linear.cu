@@ -1,8 +1,10 @@
-// y[i, j] = activation(bias[j] + sum over k of x[i, k] w[j, k]), f32.
+// y[i, j] = activation(bias[j] + sum over k of x[i, k] w[j, k]); f32, bf16, f16.
 //
 // x (M, K) row-major, w (N, K) with any strides, bias (N) or none; y (M, N).
 // Launches, order of sums and floor as in matmul.cu; bias and activation follow
-// in registers, or in `join` where K is cut into parts.
+// before the result is rounded, or in `join` where K is cut into parts. bf16 and
+// f16 also write what the activation was applied to, if a gradient needs it.
+#include "common/mma.cuh"
 #include "common/product.cuh"
 
 using namespace eosin;
@@ -10,3 +12,14 @@ using namespace eosin;
 extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_64_f32(const ProductParams p) { product<64, 64>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_128_f32(const ProductParams p) { product<128, 64>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_join_f32(const JoinParams p) { join(p); }
+
+extern "C" __global__ void __launch_bounds__(128) eosin_linear_forward_nn_64_bf16(const HalfProductParams p) { half_product_64<Bf16, true, false>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_nn_128_bf16(const HalfProductParams p) { half_product_128<Bf16, true, false>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_linear_forward_nt_64_bf16(const HalfProductParams p) { half_product_64<Bf16, true, true>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_nt_128_bf16(const HalfProductParams p) { half_product_128<Bf16, true, true>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_join_bf16(const HalfJoinParams p) { half_join<Bf16>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_linear_forward_nn_64_f16(const HalfProductParams p) { half_product_64<F16, true, false>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_nn_128_f16(const HalfProductParams p) { half_product_128<F16, true, false>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_linear_forward_nt_64_f16(const HalfProductParams p) { half_product_64<F16, true, true>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_nt_128_f16(const HalfProductParams p) { half_product_128<F16, true, true>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_join_f16(const HalfJoinParams p) { half_join<F16>(p); }

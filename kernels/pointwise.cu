@@ -1,5 +1,5 @@
-// Functions of one element in f32: y = f(x), and for gradients g f'(x) and
-// g f''(x). src/ops/pointwise/scalar.rs has the formulas for the CPU.
+// Functions of one element in f32, those that are activations in bf16 and f16
+// too: y = f(x), and for gradients g f'(x) and g f''(x), computed in f32. src/ops/pointwise/scalar.rs has the formulas for the CPU.
 //
 // Parameters come by value: pow's coefficient and exponent of the order asked
 // for, clamp's limits, leaky_relu's slope.
@@ -8,6 +8,7 @@
 // Every element is written by one thread, so the bits depend on nothing else.
 // Floor: memory bandwidth, each operand and the result once.
 #include "common/elementwise.cuh"
+#include "common/half.cuh"
 
 namespace eosin {
 
@@ -122,17 +123,19 @@ struct Sigmoid {
     }
 };
 
-template <template <int> class F>
+template <template <int> class F, class T = float>
 __device__ inline void value(const Elementwise& p) {
     const float a = p.numbers[0], b = p.numbers[1];
-    map1<float, float>(p, [a, b](float x) { return F<0>::at(x, a, b); });
+    map1<T, T>(p, [a, b](T x) { return narrowed<T>(F<0>::at(widened(x), a, b)); });
 }
 
 // g times the derivative; the first operand is x.
-template <template <int> class F, int order>
+template <template <int> class F, int order, class T = float>
 __device__ inline void derivative(const Elementwise& p) {
     const float a = p.numbers[0], b = p.numbers[1];
-    map2<float, float, float>(p, [a, b](float x, float g) { return g * F<order>::at(x, a, b); });
+    map2<T, T, T>(p, [a, b](T x, T g) {
+        return narrowed<T>(widened(g) * F<order>::at(widened(x), a, b));
+    });
 }
 
 }  // namespace eosin
@@ -170,3 +173,35 @@ extern "C" __global__ void __launch_bounds__(256) eosin_tanh_backward_second_f32
 extern "C" __global__ void __launch_bounds__(256) eosin_sigmoid_forward_f32(const eosin::Elementwise p) { eosin::value<eosin::Sigmoid>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_sigmoid_backward_f32(const eosin::Elementwise p) { eosin::derivative<eosin::Sigmoid, 1>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_sigmoid_backward_second_f32(const eosin::Elementwise p) { eosin::derivative<eosin::Sigmoid, 2>(p); }
+
+extern "C" __global__ void __launch_bounds__(256) eosin_leaky_relu_forward_bf16(const eosin::Elementwise p) { eosin::value<eosin::LeakyRelu, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_leaky_relu_backward_bf16(const eosin::Elementwise p) { eosin::derivative<eosin::LeakyRelu, 1, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_leaky_relu_backward_second_bf16(const eosin::Elementwise p) { eosin::derivative<eosin::LeakyRelu, 2, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_gelu_forward_bf16(const eosin::Elementwise p) { eosin::value<eosin::Gelu, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_gelu_backward_bf16(const eosin::Elementwise p) { eosin::derivative<eosin::Gelu, 1, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_gelu_backward_second_bf16(const eosin::Elementwise p) { eosin::derivative<eosin::Gelu, 2, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_silu_forward_bf16(const eosin::Elementwise p) { eosin::value<eosin::Silu, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_silu_backward_bf16(const eosin::Elementwise p) { eosin::derivative<eosin::Silu, 1, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_silu_backward_second_bf16(const eosin::Elementwise p) { eosin::derivative<eosin::Silu, 2, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_tanh_forward_bf16(const eosin::Elementwise p) { eosin::value<eosin::Tanh, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_tanh_backward_bf16(const eosin::Elementwise p) { eosin::derivative<eosin::Tanh, 1, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_tanh_backward_second_bf16(const eosin::Elementwise p) { eosin::derivative<eosin::Tanh, 2, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sigmoid_forward_bf16(const eosin::Elementwise p) { eosin::value<eosin::Sigmoid, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sigmoid_backward_bf16(const eosin::Elementwise p) { eosin::derivative<eosin::Sigmoid, 1, __nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sigmoid_backward_second_bf16(const eosin::Elementwise p) { eosin::derivative<eosin::Sigmoid, 2, __nv_bfloat16>(p); }
+
+extern "C" __global__ void __launch_bounds__(256) eosin_leaky_relu_forward_f16(const eosin::Elementwise p) { eosin::value<eosin::LeakyRelu, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_leaky_relu_backward_f16(const eosin::Elementwise p) { eosin::derivative<eosin::LeakyRelu, 1, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_leaky_relu_backward_second_f16(const eosin::Elementwise p) { eosin::derivative<eosin::LeakyRelu, 2, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_gelu_forward_f16(const eosin::Elementwise p) { eosin::value<eosin::Gelu, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_gelu_backward_f16(const eosin::Elementwise p) { eosin::derivative<eosin::Gelu, 1, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_gelu_backward_second_f16(const eosin::Elementwise p) { eosin::derivative<eosin::Gelu, 2, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_silu_forward_f16(const eosin::Elementwise p) { eosin::value<eosin::Silu, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_silu_backward_f16(const eosin::Elementwise p) { eosin::derivative<eosin::Silu, 1, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_silu_backward_second_f16(const eosin::Elementwise p) { eosin::derivative<eosin::Silu, 2, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_tanh_forward_f16(const eosin::Elementwise p) { eosin::value<eosin::Tanh, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_tanh_backward_f16(const eosin::Elementwise p) { eosin::derivative<eosin::Tanh, 1, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_tanh_backward_second_f16(const eosin::Elementwise p) { eosin::derivative<eosin::Tanh, 2, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sigmoid_forward_f16(const eosin::Elementwise p) { eosin::value<eosin::Sigmoid, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sigmoid_backward_f16(const eosin::Elementwise p) { eosin::derivative<eosin::Sigmoid, 1, __half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sigmoid_backward_second_f16(const eosin::Elementwise p) { eosin::derivative<eosin::Sigmoid, 2, __half>(p); }

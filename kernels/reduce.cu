@@ -1,4 +1,4 @@
-// Reductions of f32.
+// Reductions of f32; sums of bf16 and f16 too, added in f32 and rounded once.
 //
 //   sum     y[o, c] = the sum over r of x[o, r, c], x being outer x rows x inner
 //   argmax  the place (i64) of the first maximum of each row; NaN is the maximum
@@ -11,15 +11,25 @@
 // Launch: 256 threads. rows: outer x chunks blocks; columns: outer x chunks x
 // (inner / 32, rounded up); argmax: a block per row.
 // Floor: memory bandwidth, x once.
+#include "common/half.cuh"
 #include "common/order.cuh"
 #include "common/walk.cuh"
 
 namespace eosin {
 
 struct SumParams {
-    const float* x;
-    float* out;  // outer x chunks x inner
+    const void* x;
+    void* out;  // outer x chunks x inner
     unsigned rows, inner, chunk, chunks;
+    unsigned to, padding;  // the dtype of out: 0 f32, 1 bf16, 2 f16
+
+    __device__ void put(u64 at, float sum) const {
+        switch (to) {
+            case 1: static_cast<__nv_bfloat16*>(out)[at] = narrowed<__nv_bfloat16>(sum); return;
+            case 2: static_cast<__half*>(out)[at] = narrowed<__half>(sum); return;
+            default: static_cast<float*>(out)[at] = sum;
+        }
+    }
 };
 
 // A sum that carries what its additions lost.
@@ -33,18 +43,20 @@ struct Kahan {
     }
 };
 
+template <class T>
 __device__ inline void sum_rows(const SumParams& p) {
     SHARED(float, parts, [256 / WARP]);
     const unsigned outer = blockIdx.x / p.chunks, part = blockIdx.x % p.chunks;
-    const float* x = p.x + u64(outer) * p.rows;
+    const T* x = static_cast<const T*>(p.x) + u64(outer) * p.rows;
     const unsigned first = part * p.chunk;
     const unsigned end = p.rows - first < p.chunk ? p.rows : first + p.chunk;
     Kahan own;
-    for (unsigned r = first + threadIdx.x; r < end; r += 256) own.add(x[r]);
+    for (unsigned r = first + threadIdx.x; r < end; r += 256) own.add(widened(x[r]));
     const float total = block_sum<256>(own.sum, parts);
-    if (threadIdx.x == 0) p.out[blockIdx.x] = total;
+    if (threadIdx.x == 0) p.put(blockIdx.x, total);
 }
 
+template <class T>
 __device__ inline void sum_columns(const SumParams& p) {
     SHARED(float, parts, [8][32]);
     const unsigned tiles = (p.inner + 31) / 32;
@@ -55,15 +67,15 @@ __device__ inline void sum_columns(const SumParams& p) {
     const unsigned end = p.rows - first < p.chunk ? p.rows : first + p.chunk;
     Kahan own;
     if (column < p.inner) {
-        const float* x = p.x + u64(outer) * p.rows * p.inner + column;
-        for (unsigned r = first + lane; r < end; r += 8) own.add(x[u64(r) * p.inner]);
+        const T* x = static_cast<const T*>(p.x) + u64(outer) * p.rows * p.inner + column;
+        for (unsigned r = first + lane; r < end; r += 8) own.add(widened(x[u64(r) * p.inner]));
     }
     parts[lane][threadIdx.x % 32] = own.sum;
     __syncthreads();
     if (lane == 0 && column < p.inner) {
         float total = 0.0f;
         for (unsigned i = 0; i < 8; ++i) total += parts[i][threadIdx.x];
-        p.out[u64(segment) * p.inner + column] = total;
+        p.put(u64(segment) * p.inner + column, total);
     }
 }
 
@@ -96,6 +108,10 @@ __device__ inline void argmax(const ArgmaxParams& p) {
 
 }  // namespace eosin
 
-extern "C" __global__ void __launch_bounds__(256) eosin_sum_forward_rows_f32(const eosin::SumParams p) { eosin::sum_rows(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_sum_forward_columns_f32(const eosin::SumParams p) { eosin::sum_columns(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sum_forward_rows_f32(const eosin::SumParams p) { eosin::sum_rows<float>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sum_forward_columns_f32(const eosin::SumParams p) { eosin::sum_columns<float>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sum_forward_rows_bf16(const eosin::SumParams p) { eosin::sum_rows<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sum_forward_columns_bf16(const eosin::SumParams p) { eosin::sum_columns<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sum_forward_rows_f16(const eosin::SumParams p) { eosin::sum_rows<__half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_sum_forward_columns_f16(const eosin::SumParams p) { eosin::sum_columns<__half>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_argmax_forward_f32(const __grid_constant__ eosin::ArgmaxParams p) { eosin::argmax(p); }

@@ -16,6 +16,7 @@
 #include "common/base.cuh"
 
 #ifndef EOSIN_EMULATOR
+#include <cstdint>
 
 namespace ptx {
 

@@ -61,7 +61,7 @@ pub use layer_norm::layer_norm;
 pub use layout::{broadcast_to, cast, permute, reshape, to_format, transpose};
 pub use linear::{Activation, linear};
 pub use loss::{bce_with_logits, cross_entropy, l1_loss, mse_loss};
-pub use matmul::matmul;
+pub use matmul::{matmul, matmul_to};
 pub use pad::{pad_reflect, pad_zero};
 pub use pointwise::{abs, clamp, exp, gelu, leaky_relu, log, pow, relu, sigmoid, silu, sqrt, tanh};
 pub use pool::{Pool, adaptive_avg_pool2d, avg_pool2d, max_pool2d};

@@ -12,5 +12,6 @@ mod deeppt;
 mod device;
 mod emulator;
 mod optim;
+mod products;
 mod table;
 mod training;

@@ -17,6 +17,28 @@ use crate::emulated::Emulated;
 
 type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 
+/// Operators that have bf16 and f16 on the CUDA device: products, and what their
+/// gradients and second gradients need. Others refuse them by name.
+const HALVES_ON_CUDA: &[&str] = &[
+    "add",
+    "broadcast_to",
+    "gelu",
+    "leaky_relu",
+    "linear",
+    "matmul",
+    "mul",
+    "permute",
+    "relu",
+    "reshape",
+    "sigmoid",
+    "silu",
+    "sum",
+    "sum_all",
+    "tanh",
+    "to_format",
+    "transpose",
+];
+
 /// One input of a sample.
 #[derive(Clone)]
 pub enum Input {
@@ -178,6 +200,22 @@ impl Suite {
         if sample.cuda && order == Some(Order::Second) {
             on_cuda("f32::second_gradient", cuda_second_order);
         }
+        if sample.cuda && HALVES_ON_CUDA.contains(&op) {
+            for (name_of, dtype) in [("bf16", DType::BF16), ("f16", DType::F16)] {
+                let mut on_cuda = |what: &str, body: fn(&Sample, DType) -> Result<()>| {
+                    let sample = sample.clone();
+                    self.test(
+                        format!("{op}::{name}::cuda::{name_of}::{what}"),
+                        move || body(&sample, dtype),
+                    );
+                };
+                on_cuda("values_and_gradients", cuda_half_first_order);
+                on_cuda("layouts", cuda_half_layouts);
+                if order == Some(Order::Second) {
+                    on_cuda("second_gradient", cuda_half_second_order);
+                }
+            }
+        }
         if sample.smooth {
             let mut add = |what: &str, body: fn(&Sample) -> Result<()>| {
                 let sample = sample.clone();
@@ -212,23 +250,34 @@ fn variables(inputs: &[Tensor]) -> Vec<Tensor> {
     each.collect()
 }
 
-/// What a result is weighted with for its gradient, where it is.
-fn weight_of(name: &str, output: &Tensor) -> Result<Tensor> {
-    tensor(name, output.shape(), -1.0, 1.0, output.dtype())?.to(&output.device())
+/// What a result is weighted with for its gradient, where it is. A number that
+/// `rounding` holds is the same in every dtype that holds more.
+fn weight_of(name: &str, output: &Tensor, rounding: Option<DType>) -> Result<Tensor> {
+    let dtype = rounding.unwrap_or(output.dtype());
+    let weight = tensor(name, output.shape(), -1.0, 1.0, dtype)?;
+    ops::cast(&weight, output.dtype())?.to(&output.device())
 }
 
 /// Gradients of the weighted first gradients, as f64.
 fn second_gradients(s: &Sample, inputs: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+    second_gradients_by(s, inputs, None)
+}
+
+fn second_gradients_by(
+    s: &Sample,
+    inputs: &[Tensor],
+    rounding: Option<DType>,
+) -> Result<Vec<Vec<f64>>> {
     let variables = variables(inputs);
     let output = (s.call)(&variables)?;
     let wanted: Vec<&Tensor> = variables.iter().filter(|t| t.is_recorded()).collect();
-    let weight = weight_of("weight", &output)?.variable();
+    let weight = weight_of("weight", &output, rounding)?.variable();
     let first = grad(&[&output], Some(&[&weight]), &wanted, true)?;
     let first: Vec<Tensor> = first.into_iter().flatten().collect();
     let recorded: Vec<&Tensor> = first.iter().filter(|t| t.is_recorded()).collect();
     let weights: Vec<Tensor> = recorded
         .iter()
-        .map(|t| weight_of("weight of a gradient", t))
+        .map(|t| weight_of("weight of a gradient", t, rounding))
         .collect::<Result<_>>()?;
     let mut targets = wanted;
     targets.push(&weight);
@@ -237,9 +286,14 @@ fn second_gradients(s: &Sample, inputs: &[Tensor]) -> Result<Vec<Vec<f64>>> {
     second.iter().flatten().map(Tensor::to_f64_vec).collect()
 }
 
+/// A device of the emulator.
+pub fn emulated(schedule: Schedule) -> Result<Device> {
+    Ok(Device::Cuda(CudaDevice::new(Emulated::new(schedule))?))
+}
+
 /// The sample's inputs on a device of the emulator.
 fn on_cuda(inputs: &[Tensor], schedule: Schedule) -> Result<Vec<Tensor>> {
-    let device = Device::Cuda(CudaDevice::new(Emulated::new(schedule))?);
+    let device = emulated(schedule)?;
     inputs.iter().map(|t| t.to(&device)).collect()
 }
 
@@ -277,6 +331,76 @@ fn cuda_second_order(s: &Sample) -> Result<()> {
     Ok(())
 }
 
+/// Half of a unit in the last place: what one rounding to 8 or 11 significant bits
+/// changes at most, in relation to the number.
+fn half_unit(dtype: DType) -> f64 {
+    match dtype {
+        DType::BF16 => 1.0 / 256.0,
+        _ => 1.0 / 2048.0,
+    }
+}
+
+/// Results in `dtype` against the exact ones of the same, rounded, inputs: at most
+/// twice the error of the CPU's plain low precision, which rounds as often, and one
+/// rounding, since that error may be 0 by chance.
+fn close_in_half(
+    what: &str,
+    s: &Sample,
+    dtype: DType,
+    run: impl Fn(&Sample, &[Tensor], Option<DType>) -> Result<Vec<Vec<f64>>>,
+) -> Result<Vec<Vec<f64>>> {
+    let inputs = s.inputs(dtype)?;
+    let got = in_two_schedules(&inputs, |inputs| run(s, inputs, Some(dtype)))?;
+    let plain = run(s, &inputs, Some(dtype))?;
+    let widened = inputs.iter().map(|t| match t.dtype() == dtype {
+        true => ops::cast(t, DType::F64),
+        false => Ok(t.clone()),
+    });
+    let exact = run(s, &widened.collect::<Result<Vec<_>>>()?, Some(dtype))?;
+    assert_eq!(got.len(), exact.len(), "{what}: another number of results");
+    for (i, (got, exact)) in got.iter().zip(&exact).enumerate() {
+        let error = relative_l2(got, exact);
+        let allowed = 2.0 * relative_l2(&plain[i], exact) + half_unit(dtype);
+        // Not `<`: a NaN must not pass.
+        assert!(
+            error <= allowed,
+            "{what}: result {i} is off by {error:e}, allowed are {allowed:e}"
+        );
+    }
+    Ok(got)
+}
+
+/// The values, besides, are rounded once: a half unit, and what f32 sums lose.
+fn cuda_half_first_order(s: &Sample, dtype: DType) -> Result<()> {
+    let got = close_in_half("cuda", s, dtype, everything_by)?;
+    let inputs = s.inputs(dtype)?;
+    let output = (s.call)(&on_cuda(&inputs, Schedule::Forward)?)?;
+    assert_eq!(output.dtype(), dtype, "the result has another dtype");
+    let widened = inputs.iter().map(|t| ops::cast(t, DType::F64));
+    let exact = (s.call)(&widened.collect::<Result<Vec<_>>>()?)?;
+    let tolerance = half_unit(dtype) + 1e-5;
+    close("cuda", &got[..1], &[exact.to_f64_vec()?], tolerance);
+    Ok(())
+}
+
+fn cuda_half_second_order(s: &Sample, dtype: DType) -> Result<()> {
+    let got = close_in_half("cuda second gradient", s, dtype, second_gradients_by)?;
+    assert!(!got.is_empty(), "no second gradient was found");
+    Ok(())
+}
+
+/// Another layout may change the order of a sum in f32, and so one rounding.
+fn cuda_half_layouts(s: &Sample, dtype: DType) -> Result<()> {
+    let plain = s.inputs(dtype)?;
+    let want = everything(s, &on_cuda(&plain, Schedule::Forward)?)?;
+    for (name, relayout) in LAYOUTS {
+        let inputs: Vec<Tensor> = plain.iter().map(relayout).collect::<Result<_>>()?;
+        let inputs = on_cuda(&inputs, Schedule::Greedy(3))?;
+        close(name, &everything(s, &inputs)?, &want, half_unit(dtype))
+    }
+    Ok(())
+}
+
 fn cuda_layouts(s: &Sample) -> Result<()> {
     let plain = s.inputs(DType::F32)?;
     let want = everything(s, &on_cuda(&plain, Schedule::Forward)?)?;
@@ -290,12 +414,16 @@ fn cuda_layouts(s: &Sample) -> Result<()> {
 
 /// Output and, where there is one, gradients with weight 1, as f64.
 fn everything(s: &Sample, inputs: &[Tensor]) -> Result<Vec<Vec<f64>>> {
+    everything_by(s, inputs, None)
+}
+
+fn everything_by(s: &Sample, inputs: &[Tensor], rounding: Option<DType>) -> Result<Vec<Vec<f64>>> {
     let variables = variables(inputs);
     let output = (s.call)(&variables)?;
     let mut all = vec![output.to_f64_vec()?];
     if output.is_recorded() {
         let wanted: Vec<&Tensor> = variables.iter().filter(|t| t.is_recorded()).collect();
-        let weight = weight_of("weight", &output)?;
+        let weight = weight_of("weight", &output, rounding)?;
         for g in grad(&[&output], Some(&[&weight]), &wanted, false)?
             .into_iter()
             .flatten()

@@ -1,8 +1,15 @@
+use eosin::autograd::grad;
+use eosin::nn::Buffer;
 use eosin::ops::{self, Activation};
-use eosin::{DType, Tensor};
+use eosin::{DType, Device, Result, Tensor};
+use eosin_emulator::Schedule;
 
 use crate::golden::{Case, Outputs};
-use crate::harness::{Sample, Suite};
+use crate::harness::{Sample, Suite, emulated};
+
+/// The dtypes of the tensor cores.
+const HALVES: [(&str, DType); 2] = [("bf16", DType::BF16), ("f16", DType::F16)];
+const SCHEDULES: [Schedule; 2] = [Schedule::Forward, Schedule::Greedy(11)];
 
 pub fn samples() -> Vec<Sample> {
     let t = |x: &Tensor| ops::transpose(x, -1, -2);
@@ -95,6 +102,9 @@ pub fn tests(suite: &mut Suite) {
         );
         Ok(())
     });
+    for (name, dtype) in HALVES {
+        half_tests(suite, name, dtype);
+    }
     suite.test("linear::fused_equals_recorded_bit_for_bit", || {
         let x = crate::common::tensor("x", &[33, 46], -1.0, 1.0, DType::F32)?;
         let w = crate::common::tensor("w", &[19, 46], -1.0, 1.0, DType::F32)?;
@@ -110,6 +120,329 @@ pub fn tests(suite: &mut Suite) {
         }
         Ok(())
     });
+}
+
+/// How a matrix lies in memory, surrounded by NaN: row by row or column by column,
+/// `before` elements after the start of a line that ends with `after`, every
+/// `step`-th element.
+#[derive(Clone, Copy, Debug)]
+struct Lie {
+    turned: bool,
+    before: usize,
+    after: usize,
+    step: usize,
+}
+
+const PLAIN: Lie = Lie {
+    turned: false,
+    before: 0,
+    after: 0,
+    step: 1,
+};
+
+/// The four transpose forms of a and b.
+fn forms(a: Lie, b: Lie) -> impl Iterator<Item = [Lie; 2]> {
+    let turns = [[false, false], [false, true], [true, false], [true, true]];
+    turns.into_iter().map(move |[s, t]| {
+        let (a, b) = (Lie { turned: s, ..a }, Lie { turned: t, ..b });
+        [a, b]
+    })
+}
+
+/// Small integers, so that every sum is exact in f32, in any order.
+fn integer(i: usize) -> f32 {
+    (i * 29 % 17) as f32 - 8.0
+}
+
+/// The matrices of `shape` (batch, rows, columns) on a device.
+fn laid(shape: [usize; 3], first: usize, lie: Lie, dtype: DType, on: &Device) -> Result<Tensor> {
+    let [batch, rows, columns] = shape;
+    let (lines, each) = if lie.turned {
+        (columns, rows)
+    } else {
+        (rows, columns)
+    };
+    let width = lie.before + each * lie.step + lie.after;
+    let mut held = vec![f32::NAN; batch * lines * width];
+    for matrix in 0..batch {
+        for i in 0..rows {
+            for j in 0..columns {
+                let (line, place) = if lie.turned { (j, i) } else { (i, j) };
+                let at = (matrix * lines + line) * width + lie.before + place * lie.step;
+                held[at] = integer(first + (matrix * rows + i) * columns + j);
+            }
+        }
+    }
+    let held = Tensor::from_slice(&held, &[batch, lines, width])?;
+    let held = ops::cast(&held, dtype)?.to(on)?;
+    let matrices = ops::slice_step(&held, -1, lie.before, each, lie.step)?;
+    match lie.turned {
+        true => ops::transpose(&matrices, -1, -2),
+        false => Ok(matrices),
+    }
+}
+
+/// The product of integers, exact in f32 and rounded once to `dtype`, on a device
+/// of every schedule.
+fn exact(dtype: DType, lies: [Lie; 2], batches: [usize; 2], [m, k, n]: [usize; 3]) -> Result<()> {
+    let shapes = [[batches[0], m, k], [batches[1], k, n]];
+    let plain = |which: usize| {
+        laid(shapes[which], which, PLAIN, DType::F32, &Device::Cpu)
+            .and_then(|t| ops::cast(&t, DType::F64))
+    };
+    let want = ops::matmul(&plain(0)?, &plain(1)?)?;
+    for schedule in SCHEDULES {
+        let device = emulated(schedule)?;
+        let a = laid(shapes[0], 0, lies[0], dtype, &device)?;
+        let b = laid(shapes[1], 1, lies[1], dtype, &device)?;
+        let what = format!("{lies:?} {batches:?} x {m} x {k} x {n} {schedule:?}");
+        let wide = ops::matmul_to(&a, &b, DType::F32)?;
+        assert_eq!(wide.to_f64_vec()?, want.to_f64_vec()?, "{what}");
+        let rounded = ops::cast(&want, dtype)?;
+        let got = ops::matmul(&a, &b)?;
+        assert_eq!(got.dtype(), dtype);
+        assert_eq!(got.to_f64_vec()?, rounded.to_f64_vec()?, "{what}");
+    }
+    Ok(())
+}
+
+fn half_tests(suite: &mut Suite, name: &str, dtype: DType) {
+    suite.test(format!("matmul::cuda::{name}::ragged_sizes"), move || {
+        for sizes in [
+            [1, 1, 1],
+            [1, 7, 1],
+            [1, 64, 70],
+            [70, 64, 1],
+            [5, 33, 3],
+            [17, 31, 65],
+            [64, 32, 64],
+            [65, 97, 66],
+            [33, 160, 12],
+        ] {
+            for lies in forms(PLAIN, PLAIN) {
+                exact(dtype, lies, [1, 1], sizes)?;
+            }
+        }
+        Ok(())
+    });
+    // Lines of 48 elements, which start 16, 8, 4 and 2 bytes after a multiple of
+    // 16, and such with other elements in between.
+    suite.test(
+        format!("matmul::cuda::{name}::copies_of_every_width"),
+        move || {
+            for (before, after, step) in [
+                (8, 8, 1),
+                (4, 4, 1),
+                (2, 6, 1),
+                (1, 7, 1),
+                (0, 1, 1),
+                (3, 2, 2),
+                (0, 0, 3),
+            ] {
+                let lie = Lie {
+                    turned: false,
+                    before,
+                    after,
+                    step,
+                };
+                for lies in forms(lie, PLAIN).chain(forms(PLAIN, lie)) {
+                    exact(dtype, lies, [1, 1], [48, 48, 48])?;
+                    exact(dtype, lies, [1, 1], [19, 45, 37])?;
+                }
+            }
+            Ok(())
+        },
+    );
+    suite.test(format!("matmul::cuda::{name}::batches"), move || {
+        for batches in [[3, 3], [1, 3], [3, 1]] {
+            for lies in forms(PLAIN, PLAIN) {
+                exact(dtype, lies, batches, [5, 9, 7])?;
+                exact(dtype, lies, batches, [8, 16, 24])?;
+            }
+        }
+        Ok(())
+    });
+    suite.test(format!("matmul::cuda::{name}::parts_of_k"), move || {
+        for lies in forms(PLAIN, PLAIN) {
+            exact(dtype, lies, [1, 1], [9, 1100, 6])?;
+            exact(dtype, lies, [2, 1], [3, 520, 5])?;
+        }
+        Ok(())
+    });
+    suite.test(format!("matmul::cuda::{name}::large_tiles"), move || {
+        // 96 tiles of 128 x 128: one a matrix, and four a matrix.
+        for lies in forms(PLAIN, PLAIN) {
+            exact(dtype, lies, [96, 1], [7, 50, 9])?;
+        }
+        exact(dtype, [PLAIN, PLAIN], [1, 24], [136, 20, 131])
+    });
+    suite.test(format!("matmul::cuda::{name}::bands_of_tiles"), move || {
+        exact(dtype, [PLAIN, PLAIN], [1, 1], [64 * 9 + 1, 5, 130])
+    });
+    suite.test(format!("matmul::cuda::{name}::empty"), move || {
+        for sizes in [[0, 3, 2], [2, 3, 0], [2, 0, 3]] {
+            exact(dtype, [PLAIN, PLAIN], [1, 1], sizes)?;
+            exact(dtype, [PLAIN, PLAIN], [0, 1], sizes)?;
+        }
+        Ok(())
+    });
+    suite.test(format!("matmul::cuda::{name}::wide_gradients"), move || {
+        // The result is f32, the gradients are what the operands are.
+        for device in [Device::Cpu, emulated(Schedule::Forward)?] {
+            let a = laid([1, 5, 9], 0, PLAIN, dtype, &device)?.variable();
+            let b = laid([1, 9, 7], 1, PLAIN, dtype, &device)?.variable();
+            let y = ops::matmul_to(&a, &b, DType::F32)?;
+            assert_eq!(y.dtype(), DType::F32);
+            let g = grad(&[&ops::sum_all(&y)?], None, &[&a, &b], false)?;
+            let ones = Tensor::full(1.0, &[1, 5, 7], DType::F64)?;
+            let whole = |t: &Tensor| ops::cast(&t.detach().to(&Device::Cpu)?, DType::F64);
+            let want = ops::matmul(&ones, &ops::transpose(&whole(&b)?, -1, -2)?)?;
+            let got = g[0].as_ref().expect("a gradient");
+            assert_eq!(got.dtype(), dtype);
+            assert_eq!(got.to_f64_vec()?, ops::cast(&want, dtype)?.to_f64_vec()?);
+        }
+        Ok(())
+    });
+    suite.test(format!("linear::cuda::{name}::large_tiles"), move || {
+        linear_is_exact(dtype, [128 * 95 + 1, 3, 6])
+    });
+    suite.test(format!("linear::cuda::{name}::parts_of_k"), move || {
+        linear_is_exact(dtype, [5, 1100, 7])
+    });
+    suite.test(
+        format!("linear::cuda::{name}::fused_equals_recorded_bit_for_bit"),
+        move || {
+            for sizes in [[33, 46, 19], [3, 600, 8]] {
+                let on = emulated(Schedule::Forward)?;
+                let [m, k, n] = sizes;
+                let make = |name: &str, shape: &[usize]| {
+                    crate::common::tensor(name, shape, -1.0, 1.0, dtype)?.to(&on)
+                };
+                let (x, w, b) = (make("x", &[m, k])?, make("w", &[n, k])?, make("b", &[n])?);
+                for activation in [
+                    Activation::Gelu,
+                    Activation::LeakyRelu(0.01),
+                    Activation::None,
+                ] {
+                    let fused = ops::linear(&x, &w, Some(&b), activation)?;
+                    let recorded = ops::linear(&x.variable(), &w, Some(&b), activation)?;
+                    assert!(recorded.is_recorded());
+                    assert_eq!(fused.to_f64_vec()?, recorded.to_f64_vec()?);
+                }
+            }
+            Ok(())
+        },
+    );
+    suite.test(
+        format!("linear::cuda::{name}::training_step_replays_bit_for_bit"),
+        move || replays(dtype),
+    );
+    suite.test(format!("matmul::cuda::{name}::wrong_dtypes"), move || {
+        for device in [Device::Cpu, emulated(Schedule::Forward)?] {
+            let zeros = |s: &[usize], dtype| Tensor::zeros(s, dtype)?.to(&device);
+            let half = zeros(&[2, 2], dtype)?;
+            let other = HALVES.into_iter().find(|(_, d)| *d != dtype);
+            let other = other.map_or(DType::F32, |(_, d)| d);
+            for wrong in [other, DType::F32, DType::I32] {
+                let wrong = zeros(&[2, 2], wrong)?;
+                for (a, b) in [(&half, &wrong), (&wrong, &half)] {
+                    let refused = [
+                        ops::matmul(a, b),
+                        ops::linear(a, b, None, Activation::None),
+                        ops::linear(a, a, Some(&zeros(&[2], b.dtype())?), Activation::None),
+                    ];
+                    for refused in refused {
+                        let error = refused.expect_err("two dtypes").to_string();
+                        assert!(error.contains(&format!("{dtype:?}")), "{error}");
+                        assert!(error.contains("floats of one dtype"), "{error}");
+                    }
+                }
+            }
+            for to in [other, DType::F64, DType::I64] {
+                let error = ops::matmul_to(&half, &half, to).expect_err("another result");
+                assert!(error.to_string().contains("or f32 of bf16"), "{error}");
+            }
+            let f32 = zeros(&[2, 2], DType::F32)?;
+            assert!(ops::matmul_to(&f32, &f32, dtype).is_err());
+        }
+        Ok(())
+    });
+}
+
+/// The loss and the gradients of f32 weights of a layer that computes in `dtype`.
+fn layer_step(x: &Tensor, w: &Tensor, bias: &Tensor, dtype: DType) -> Result<Vec<Tensor>> {
+    let (w, bias) = (w.variable(), bias.variable());
+    let narrow = |t: &Tensor| ops::cast(t, dtype);
+    let y = ops::linear(
+        &narrow(x)?,
+        &narrow(&w)?,
+        Some(&narrow(&bias)?),
+        Activation::Gelu,
+    )?;
+    let y = ops::cast(&y, DType::F32)?;
+    let loss = ops::sum_all(&ops::mul(&y, &y)?)?;
+    let gradients = grad(&[&loss], None, &[&w, &bias], false)?;
+    Ok([Some(loss)]
+        .into_iter()
+        .chain(gradients)
+        .flatten()
+        .collect())
+}
+
+/// A captured step, its K cut into parts, leaves what an eager one does.
+fn replays(dtype: DType) -> Result<()> {
+    for schedule in SCHEDULES {
+        let on = emulated(schedule)?;
+        let Device::Cuda(device) = &on else {
+            panic!("no CUDA device");
+        };
+        let make = |name: &str, shape: &[usize]| {
+            crate::common::tensor(name, shape, -1.0, 1.0, DType::F32)?.to(&on)
+        };
+        let (w, bias) = (make("w", &[7, 600])?, make("bias", &[7])?);
+        let x = Buffer::new("x", make("first", &[5, 600])?);
+        let values = |all: &[Tensor]| -> Result<Vec<Vec<f64>>> {
+            assert_eq!(all.len(), 3, "a loss and two gradients");
+            all.iter().map(Tensor::to_f64_vec).collect()
+        };
+        let first = values(&layer_step(&x.value(), &w, &bias, dtype)?)?;
+        let (graph, results) = device.capture(|| layer_step(&x.value(), &w, &bias, dtype))?;
+        graph.replay()?;
+        assert_eq!(values(&results)?, first);
+        x.set(make("second", &[5, 600])?)?;
+        graph.replay()?;
+        let second = values(&layer_step(&x.value(), &w, &bias, dtype)?)?;
+        assert_eq!(values(&results)?, second);
+        assert_ne!(first, second);
+    }
+    Ok(())
+}
+
+/// x w^T + b of integers with w as it is and turned, off the tape and with ReLU on
+/// it, where what the activation was applied to is written too.
+fn linear_is_exact(dtype: DType, [m, k, n]: [usize; 3]) -> Result<()> {
+    let whole = |shape, first| laid(shape, first, PLAIN, DType::F64, &Device::Cpu);
+    let wide = |t: &Tensor, shape: &[usize]| ops::reshape(t, shape);
+    let x = wide(&whole([1, m, k], 0)?, &[m, k])?;
+    let w = wide(&whole([1, n, k], 1)?, &[n, k])?;
+    let bias = wide(&whole([1, 1, n], 2)?, &[n])?;
+    let z = ops::linear(&x, &w, Some(&bias), Activation::None)?;
+    let y = ops::cast(&ops::relu(&z)?, dtype)?.to_f64_vec()?;
+    let z = ops::cast(&z, dtype)?.to_f64_vec()?;
+    for schedule in SCHEDULES {
+        let on = emulated(schedule)?;
+        for turned in [false, true] {
+            let lie = Lie { turned, ..PLAIN };
+            let x = wide(&laid([1, m, k], 0, PLAIN, dtype, &on)?, &[m, k])?;
+            let w = wide(&laid([1, n, k], 1, lie, dtype, &on)?, &[n, k])?;
+            let bias = wide(&laid([1, 1, n], 2, PLAIN, dtype, &on)?, &[n])?;
+            let got = ops::linear(&x, &w, Some(&bias), Activation::None)?;
+            assert_eq!(got.to_f64_vec()?, z, "{turned} {schedule:?}");
+            let recorded = ops::linear(&x.variable(), &w, Some(&bias), Activation::Relu)?;
+            assert_eq!(recorded.to_f64_vec()?, y, "{turned} {schedule:?}");
+        }
+    }
+    Ok(())
 }
 
 pub fn golden(case: &Case) -> Option<Outputs> {

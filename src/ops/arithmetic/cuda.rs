@@ -7,6 +7,17 @@ use crate::tensor::Tensor;
 
 pub(super) fn binary(kind: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let op = kind.name();
+    // What the gradients of products need: a gradient is added up and weighted.
+    let half = match (kind, a.dtype(), b.dtype()) {
+        (Binary::Add, DType::BF16, DType::BF16) => Some(&kernels::EOSIN_ADD_FORWARD_BF16),
+        (Binary::Add, DType::F16, DType::F16) => Some(&kernels::EOSIN_ADD_FORWARD_F16),
+        (Binary::Mul, DType::BF16, DType::BF16) => Some(&kernels::EOSIN_MUL_FORWARD_BF16),
+        (Binary::Mul, DType::F16, DType::F16) => Some(&kernels::EOSIN_MUL_FORWARD_F16),
+        _ => None,
+    };
+    if let Some(kernel) = half {
+        return map(op, kernel, &[a, b], Constants::NONE, a.dtype());
+    }
     f32_only(op, &[a, b])?;
     let kernel = match kind {
         Binary::Add => &kernels::EOSIN_ADD_FORWARD_F32,

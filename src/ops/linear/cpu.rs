@@ -3,7 +3,7 @@ use gemm::Parallelism;
 use super::Activation;
 use crate::device::cpu;
 use crate::dtype::{DType, Float};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ops::half::{is_half, widened};
 use crate::ops::matmul::cpu::{Matrix, product};
 use crate::ops::pointwise::scalar;
@@ -16,20 +16,15 @@ pub(super) fn linear(
     bias: Option<&Tensor>,
     activation: Activation,
 ) -> Result<Tensor> {
-    if is_half(x) || is_half(w) {
+    if is_half(x) {
         return match bias {
             Some(b) => widened([x, w, b], |[x, w, b]| linear(x, w, Some(b), activation)),
             None => widened([x, w], |[x, w]| linear(x, w, None, activation)),
         };
     }
-    match (x.dtype(), w.dtype()) {
-        (DType::F32, DType::F32) => run::<f32>(x, w, bias, activation),
-        (DType::F64, DType::F64) => run::<f64>(x, w, bias, activation),
-        (a, b) => Err(Error::dtype(
-            "linear",
-            &[a, b],
-            "two equal floats are needed",
-        )),
+    match x.dtype() {
+        DType::F64 => run::<f64>(x, w, bias, activation),
+        _ => run::<f32>(x, w, bias, activation),
     }
 }
 

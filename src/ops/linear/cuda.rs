@@ -1,23 +1,27 @@
-//! The product of src/ops/matmul/cuda.rs with a bias and an activation.
+//! The products of src/ops/matmul with a bias and an activation.
 
 use crate::device::cuda::{device_of, f32_only, kernels};
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::matmul::cuda::{Epilogue, Kernels, Product};
+use crate::ops::matmul::tensor_cores;
 use crate::shape::{Format, Layout, MAX_RANK, Shape};
 use crate::tensor::Tensor;
 
+/// The result and, if `keep` asks for it and bf16 or f16 has an activation, what
+/// that was applied to. In f32 the activation is left out under `keep`.
 pub(super) fn linear(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
     activation: Activation,
-) -> Result<Tensor> {
+    keep: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
     let op = "linear";
     let mut operands = vec![x, w];
     operands.extend(bias);
     let device = device_of(op, &operands)?;
-    f32_only(op, &operands)?;
 
     let (n, k) = (w.shape()[0], w.shape()[1]);
     let last = x.rank() - 1;
@@ -31,17 +35,72 @@ pub(super) fn linear(
     let bias = bias
         .map(|b| b.detach().to_format(Format::Contiguous))
         .transpose()?;
-    let product = Product {
+    let (a, b) = (
+        (&x, Layout::contiguous(Shape::new(&[rows, k])?)),
+        (w, w.layout().permute(&[1, 0])),
+    );
+    let Some(kernels) = half_kernels(x.dtype()) else {
+        f32_only(op, &operands)?;
+        let product = Product {
+            op,
+            kernels: Kernels {
+                small: &kernels::EOSIN_LINEAR_FORWARD_64_F32,
+                large: &kernels::EOSIN_LINEAR_FORWARD_128_F32,
+                join: &kernels::EOSIN_LINEAR_FORWARD_JOIN_F32,
+            },
+            a,
+            b,
+            bias: bias.as_ref(),
+            epilogue: match keep {
+                true => Epilogue::default(),
+                false => Epilogue::new(activation),
+            },
+        };
+        return Ok((product.run(&device, shape)?, None));
+    };
+    let product = tensor_cores::Product {
         op,
-        kernels: Kernels {
-            small: &kernels::EOSIN_LINEAR_FORWARD_64_F32,
-            large: &kernels::EOSIN_LINEAR_FORWARD_128_F32,
-            join: &kernels::EOSIN_LINEAR_FORWARD_JOIN_F32,
-        },
-        a: (&x, Layout::contiguous(Shape::new(&[rows, k])?)),
-        b: (w, w.layout().permute(&[1, 0])),
+        kernels,
+        a,
+        b,
         bias: bias.as_ref(),
         epilogue: Epilogue::new(activation),
+        to: x.dtype(),
+        keep: keep && activation != Activation::None,
     };
     product.run(&device, shape)
+}
+
+fn half_kernels(dtype: DType) -> Option<tensor_cores::Kernels> {
+    Some(match dtype {
+        DType::BF16 => tensor_cores::Kernels {
+            rows: [
+                [
+                    &kernels::EOSIN_LINEAR_FORWARD_NN_64_BF16,
+                    &kernels::EOSIN_LINEAR_FORWARD_NN_128_BF16,
+                ],
+                [
+                    &kernels::EOSIN_LINEAR_FORWARD_NT_64_BF16,
+                    &kernels::EOSIN_LINEAR_FORWARD_NT_128_BF16,
+                ],
+            ],
+            columns: None,
+            join: &kernels::EOSIN_LINEAR_FORWARD_JOIN_BF16,
+        },
+        DType::F16 => tensor_cores::Kernels {
+            rows: [
+                [
+                    &kernels::EOSIN_LINEAR_FORWARD_NN_64_F16,
+                    &kernels::EOSIN_LINEAR_FORWARD_NN_128_F16,
+                ],
+                [
+                    &kernels::EOSIN_LINEAR_FORWARD_NT_64_F16,
+                    &kernels::EOSIN_LINEAR_FORWARD_NT_128_F16,
+                ],
+            ],
+            columns: None,
+            join: &kernels::EOSIN_LINEAR_FORWARD_JOIN_F16,
+        },
+        _ => return None,
+    })
 }

@@ -7,7 +7,8 @@ use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
-use crate::ops::pointwise::{Function, apply};
+use crate::ops::matmul::equal_floats;
+use crate::ops::pointwise::{Function, applied, apply};
 use crate::tensor::Tensor;
 
 /// What follows a product or convolution in the same pass.
@@ -48,10 +49,12 @@ impl Activation {
 ///
 /// Off the tape bias and activation are applied to the product while it is in
 /// cache; on the tape the activation is an operator of its own, because its
-/// gradient needs its input. The values are the same bits.
+/// gradient needs its input. The values are the same bits, except for bf16 and
+/// f16 on the CPU, where that input is rounded first; on CUDA one launch writes
+/// both.
 ///
 /// # Errors
-/// Sizes that do not fit.
+/// Sizes that do not fit, several dtypes.
 pub fn linear(
     x: &Tensor,
     w: &Tensor,
@@ -73,20 +76,25 @@ pub fn linear(
     }
     let mut inputs = vec![x, w];
     inputs.extend(bias);
+    equal_floats("linear", &inputs)?;
     let recorded = inputs.iter().any(|t| t.is_recorded());
     let inside = if recorded {
         Activation::None
     } else {
         activation
     };
-    let y = match x.device() {
-        Device::Cpu => cpu::linear(x, w, bias, inside)?,
-        Device::Cuda(_) => cuda::linear(x, w, bias, inside)?,
+    let (y, before) = match x.device() {
+        Device::Cpu => (cpu::linear(x, w, bias, inside)?, None),
+        Device::Cuda(_) => cuda::linear(x, w, bias, activation, recorded)?,
     };
     if !recorded {
         return Ok(y);
     }
-    let z = record("linear", &inputs, y, Save::inputs(0b11), move |b| {
+    let (z, activated) = match before {
+        Some(z) => (z, Some(y)),
+        None => (y, None),
+    };
+    let z = record("linear", &inputs, z, Save::inputs(0b11), move |b| {
         let (x, w) = (b.input(0)?, b.input(1)?);
         let (n, k) = (w.shape()[0], w.shape()[1]);
         let rows = x.elements().checked_div(k).unwrap_or(0);
@@ -99,5 +107,8 @@ pub fn linear(
             b.when(2, || ops::sum(&g, &[0], false))?,
         ])
     });
-    activation.apply(&z)
+    match (activation.function(), activated) {
+        (Some(f), Some(y)) => Ok(applied(f, &z, y)),
+        _ => activation.apply(&z),
+    }
 }

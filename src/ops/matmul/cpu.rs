@@ -5,8 +5,8 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::dtype::{DType, Float};
-use crate::error::{Error, Result};
-use crate::ops::half::{is_half, widened};
+use crate::error::Result;
+use crate::ops::layout::cpu::cast;
 use crate::shape::{Layout, MAX_RANK, Shape};
 use crate::tensor::Tensor;
 
@@ -78,18 +78,14 @@ pub(crate) fn product<T: Float>(
     }
 }
 
-pub(super) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape) -> Result<Tensor> {
-    if is_half(a) || is_half(b) {
-        return widened([a, b], |[a, b]| matmul(a, b, batch));
-    }
-    match (a.dtype(), b.dtype()) {
-        (DType::F32, DType::F32) => run::<f32>(a, b, batch),
-        (DType::F64, DType::F64) => run::<f64>(a, b, batch),
-        (x, y) => Err(Error::dtype(
-            "matmul",
-            &[x, y],
-            "two equal floats are needed",
-        )),
+pub(super) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape, to: DType) -> Result<Tensor> {
+    match a.dtype() {
+        DType::F64 => run::<f64>(a, b, batch),
+        DType::F32 => run::<f32>(a, b, batch),
+        _ => {
+            let (a, b) = (cast(a, DType::F32)?, cast(b, DType::F32)?);
+            cast(&run::<f32>(&a, &b, batch)?, to)
+        }
     }
 }
 

@@ -1,7 +1,9 @@
-//! Launches of the tiled products in kernels/common/product.cuh.
+//! Launches of the tiled products of f32 in kernels/common/product.cuh; those of
+//! 16-bit floats are in tensor_cores.rs.
 
 use bytemuck::{Pod, Zeroable};
 
+use super::tensor_cores;
 use crate::device::cuda::kernels::{self, Kernel};
 use crate::device::cuda::{Address, CudaDevice, count, device_of, f32_only};
 use crate::dtype::DType;
@@ -162,10 +164,9 @@ impl Product<'_> {
     }
 }
 
-pub(super) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape) -> Result<Tensor> {
+pub(super) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape, to: DType) -> Result<Tensor> {
     let op = "matmul";
     let device = device_of(op, &[a, b])?;
-    f32_only(op, &[a, b])?;
     // (batch, rows, columns) of an operand.
     let wide = |rows: usize, columns: usize| -> Result<Shape> {
         let mut dims = [0; MAX_RANK];
@@ -181,17 +182,85 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape) -> Result<Tensor> {
         Ok(t.layout().broadcast_to(wide(last[0], last[1])?))
     };
     let shape = wide(a.shape()[a.rank() - 2], b.shape()[b.rank() - 1])?;
-    let product = Product {
-        op,
-        kernels: Kernels {
-            small: &kernels::EOSIN_MATMUL_FORWARD_64_F32,
-            large: &kernels::EOSIN_MATMUL_FORWARD_128_F32,
-            join: &kernels::EOSIN_MATMUL_FORWARD_JOIN_F32,
-        },
-        a: (a, matrices(a)?),
-        b: (b, matrices(b)?),
-        bias: None,
-        epilogue: Epilogue::default(),
+    let (a, b) = ((a, matrices(a)?), (b, matrices(b)?));
+    let epilogue = Epilogue::default();
+    let Some(kernels) = half_kernels(a.0.dtype()) else {
+        f32_only(op, &[a.0, b.0])?;
+        let product = Product {
+            op,
+            kernels: Kernels {
+                small: &kernels::EOSIN_MATMUL_FORWARD_64_F32,
+                large: &kernels::EOSIN_MATMUL_FORWARD_128_F32,
+                join: &kernels::EOSIN_MATMUL_FORWARD_JOIN_F32,
+            },
+            a,
+            b,
+            bias: None,
+            epilogue,
+        };
+        return product.run(&device, shape);
     };
-    product.run(&device, shape)
+    let product = tensor_cores::Product {
+        op,
+        kernels,
+        a,
+        b,
+        bias: None,
+        epilogue,
+        to,
+        keep: false,
+    };
+    Ok(product.run(&device, shape)?.0)
+}
+
+fn half_kernels(dtype: DType) -> Option<tensor_cores::Kernels> {
+    Some(match dtype {
+        DType::BF16 => tensor_cores::Kernels {
+            rows: [
+                [
+                    &kernels::EOSIN_MATMUL_FORWARD_NN_64_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_NN_128_BF16,
+                ],
+                [
+                    &kernels::EOSIN_MATMUL_FORWARD_NT_64_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_NT_128_BF16,
+                ],
+            ],
+            columns: Some([
+                [
+                    &kernels::EOSIN_MATMUL_FORWARD_TN_64_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_TN_128_BF16,
+                ],
+                [
+                    &kernels::EOSIN_MATMUL_FORWARD_TT_64_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_TT_128_BF16,
+                ],
+            ]),
+            join: &kernels::EOSIN_MATMUL_FORWARD_JOIN_BF16,
+        },
+        DType::F16 => tensor_cores::Kernels {
+            rows: [
+                [
+                    &kernels::EOSIN_MATMUL_FORWARD_NN_64_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_NN_128_F16,
+                ],
+                [
+                    &kernels::EOSIN_MATMUL_FORWARD_NT_64_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_NT_128_F16,
+                ],
+            ],
+            columns: Some([
+                [
+                    &kernels::EOSIN_MATMUL_FORWARD_TN_64_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_TN_128_F16,
+                ],
+                [
+                    &kernels::EOSIN_MATMUL_FORWARD_TT_64_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_TT_128_F16,
+                ],
+            ]),
+            join: &kernels::EOSIN_MATMUL_FORWARD_JOIN_F16,
+        },
+        _ => return None,
+    })
 }

@@ -67,6 +67,79 @@ fn kernels_of(f: Function) -> [&'static Kernel; HIGHEST as usize + 1] {
     }
 }
 
+/// The same for bf16 and f16, of the functions that are activations.
+fn half_kernels_of(f: Function, dtype: DType) -> Option<[&'static Kernel; HIGHEST as usize + 1]> {
+    Some(match (f, dtype) {
+        (Function::LeakyRelu(_), DType::BF16) => [
+            &kernels::EOSIN_LEAKY_RELU_FORWARD_BF16,
+            &kernels::EOSIN_LEAKY_RELU_BACKWARD_BF16,
+            &kernels::EOSIN_LEAKY_RELU_BACKWARD_SECOND_BF16,
+        ],
+        (Function::Gelu, DType::BF16) => [
+            &kernels::EOSIN_GELU_FORWARD_BF16,
+            &kernels::EOSIN_GELU_BACKWARD_BF16,
+            &kernels::EOSIN_GELU_BACKWARD_SECOND_BF16,
+        ],
+        (Function::Silu, DType::BF16) => [
+            &kernels::EOSIN_SILU_FORWARD_BF16,
+            &kernels::EOSIN_SILU_BACKWARD_BF16,
+            &kernels::EOSIN_SILU_BACKWARD_SECOND_BF16,
+        ],
+        (Function::Tanh, DType::BF16) => [
+            &kernels::EOSIN_TANH_FORWARD_BF16,
+            &kernels::EOSIN_TANH_BACKWARD_BF16,
+            &kernels::EOSIN_TANH_BACKWARD_SECOND_BF16,
+        ],
+        (Function::Sigmoid, DType::BF16) => [
+            &kernels::EOSIN_SIGMOID_FORWARD_BF16,
+            &kernels::EOSIN_SIGMOID_BACKWARD_BF16,
+            &kernels::EOSIN_SIGMOID_BACKWARD_SECOND_BF16,
+        ],
+        (Function::LeakyRelu(_), DType::F16) => [
+            &kernels::EOSIN_LEAKY_RELU_FORWARD_F16,
+            &kernels::EOSIN_LEAKY_RELU_BACKWARD_F16,
+            &kernels::EOSIN_LEAKY_RELU_BACKWARD_SECOND_F16,
+        ],
+        (Function::Gelu, DType::F16) => [
+            &kernels::EOSIN_GELU_FORWARD_F16,
+            &kernels::EOSIN_GELU_BACKWARD_F16,
+            &kernels::EOSIN_GELU_BACKWARD_SECOND_F16,
+        ],
+        (Function::Silu, DType::F16) => [
+            &kernels::EOSIN_SILU_FORWARD_F16,
+            &kernels::EOSIN_SILU_BACKWARD_F16,
+            &kernels::EOSIN_SILU_BACKWARD_SECOND_F16,
+        ],
+        (Function::Tanh, DType::F16) => [
+            &kernels::EOSIN_TANH_FORWARD_F16,
+            &kernels::EOSIN_TANH_BACKWARD_F16,
+            &kernels::EOSIN_TANH_BACKWARD_SECOND_F16,
+        ],
+        (Function::Sigmoid, DType::F16) => [
+            &kernels::EOSIN_SIGMOID_FORWARD_F16,
+            &kernels::EOSIN_SIGMOID_BACKWARD_F16,
+            &kernels::EOSIN_SIGMOID_BACKWARD_SECOND_F16,
+        ],
+        _ => return None,
+    })
+}
+
+/// The kernels for operands of one dtype.
+fn kernels_for(
+    f: Function,
+    operands: &[&Tensor],
+) -> Result<[&'static Kernel; HIGHEST as usize + 1]> {
+    let dtypes: Vec<DType> = operands.iter().map(|t| t.dtype()).collect();
+    if dtypes.windows(2).all(|pair| pair[0] == pair[1])
+        && let Some(&dtype) = dtypes.first()
+        && let Some(kernels) = half_kernels_of(f, dtype)
+    {
+        return Ok(kernels);
+    }
+    f32_only(f.name(), operands)?;
+    Ok(kernels_of(f))
+}
+
 /// What the kernel of f^(order) takes.
 fn constants(f: Function, order: u32) -> Constants {
     let (a, b) = match (f, order) {
@@ -81,15 +154,11 @@ fn constants(f: Function, order: u32) -> Constants {
 }
 
 pub(super) fn apply(f: Function, x: &Tensor) -> Result<Tensor> {
-    let op = f.name();
-    f32_only(op, &[x])?;
-    let [kernel, ..] = kernels_of(f);
-    map(op, kernel, &[x], constants(f, 0), DType::F32)
+    let [kernel, ..] = kernels_for(f, &[x])?;
+    map(f.name(), kernel, &[x], constants(f, 0), x.dtype())
 }
 
 pub(super) fn apply_derivative(f: Function, order: u32, g: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let op = f.name();
-    f32_only(op, &[g, x])?;
-    let kernel = kernels_of(f)[order as usize];
-    map(op, kernel, &[x, g], constants(f, order), DType::F32)
+    let kernel = kernels_for(f, &[g, x])?[order as usize];
+    map(f.name(), kernel, &[x, g], constants(f, order), x.dtype())
 }

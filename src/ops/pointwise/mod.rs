@@ -57,9 +57,14 @@ pub(crate) fn apply(f: Function, x: &Tensor) -> Result<Tensor> {
         Device::Cpu => cpu::apply(f, x)?,
         Device::Cuda(_) => cuda::apply(f, x)?,
     };
-    Ok(record(f.name(), &[x], y, Save::ALL, move |b| {
+    Ok(applied(f, x, y))
+}
+
+/// y, which is f(x), with its place on the tape.
+pub(crate) fn applied(f: Function, x: &Tensor, y: Tensor) -> Tensor {
+    record(f.name(), &[x], y, Save::ALL, move |b| {
         Ok(vec![Some(apply_derivative(f, 1, &b.grad, &b.input(0)?)?)])
-    }))
+    })
 }
 
 /// `g * f^(order)(x)`.

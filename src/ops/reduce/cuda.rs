@@ -20,22 +20,25 @@ struct SumParams {
     inner: u32,
     chunk: u32,
     chunks: u32,
+    to: u32,
+    padding: u32,
 }
 
 pub(super) fn sum(x: &Tensor, reduced: &[usize], kept: &[usize]) -> Result<Tensor> {
     let op = "sum";
     let device = device_of(op, &[x])?;
-    f32_only(op, &[x])?;
+    let dtype = x.dtype();
+    if !matches!(dtype, DType::BF16 | DType::F16) {
+        f32_only(op, &[x])?;
+    }
     if x.elements() == 0 {
-        return Tensor::full_on(0.0, kept, DType::F32, &x.device());
+        return Tensor::full_on(0.0, kept, dtype, &x.device());
     }
     let (mut x, [outer, mut rows, inner], layout) = folded(x, reduced, kept)?;
     count(op, x.elements())?;
-    let (kernel, chunk, tiles) = if inner == 1 {
-        (&kernels::EOSIN_SUM_FORWARD_ROWS_F32, CHUNKS[0], 1)
-    } else {
-        let tiles = inner.div_ceil(32);
-        (&kernels::EOSIN_SUM_FORWARD_COLUMNS_F32, CHUNKS[1], tiles)
+    let (chunk, tiles) = match inner {
+        1 => (CHUNKS[0], 1),
+        _ => (CHUNKS[1], inner.div_ceil(32)),
     };
     loop {
         // A little over one chunk is not worth a second pass.
@@ -44,11 +47,15 @@ pub(super) fn sum(x: &Tensor, reduced: &[usize], kept: &[usize]) -> Result<Tenso
         } else {
             rows.div_ceil(chunk)
         };
-        let to = match chunks {
-            1 => layout,
-            _ => Layout::contiguous(Shape::new(&[outer, chunks, inner])?),
+        // Sums of chunks stay in f32.
+        let (to, into) = match chunks {
+            1 => (layout, dtype),
+            _ => {
+                let partial = Shape::new(&[outer, chunks, inner])?;
+                (Layout::contiguous(partial), DType::F32)
+            }
         };
-        let out = device.empty(to, DType::F32)?;
+        let out = device.empty(to, into)?;
         let params = SumParams {
             x: x.address(op)?,
             out: out.address(op)?,
@@ -56,6 +63,20 @@ pub(super) fn sum(x: &Tensor, reduced: &[usize], kept: &[usize]) -> Result<Tenso
             inner: count(op, inner)?,
             chunk: count(op, if chunks == 1 { rows } else { chunk })?,
             chunks: count(op, chunks)?,
+            to: match into {
+                DType::BF16 => 1,
+                DType::F16 => 2,
+                _ => 0,
+            },
+            padding: 0,
+        };
+        let kernel = match (x.dtype(), inner) {
+            (DType::BF16, 1) => &kernels::EOSIN_SUM_FORWARD_ROWS_BF16,
+            (DType::BF16, _) => &kernels::EOSIN_SUM_FORWARD_COLUMNS_BF16,
+            (DType::F16, 1) => &kernels::EOSIN_SUM_FORWARD_ROWS_F16,
+            (DType::F16, _) => &kernels::EOSIN_SUM_FORWARD_COLUMNS_F16,
+            (_, 1) => &kernels::EOSIN_SUM_FORWARD_ROWS_F32,
+            _ => &kernels::EOSIN_SUM_FORWARD_COLUMNS_F32,
         };
         device.launch(kernel, [outer * chunks * tiles, 1, 1], 0, &params)?;
         if chunks == 1 {

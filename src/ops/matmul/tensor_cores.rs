@@ -1,0 +1,278 @@
+//! Launches of the products of 16-bit floats in kernels/common/mma.cuh.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::cuda::Epilogue;
+use crate::device::cuda::kernels::Kernel;
+use crate::device::cuda::{Address, CudaDevice, count};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::shape::{Layout, Shape};
+use crate::tensor::Tensor;
+
+/// Steps along K, whose panels are in shared memory at once; mirrors of those in
+/// kernels/common/mma.cuh.
+const DEPTH: usize = 32;
+const STAGES: usize = 4;
+/// Large tiles that keep a large GPU busy, and small ones, of which several run
+/// on a multiprocessor.
+const ENOUGH_TILES: [usize; 2] = [256, 96];
+/// The shortest part of K that is worth a launch of its own.
+const SHORTEST_PART: usize = 256;
+
+/// The two tile sizes of a form.
+pub(crate) type Tiles = [&'static Kernel; 2];
+const SIDES: [usize; 2] = [64, 128];
+
+/// The kernels of an operator for one dtype.
+pub(crate) struct Kernels {
+    /// For a whose rows lie in one piece; b with such rows, and such columns.
+    pub rows: [Tiles; 2],
+    /// For a whose columns do, if the operator ever has one.
+    pub columns: Option<[Tiles; 2]>,
+    pub join: &'static Kernel,
+}
+
+/// A mirror of `Operand` in kernels/common/mma.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Operand {
+    data: Address,
+    line: u32,
+    step: u32,
+    width: u32,
+    batch: [u32; 4],
+    padding: u32,
+}
+
+/// A mirror of `HalfProductParams` in kernels/common/mma.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    a: Operand,
+    b: Operand,
+    bias: Address,
+    out: Address,
+    before: Address,
+    sizes: [u32; 3],
+    each: u32,
+    batch: [u32; 4],
+    wide: u32,
+    padding: u32,
+    epilogue: Epilogue,
+}
+
+/// A mirror of `HalfJoinParams` in kernels/common/mma.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct JoinParams {
+    parts: Address,
+    bias: Address,
+    out: Address,
+    before: Address,
+    elements: u32,
+    count: u32,
+    n: u32,
+    wide: u32,
+    epilogue: Epilogue,
+}
+
+/// Operands of one 16-bit dtype whose layouts are (batch, M, K) and (batch, K, N),
+/// with equal batch axes, and what follows the product.
+pub(crate) struct Product<'a> {
+    pub op: &'static str,
+    pub kernels: Kernels,
+    pub a: (&'a Tensor, Layout),
+    pub b: (&'a Tensor, Layout),
+    pub bias: Option<&'a Tensor>,
+    pub epilogue: Epilogue,
+    /// The dtype of the operands, or f32.
+    pub to: DType,
+    /// Whether the result before the activation is wanted too.
+    pub keep: bool,
+}
+
+/// Which of two axes an operand is read along, the other counting its lines.
+#[derive(Clone, Copy)]
+struct Direction {
+    line: usize,
+    step: usize,
+    /// Bytes of a copy; 2 for elements alone.
+    width: usize,
+}
+
+impl Direction {
+    /// Lines along axis `along` of a matrix whose other axis is `across`, both
+    /// counted after the batch axes.
+    fn new(address: Address, layout: &Layout, [across, along]: [usize; 2]) -> Self {
+        let (shape, strides) = (layout.shape(), layout.strides());
+        let batch_axes = shape.len() - 2;
+        let (across, along) = (batch_axes + across, batch_axes + along);
+        let (line, step) = (strides[across], strides[along]);
+        let whole = step == 1 || shape[along] <= 1;
+        // Every line of every matrix has to start at a multiple of the width.
+        let mut starts = address.0;
+        for axis in (0..batch_axes).chain([across]) {
+            if shape[axis] > 1 {
+                starts |= 2 * strides[axis] as u64;
+            }
+        }
+        let fits = |width: &usize| whole && starts.is_multiple_of(*width as u64);
+        let width = [16, 8, 4].into_iter().find(fits).unwrap_or(2);
+        Self { line, step, width }
+    }
+
+    /// Whether it is the better of two.
+    fn beats(self, other: Self) -> bool {
+        (self.width, other.step) >= (other.width, self.step)
+    }
+
+    fn operand(self, op: &'static str, data: Address, layout: &Layout) -> Result<Operand> {
+        let batch_axes = layout.shape().len() - 2;
+        let mut batch = [0; 4];
+        for (axis, &stride) in layout.strides()[..batch_axes].iter().enumerate() {
+            batch[4 - batch_axes + axis] = count(op, stride)?;
+        }
+        Ok(Operand {
+            data,
+            line: count(op, self.line)?,
+            step: count(op, self.step)?,
+            width: self.width as u32,
+            batch,
+            padding: 0,
+        })
+    }
+}
+
+impl Product<'_> {
+    /// Writes the product, as (batch, M, N) row-major, into a tensor of `shape`,
+    /// and what it was before the activation into another if that is to be kept.
+    pub fn run(self, device: &CudaDevice, shape: Shape) -> Result<(Tensor, Option<Tensor>)> {
+        let op = self.op;
+        let (la, lb) = (&self.a.1, &self.b.1);
+        let (sa, sb) = (la.shape(), lb.shape());
+        let batch_axes = sa.len() - 2;
+        let (m, k, n) = (sa[batch_axes], sa[batch_axes + 1], sb[batch_axes + 1]);
+        let mut batch = [1; 4];
+        for (axis, &size) in sa[..batch_axes].iter().enumerate() {
+            batch[4 - batch_axes + axis] = count(op, size)?;
+        }
+
+        let (at_a, at_b) = (self.a.0.address(op)?, self.b.0.address(op)?);
+        let [a_row, a_column] = [[0, 1], [1, 0]].map(|axes| Direction::new(at_a, la, axes));
+        let [b_row, b_column] = [[0, 1], [1, 0]].map(|axes| Direction::new(at_b, lb, axes));
+        let (a, forms) = match self.kernels.columns {
+            Some(forms) if !a_row.beats(a_column) => (a_column, forms),
+            _ => (a_row, self.kernels.rows),
+        };
+        let by_columns = b_column.beats(b_row);
+        let b = if by_columns { b_column } else { b_row };
+        let kernels = forms[usize::from(by_columns)];
+
+        let matrices: usize = sa[..batch_axes].iter().product();
+        let tiles = SIDES.map(|side| matrices * m.div_ceil(side) * n.div_ceil(side));
+        // Cut by shape alone, so that the result never depends on the device.
+        let size = usize::from(tiles[1] >= ENOUGH_TILES[1]);
+        let (mut each, mut parts) = (k.max(1), 1);
+        if size == 0 {
+            let wanted = ENOUGH_TILES[0].div_ceil(tiles[0].max(1));
+            let most = wanted.min(k / SHORTEST_PART).max(1);
+            if most > 1 {
+                each = k.div_ceil(most).next_multiple_of(DEPTH);
+                parts = k.div_ceil(each);
+            }
+        }
+
+        let layout = Layout::contiguous(shape);
+        let out = device.empty(layout, self.to)?;
+        let before = self.keep.then(|| device.empty(layout, self.to));
+        let before = before.transpose()?;
+        let elements = out.elements();
+        let bias = self.bias.map(|t| t.address(op)).transpose()?;
+        let kept = before.as_ref().map(|t| t.address(op)).transpose()?;
+        let mut params = Params {
+            a: a.operand(op, at_a, la)?,
+            b: b.operand(op, at_b, lb)?,
+            bias: bias.unwrap_or_default(),
+            out: out.address(op)?,
+            before: kept.unwrap_or_default(),
+            sizes: [count(op, m)?, count(op, n)?, count(op, k)?],
+            each: count(op, each)?,
+            batch,
+            wide: u32::from(self.to == DType::F32),
+            padding: 0,
+            epilogue: self.epilogue,
+        };
+        let shared = STAGES * DEPTH * 2 * SIDES[size] * 2;
+        let grid = [tiles[size], parts, 1];
+        if parts == 1 {
+            device.launch(kernels[size], grid, shared, &params)?;
+            return Ok((out, before));
+        }
+        let room = Layout::contiguous(Shape::new(&[parts, elements])?);
+        let workspace = device.empty(room, DType::F32)?;
+        let join = JoinParams {
+            parts: workspace.address(op)?,
+            bias: params.bias,
+            out: params.out,
+            before: params.before,
+            elements: count(op, elements)?,
+            count: count(op, parts)?,
+            n: params.sizes[1],
+            wide: params.wide,
+            epilogue: self.epilogue,
+        };
+        params.out = join.parts;
+        device.launch(kernels[size], grid, shared, &params)?;
+        let grid = [elements.div_ceil(256), 1, 1];
+        device.launch(self.kernels.join, grid, 0, &join)?;
+        Ok((out, before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The widths in which a matrix at `address` is copied along rows and columns.
+    fn widths(address: u64, layout: &Layout) -> [usize; 2] {
+        [[0, 1], [1, 0]].map(|axes| Direction::new(Address(address), layout, axes).width)
+    }
+
+    fn contiguous(dims: &[usize]) -> Layout {
+        Layout::contiguous(Shape::new(dims).unwrap())
+    }
+
+    #[test]
+    fn copies_are_as_wide_as_address_and_strides_allow() {
+        for (columns, width) in [(64, 16), (8, 16), (12, 8), (10, 4), (9, 2)] {
+            assert_eq!(widths(4096, &contiguous(&[5, columns])), [width, 2]);
+            let turned = contiguous(&[columns, 5]).permute(&[1, 0]);
+            assert_eq!(widths(4096, &turned)[0], 2);
+        }
+        for (address, width) in [(16, 16), (8, 8), (4, 4), (2, 2), (24, 8)] {
+            assert_eq!(widths(address, &contiguous(&[5, 64])), [width, 2]);
+        }
+        // The start of every matrix counts.
+        assert_eq!(widths(0, &contiguous(&[3, 4, 8])), [16, 2]);
+        let first_rows = contiguous(&[3, 4, 9]).narrow(1, 0, 1, 1);
+        assert_eq!(widths(0, &first_rows), [8, 2]);
+        // The end of a line does not.
+        let short = contiguous(&[3, 65, 64]).narrow(2, 0, 59, 1);
+        assert_eq!(widths(0, &short), [16, 2]);
+        // Every second element is none that lies beside the one before it.
+        let stepped = contiguous(&[5, 64]).narrow(1, 0, 32, 2);
+        assert_eq!(widths(0, &stepped), [2, 2]);
+    }
+
+    #[test]
+    fn a_line_of_one_element_does_not_decide() {
+        // A column: its elements lie side by side, whatever they are called.
+        let column = contiguous(&[64, 1]);
+        assert_eq!(widths(0, &column), [2, 16]);
+        let [row, along] = [[0, 1], [1, 0]].map(|axes| Direction::new(Address(0), &column, axes));
+        assert!(along.beats(row) && !row.beats(along));
+        // One row: the stride between rows is nobody's.
+        assert_eq!(widths(0, &contiguous(&[9, 9]).narrow(0, 0, 1, 1))[0], 16);
+    }
+}
