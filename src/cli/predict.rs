@@ -32,7 +32,7 @@ pub fn predict(args: &PredictArgs, device: &Device, json: bool, control: Control
     for start in (0..rows).step_by(batch) {
         control.check("nothing was written")?;
         let part = ops::slice(&x, 0, start, batch.min(rows - start))?;
-        for (name, y) in runner.run(&part)? {
+        for (name, y) in runner.run(&part).map_err(|e| unfit(e, &x, args, model))? {
             parts.entry(name).or_default().push(y);
         }
         control.progress.at((start + batch).min(rows), "");
@@ -121,6 +121,19 @@ fn settings(args: &PredictArgs) -> Result<Settings> {
         settings.insert(key.to_owned(), value.to_owned());
     }
     Ok(settings)
+}
+
+/// Says of a shape that no operator took whose it is.
+fn unfit(error: Error, x: &Tensor, args: &PredictArgs, model: &Model) -> Error {
+    match error {
+        Error::Shape { .. } => Error::file(
+            &args.input,
+            "",
+            format!("holds {:?}, which does not fit: {error}", x.shape()),
+            format!("{} takes f32 {}", model.name, model.input),
+        ),
+        other => other,
+    }
 }
 
 fn input(path: &Path, model: &Model) -> Result<Tensor> {

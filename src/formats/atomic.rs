@@ -4,7 +4,7 @@
 //! disk and renamed. Whatever fails on the way, a reader never finds half a file
 //! under the final name, and the temporary one is removed.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -72,6 +72,34 @@ pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
         ));
     }
     fs::create_dir_all(path).map_err(|e| Error::io("create the folder", path, e))
+}
+
+/// Removes what processes that were killed while they wrote have left in
+/// `folder` and the folders in it. What cannot be read or removed stays: it
+/// harms nobody.
+pub fn remove_leftovers(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_leftovers(&path);
+        } else if writer_of(&entry.file_name()).is_some_and(|id| !is_running(id)) {
+            fs::remove_file(path).ok();
+        }
+    }
+}
+
+/// The process that gave a file this temporary name.
+fn writer_of(name: &OsStr) -> Option<u32> {
+    let name = name.to_str()?.strip_prefix('.')?.strip_suffix(".tmp")?;
+    let (id, number) = name.rsplit_once('.')?.1.split_once('-')?;
+    number.parse::<u64>().ok()?;
+    id.parse().ok()
+}
+
+/// Whether there is such a process, as far as the system tells: yes if it does not.
+fn is_running(id: u32) -> bool {
+    let all = Path::new("/proc");
+    !all.join("self").exists() || all.join(id.to_string()).exists()
 }
 
 /// Runs `write` on `file` and sees the bytes onto the disk; `path` is named in errors.
@@ -152,6 +180,32 @@ impl Drop for Temporary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_nothing_else() {
+        if !Path::new("/proc/self").exists() {
+            eprintln!("skipped: this system does not tell which processes run");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("fold0");
+        fs::create_dir(&inner).unwrap();
+        let gone = u32::MAX; // above every process id
+        let own = std::process::id();
+        let left = inner.join(format!(".model.safetensors.{gone}-3.tmp"));
+        let stays = [
+            inner.join(format!(".model.safetensors.{own}-3.tmp")),
+            inner.join("model.safetensors"),
+            inner.join(".notes.tmp"),
+            inner.join(format!("notes.{gone}-3.tmp")),
+        ];
+        for path in stays.iter().chain([&left]) {
+            fs::write(path, "").unwrap();
+        }
+        remove_leftovers(folder.path());
+        assert!(!left.exists());
+        assert!(stays.iter().all(|path| path.exists()));
+    }
 
     /// `/dev/full` answers every write as a full disk does. It cannot be the
     /// target of a rename, so this tests the half that writes.

@@ -17,7 +17,7 @@ use crate::cohort::{Cohort, Skipped};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::{FittedTransforms, Table, Transform, genes};
-use crate::formats::atomic::{create_dir_all, write_bytes};
+use crate::formats::atomic::{create_dir_all, remove_leftovers, write_bytes};
 use crate::formats::hash::sha256_bytes;
 use crate::formats::{Weights, read_weights, safetensors};
 use crate::models::deeppt::{AutoEncoder, CODE, Mlp, Standardisation, averaging};
@@ -256,7 +256,11 @@ fn claim(config: &DeepPtConfig, run: &Path, resume: bool, device: &Device) -> Re
     let path = run.join("config.toml");
     let text = config.to_toml()?;
     match std::fs::read_to_string(&path) {
-        Ok(there) if resume && there == text => same_device(run, device),
+        Ok(there) if resume && there == text => {
+            same_device(run, device)?;
+            remove_leftovers(run);
+            Ok(())
+        }
         Ok(_) if resume => Err(Error::file(
             &path,
             "",

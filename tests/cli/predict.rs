@@ -260,7 +260,7 @@ fn predict_says_what_it_cannot_do() {
     npy::write(&wide_file, &wide).expect("an input");
     fails(
         with("deeppt", weights, text(&wide_file), y, &[]),
-        &["[2, 3]", "512"],
+        &["wide.npy", "[2, 3]", "(tiles, 512)"],
     );
     let doubles = Array::from_f64(&[2, 512], &[0.5; 1024]).expect("an array");
     npy::write(&double_file, &doubles).expect("an input");

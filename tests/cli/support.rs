@@ -173,27 +173,18 @@ pub fn train<'a>(config: &'a Path, out: &'a Path) -> Vec<&'a str> {
     ]
 }
 
-/// Every file under `folder` by its path there, temporary ones of killed
-/// processes left out.
+/// Every file under `folder` by its path there.
 pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_path_buf()];
     while let Some(at) = folders.pop() {
         for entry in fs::read_dir(&at).expect("a folder") {
             let path = entry.expect("an entry").path();
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
             if path.is_dir() {
                 folders.push(path);
-            } else if !(name.starts_with('.') && name.ends_with(".tmp")) {
-                let inside = path
-                    .strip_prefix(folder)
-                    .expect("it lies there")
-                    .to_path_buf();
-                found.insert(inside, fs::read(&path).expect("a file"));
+            } else {
+                let inside = path.strip_prefix(folder).expect("it lies there");
+                found.insert(inside.to_path_buf(), fs::read(&path).expect("a file"));
             }
         }
     }
