@@ -6,9 +6,11 @@
 // threads each; a block finds its entry by bisection. What changes from step to
 // step (rate, corrections of the moments) lies in device memory as well, so that
 // a captured launch can be replayed. Values are read at `from` and written at
-// `value`, the same place unless something else still holds the old values.
+// `value`, the same place unless something else still holds the old values; a
+// parameter with a bf16 shadow gets that written too, rounded to nearest even.
 // Deterministic: every element is computed on its own.
-// Floor: the bytes of values, gradients and moments (Adam: 28 an element).
+// Floor: the bytes of values, gradients and moments (Adam: 28 an element, 30 with
+// a shadow).
 #include "common/base.cuh"
 
 using namespace eosin;
@@ -23,6 +25,7 @@ struct Entry {
     float* value;
     const float* gradient;
     float *first, *second;  // moments, null where the rule has none
+    __nv_bfloat16* shadow;  // or null
     unsigned elements, block;  // block: the entry's first
     unsigned numbers, padding;  // its place among the numbers
 };
@@ -43,7 +46,8 @@ struct StepParams {
     float new_mean, keep_square, new_square, eps;
 };
 
-__device__ void update(const StepParams& p, const Entry& e, const Numbers& n, unsigned i) {
+// The new value.
+__device__ float updated(const StepParams& p, const Entry& e, const Numbers& n, unsigned i) {
     const float value = e.from[i];
     const float g = e.gradient[i] + p.decay * value;
     if (p.rule == 3) {
@@ -52,8 +56,7 @@ __device__ void update(const StepParams& p, const Entry& e, const Numbers& n, un
         v = p.keep_square * v + p.new_square * g * g;
         e.first[i] = m;
         e.second[i] = v;
-        e.value[i] = n.shrink * value - n.step * m / (sqrtf(v) / n.correction + p.eps);
-        return;
+        return n.shrink * value - n.step * m / (sqrtf(v) / n.correction + p.eps);
     }
     float change = g;
     if (p.rule != 0) {
@@ -62,7 +65,7 @@ __device__ void update(const StepParams& p, const Entry& e, const Numbers& n, un
         e.first[i] = b;
         change = p.rule == 2 ? g + p.momentum * b : b;
     }
-    e.value[i] = value - n.step * change;
+    return value - n.step * change;
 }
 
 __device__ void step(const StepParams& p) {
@@ -78,7 +81,10 @@ __device__ void step(const StepParams& p) {
 #pragma unroll
     for (unsigned k = 0; k < CHUNK / THREADS; ++k) {
         const unsigned i = start + k * THREADS;
-        if (i < e.elements) update(p, e, n, i);
+        if (i >= e.elements) continue;
+        const float value = updated(p, e, n, i);
+        e.value[i] = value;
+        if (e.shadow) e.shadow[i] = __float2bfloat16_rn(value);
     }
 }
 

@@ -17,9 +17,11 @@ pub use modules::{
     BatchNorm, Conv2d, ConvGeometry, ConvTranspose2d, ConvTransposeGeometry, Dropout, Lambda,
     LayerNorm, Linear, Pool, Sequential,
 };
+pub(crate) use param::Values;
 pub use param::{Buffer, Param, Pass};
 
 use crate::device::Device;
+use crate::device::cuda::Address;
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -35,6 +37,14 @@ impl Slot {
         match self {
             Self::Param(p) => p.value(),
             Self::Buffer(b) => b.value(),
+        }
+    }
+
+    /// Where it lies on a CUDA device, and its shadow.
+    pub(crate) fn places(&self) -> Result<[Address; 2]> {
+        match self {
+            Self::Param(p) => p.places(),
+            Self::Buffer(b) => Ok([b.value().address("step")?, Address::default()]),
         }
     }
 

@@ -36,7 +36,9 @@ macro_rules! visit_params {
     };
 }
 
-/// y = x w^T + b: (.., in) -> (.., out).
+/// y = x w^T + b: (.., in) -> (.., out), in the dtype of x. The parameters may be
+/// f32 where x is bf16 or f16; they are converted, or taken from their shadow
+/// ([`Param::keep_shadow`]).
 pub struct Linear {
     pub weight: Param,
     pub bias: Option<Param>,
@@ -68,8 +70,13 @@ impl Linear {
 
     /// With an activation in the same pass.
     pub fn activated(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(|b| pass.tensor(b));
-        ops::linear(x, &pass.tensor(&self.weight), bias.as_ref(), activation)
+        let dtype = match x.dtype() {
+            half @ (DType::BF16 | DType::F16) => half,
+            _ => self.weight.value().dtype(),
+        };
+        let bias = self.bias.as_ref().map(|b| pass.tensor_in(b, dtype));
+        let weight = pass.tensor_in(&self.weight, dtype)?;
+        ops::linear(x, &weight, bias.transpose()?.as_ref(), activation)
     }
 }
 

@@ -5,15 +5,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::autograd::Node;
+use crate::device::cuda::Address;
 use crate::device::{Device, cuda};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::ops::{self, layout::recorded_cast};
 use crate::random::Philox;
+use crate::shape::Format;
 use crate::tensor::Tensor;
 
 struct Held {
     value: Tensor,
     leaf: Arc<Node>,
+    /// The values in bf16, if they are kept.
+    shadow: Option<Tensor>,
+}
+
+/// What an update of a parameter writes.
+pub(crate) struct Values<'a> {
+    pub value: &'a mut Tensor,
+    /// To hold the same in bf16 afterwards.
+    pub shadow: Option<&'a mut Tensor>,
 }
 
 struct Shared {
@@ -41,6 +53,7 @@ impl Param {
             held: RwLock::new(Held {
                 value: value.detach(),
                 leaf,
+                shadow: None,
             }),
         }))
     }
@@ -61,6 +74,69 @@ impl Param {
         held.value.clone()
     }
 
+    /// Keeps the values in bf16 too, beside the f32 master that is optimised: an
+    /// optimiser writes both at once, and [`Param::recorded_in`] converts nothing
+    /// then.
+    ///
+    /// # Errors
+    /// A parameter that is not f32; no memory left.
+    pub fn keep_shadow(&self) -> Result<()> {
+        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+        if held.value.dtype() != DType::F32 {
+            let problem = format!("{} is {}", self.0.name, held.value.dtype());
+            return Err(Error::usage(
+                problem,
+                "keep a bf16 shadow of f32 parameters",
+            ));
+        }
+        if held.shadow.is_none() {
+            held.shadow = Some(shadow_of(&held.value)?);
+        }
+        Ok(())
+    }
+
+    /// The values in bf16, if they are kept.
+    pub fn shadow(&self) -> Option<Tensor> {
+        let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
+        held.shadow.clone()
+    }
+
+    /// As [`Param::recorded`] in another float dtype: the shadow's values where
+    /// it has it, otherwise converted. The gradient reaches the parameter in its
+    /// own dtype.
+    ///
+    /// # Errors
+    /// A dtype that the values cannot be converted to.
+    pub fn recorded_in(&self, dtype: DType) -> Result<Tensor> {
+        let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
+        let master = held.value.clone().with_node(Some(held.leaf.clone()));
+        match &held.shadow {
+            Some(shadow) if shadow.dtype() == dtype => Ok(recorded_cast(&master, shadow.clone())),
+            _ => ops::cast(&master, dtype),
+        }
+    }
+
+    /// The same off the tape.
+    ///
+    /// # Errors
+    /// As [`Param::recorded_in`].
+    pub fn value_in(&self, dtype: DType) -> Result<Tensor> {
+        match self.shadow() {
+            Some(shadow) if shadow.dtype() == dtype => Ok(shadow),
+            _ => ops::cast(&self.value(), dtype),
+        }
+    }
+
+    /// Where values and shadow lie on a CUDA device: what a captured step works on.
+    pub(crate) fn places(&self) -> Result<[Address; 2]> {
+        let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
+        let shadow = held.shadow.as_ref().map(|s| s.address("step"));
+        Ok([
+            held.value.address("step")?,
+            shadow.transpose()?.unwrap_or_default(),
+        ])
+    }
+
     /// How often the values were replaced.
     pub fn version(&self) -> u64 {
         self.0.version.load(Ordering::Acquire)
@@ -73,10 +149,14 @@ impl Param {
     pub fn set(&self, value: Tensor) -> Result<()> {
         let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
         same_kind(&self.0.name, &held.value, &value)?;
+        let value = value.detach();
+        let shadow = held.shadow.as_ref().map(|_| shadow_of(&value));
+        let shadow = shadow.transpose()?;
         self.0.version.fetch_add(1, Ordering::AcqRel);
         *held = Held {
-            value: value.detach(),
+            value,
             leaf: Node::parameter(&self.0.name, &self.0.version),
+            shadow,
         };
         Ok(())
     }
@@ -91,7 +171,7 @@ impl Param {
     /// A parameter that is named twice, or what `change` returns.
     pub(crate) fn update_all<R>(
         params: &[Param],
-        change: impl FnOnce(Vec<&mut Tensor>) -> Result<R>,
+        change: impl FnOnce(Vec<Values>) -> Result<R>,
     ) -> Result<R> {
         // Locked in the order of their addresses, so that two callers with
         // common parameters cannot wait for each other.
@@ -114,7 +194,12 @@ impl Param {
             })
             .collect();
         guards.sort_by_key(|(i, _)| *i);
-        let outcome = change(guards.iter_mut().map(|(_, held)| &mut held.value).collect());
+        let values = guards.iter_mut().map(|(_, held)| {
+            let Held { value, shadow, .. } = &mut **held;
+            let shadow = shadow.as_mut();
+            Values { value, shadow }
+        });
+        let outcome = change(values.collect());
         for (i, held) in &mut guards {
             let shared = &params[*i].0;
             shared.version.fetch_add(1, Ordering::AcqRel);
@@ -162,6 +247,10 @@ impl Buffer {
         }
         Ok(())
     }
+}
+
+fn shadow_of(value: &Tensor) -> Result<Tensor> {
+    ops::cast(&value.to_format(Format::Contiguous)?, DType::BF16)
 }
 
 fn same_kind(name: &str, old: &Tensor, new: &Tensor) -> Result<()> {
@@ -242,6 +331,18 @@ impl Pass {
         }
     }
 
+    /// As [`Pass::tensor`], in another float dtype.
+    ///
+    /// # Errors
+    /// A dtype that the values cannot be converted to.
+    pub fn tensor_in(&self, param: &Param, dtype: DType) -> Result<Tensor> {
+        if self.recording {
+            param.recorded_in(dtype)
+        } else {
+            param.value_in(dtype)
+        }
+    }
+
     /// Takes `blocks` blocks of four random words: the stream positioned at
     /// their start. The pass goes on after them.
     pub fn random(&self, blocks: u64) -> Philox {
@@ -257,8 +358,32 @@ impl Pass {
 mod tests {
     use super::*;
     use crate::autograd::grad;
-    use crate::dtype::DType;
-    use crate::ops;
+
+    #[test]
+    fn a_shadow_is_computed_with_and_the_gradient_is_the_masters() {
+        let values = [1.0f32, 1.001, -3.3];
+        let p = Param::new("w", Tensor::from_slice(&values, &[3]).unwrap());
+        p.keep_shadow().unwrap();
+        let x = p.recorded_in(DType::BF16).unwrap();
+        assert_eq!(x.dtype(), DType::BF16);
+        assert_eq!(x.to_f32_vec().unwrap(), [1.0, 1.0, -3.296_875]);
+        let y = ops::cast(&ops::mul(&x, &x).unwrap(), DType::F32).unwrap();
+        let (loss, leaf) = (ops::sum_all(&y).unwrap(), p.recorded());
+        let g = grad(&[&loss], None, &[&leaf], false).unwrap();
+        let g = g[0].as_ref().unwrap();
+        assert_eq!(g.to_vec::<f32>().unwrap(), [2.0, 2.0, -6.593_75]);
+
+        p.set(Tensor::full(0.1, &[3], DType::F32).unwrap()).unwrap();
+        assert_eq!(
+            p.shadow().unwrap().to_f32_vec().unwrap(),
+            [0.100_097_656; 3]
+        );
+        assert!(grad(&[&loss], None, &[&leaf], false).is_err());
+
+        let double = Param::new("d", Tensor::zeros(&[2], DType::F64).unwrap());
+        let error = double.keep_shadow().unwrap_err().to_string();
+        assert!(error.contains("d is f64"), "{error}");
+    }
 
     #[test]
     fn backward_after_an_update_is_an_error_that_names_the_parameter() {

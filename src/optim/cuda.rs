@@ -10,6 +10,7 @@ use crate::device::Device;
 use crate::device::cuda::{Address, Buffer, CudaDevice, count, device_of, f32_only, kernels};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::nn::Values;
 use crate::shape::Layout;
 use crate::storage::Storage;
 use crate::tensor::Tensor;
@@ -26,6 +27,7 @@ struct Entry {
     value: Address,
     gradient: Address,
     moments: [Address; 2],
+    shadow: Address,
     elements: u32,
     block: u32,
     numbers: u32,
@@ -93,8 +95,8 @@ pub(super) struct State {
 
 /// A step that a graph replays.
 pub(super) struct Captured {
-    /// The slots that it steps, and where the value of each lies.
-    slots: Vec<(usize, Address)>,
+    /// The slots that it steps, and where value and shadow of each lie.
+    slots: Vec<(usize, [Address; 2])>,
     /// Where it reads its numbers.
     numbers: Arc<Buffer>,
     table: Buffer,
@@ -144,11 +146,11 @@ impl State {
         let mut places = Vec::with_capacity(captured.slots.len());
         let mut next = Vec::with_capacity(captured.slots.len());
         let mut valid = Arc::ptr_eq(&captured.numbers, &self.numbers_there);
-        for &(place, address) in &captured.slots {
+        for &(place, addresses) in &captured.slots {
             let Some(slot) = slots.get(place) else {
                 return Err(outdated());
             };
-            valid &= slot.param.value().address(OP)? == address;
+            valid &= slot.param.places()? == addresses;
             places.push(place);
             next.push((place, slot.steps + 1));
         }
@@ -187,16 +189,17 @@ pub(super) fn is_sole(t: &Tensor) -> bool {
 pub(super) fn step(
     kind: Kind,
     active: Vec<(&mut Slot, Tensor)>,
-    values: Vec<&mut Tensor>,
+    values: Vec<Values>,
     places: &[usize],
     slots: usize,
     state: &mut Option<State>,
 ) -> Result<()> {
-    let mut operands: Vec<&Tensor> = values.iter().map(|v| &**v).collect();
+    let mut operands: Vec<&Tensor> = values.iter().map(|v| &*v.value).collect();
     operands.extend(active.iter().map(|(_, gradient)| gradient));
     operands.extend(active.iter().flat_map(|(slot, _)| &slot.moments));
-    let device = device_of(OP, &operands)?;
     f32_only(OP, &operands)?;
+    operands.extend(values.iter().filter_map(|v| v.shadow.as_deref()));
+    let device = device_of(OP, &operands)?;
     let capturing = device.is_capturing();
     if state.as_ref().is_none_or(|s| s.device != device) {
         *state = Some(State::new(&device, slots)?);
@@ -208,9 +211,11 @@ pub(super) fn step(
     let mut entries: Vec<Entry> = Vec::with_capacity(active.len());
     let mut blocks = 0;
     let mut steps = Vec::with_capacity(active.len());
-    let mut moved: Vec<Option<Tensor>> = Vec::with_capacity(active.len());
+    let mut moved: Vec<[Option<Tensor>; 2]> = Vec::with_capacity(active.len());
+    let mut lie = Vec::with_capacity(active.len());
     let mut stepped = Vec::with_capacity(active.len());
-    for (((slot, gradient), value), &place) in active.into_iter().zip(&values).zip(places) {
+    for (((slot, gradient), held), &place) in active.into_iter().zip(&values).zip(places) {
+        let value = &*held.value;
         let kept = kind.moments().len();
         let settled = value.layout().is_contiguous() && slot.moments.len() == kept;
         if capturing && !settled {
@@ -226,10 +231,19 @@ pub(super) fn step(
         // What else holds the values must not see them change, except for the
         // tape of a step under capture: a graph needs its addresses.
         let alone = value.layout().is_contiguous() && is_sole_besides(&from);
+        let fresh = |dtype| device.empty(Layout::contiguous(*from.layout().shape()), dtype);
         let to = match capturing || alone {
             true => None,
-            false => Some(device.empty(Layout::contiguous(*from.layout().shape()), DType::F32)?),
+            false => Some(fresh(DType::F32)?),
         };
+        let shadow_to = match held.shadow.as_deref() {
+            Some(shadow) if !capturing && !is_sole(shadow) => Some(fresh(DType::BF16)?),
+            _ => None,
+        };
+        let shadow = shadow_to.as_ref().or(held.shadow.as_deref());
+        let shadow = shadow.map(|s| s.address(OP)).transpose()?;
+        let shadow = shadow.unwrap_or_default();
+        lie.push((place, [value.address(OP)?, shadow]));
         let mut moments = [Address::default(); 2];
         for (to, moment) in moments.iter_mut().zip(&slot.moments) {
             *to = moment.address(OP)?;
@@ -241,6 +255,7 @@ pub(super) fn step(
                 value: to.as_ref().unwrap_or(&from).address(OP)?,
                 gradient: gradient.address(OP)?,
                 moments,
+                shadow,
                 elements: count(OP, elements)?,
                 block: count(OP, blocks)?,
                 numbers: count(OP, place)?,
@@ -249,7 +264,7 @@ pub(super) fn step(
             blocks += elements.div_ceil(CHUNK);
         }
         steps.push((place, slot.steps + 1));
-        moved.push(to);
+        moved.push([to, shadow_to]);
         // The gradient is kept until the launch was asked for.
         stepped.push((slot, gradient));
     }
@@ -258,10 +273,8 @@ pub(super) fn step(
     let table = if capturing {
         let table = device.buffer(bytes.len())?;
         let address = table.address();
-        let values = values.iter().map(|value| value.address(OP));
-        let values = values.collect::<Result<Vec<_>>>()?;
         state.captured = Some(Captured {
-            slots: places.iter().copied().zip(values).collect(),
+            slots: lie,
             numbers: state.numbers_there.clone(),
             table,
             unwritten: Some(bytes),
@@ -282,9 +295,14 @@ pub(super) fn step(
     let params = StepParams::new(kind, table, state, entries.len())?;
     let kernel = &kernels::EOSIN_STEP_FORWARD_F32;
     device.launch(kernel, [blocks, 1, 1], 0, &params)?;
-    for ((slot, _), (value, moved)) in stepped.into_iter().zip(values.into_iter().zip(moved)) {
-        if let Some(moved) = moved {
-            *value = moved;
+    for ((slot, _), (held, [value, shadow])) in
+        stepped.into_iter().zip(values.into_iter().zip(moved))
+    {
+        if let Some(value) = value {
+            *held.value = value;
+        }
+        if let (Some(kept), Some(shadow)) = (held.shadow, shadow) {
+            *kept = shadow;
         }
         if !capturing {
             slot.steps += 1;

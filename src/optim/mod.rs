@@ -2,8 +2,9 @@
 //!
 //! One step is one pass over all parameters, cut into fixed chunks that threads
 //! share. Every element is computed on its own, so neither chunks nor threads
-//! change a bit. State is kept by parameter name, and saving and loading it
-//! continues a run bit for bit.
+//! change a bit. A parameter's bf16 shadow ([`Param::keep_shadow`]) is written
+//! with it, on CUDA by the same kernel. State is kept by parameter name, and saving
+//! and loading it continues a run bit for bit.
 
 mod clip;
 mod clip_cuda;

@@ -6,6 +6,7 @@ use super::{Adam, AdamW, Kind, Sgd, Slot};
 use crate::device::cpu::GRAIN;
 use crate::dtype::{DType, Float};
 use crate::error::Result;
+use crate::nn::Values;
 use crate::shape::Format;
 use crate::tensor::Tensor;
 
@@ -148,12 +149,13 @@ impl<T: Float> Work<'_, T> {
 pub(super) fn step(
     kind: Kind,
     active: Vec<(&mut Slot, Tensor)>,
-    values: Vec<&mut Tensor>,
+    mut values: Vec<Values>,
 ) -> Result<()> {
     let mut single: Vec<Work<f32>> = Vec::new();
     let mut double: Vec<Work<f64>> = Vec::new();
     let (slots, gradients): (Vec<_>, Vec<_>) = active.into_iter().unzip();
-    for ((slot, gradient), value) in slots.into_iter().zip(&gradients).zip(values) {
+    for ((slot, gradient), value) in slots.into_iter().zip(&gradients).zip(&mut values) {
+        let value = &mut *value.value;
         if !value.layout().is_contiguous() {
             *value = value.to_format(Format::Contiguous)?;
         }
@@ -173,6 +175,11 @@ pub(super) fn step(
     }
     single.par_iter_mut().for_each(Work::run);
     double.par_iter_mut().for_each(Work::run);
+    for Values { value, shadow } in values {
+        if let Some(shadow) = shadow {
+            *shadow = crate::ops::cast(value, shadow.dtype())?;
+        }
+    }
     Ok(())
 }
 

@@ -64,7 +64,7 @@ pub struct TrainingStep<'a> {
     max_norm: Option<f64>,
     capturing: bool,
     /// Where the state of model and optimiser lies; graphs work there.
-    addresses: (Vec<Address>, Option<Address>),
+    addresses: (Vec<[Address; 2]>, Option<Address>),
     /// Kinds of inputs that there was a step of.
     known: Vec<(Kinds, Option<Captured>)>,
 }
@@ -230,7 +230,7 @@ impl<'a> TrainingStep<'a> {
     /// loaded, or an eager update had to spare somebody's copy.
     fn forget_if_moved(&mut self) -> Result<()> {
         let state = self.model.state();
-        let model = state.iter().map(|(_, slot)| slot.value().address("step"));
+        let model = state.iter().map(|(_, slot)| slot.places());
         let addresses = (model.collect::<Result<_>>()?, self.optimizer.place());
         if addresses != self.addresses {
             self.known.clear();

@@ -1,9 +1,10 @@
 //! Optimisers and clipping on CUDA against those of the CPU, eager and replayed.
 
 use eosin::device::cuda::CudaDevice;
-use eosin::nn::{BatchNorm, Buffer, Module, Param, Pass, State};
+use eosin::nn::{BatchNorm, Buffer, Linear, Module, Param, Pass, Sequential, State};
 use eosin::optim::{Adam, AdamW, Kind, Optimizer, Sgd, clip_grad_norm, clip_grad_norm_on_device};
 use eosin::random::Philox;
+use eosin::train::step::TrainingStep;
 use eosin::{DType, Device, Tensor, ops};
 use eosin_emulator::Schedule;
 
@@ -67,6 +68,15 @@ fn close(got: &Tensor, want: &Tensor, what: &str) {
     }
 }
 
+/// The shadow is the value rounded to bf16, bit for bit.
+fn assert_shadowed(param: &Param) {
+    let shadow = param.shadow().expect("a shadow");
+    let rounded = ops::cast(&param.value(), DType::BF16).unwrap();
+    assert_eq!(shadow.dtype(), DType::BF16);
+    assert_eq!(shadow.device(), param.value().device());
+    assert_eq!(shadow.to_bytes().unwrap(), rounded.to_bytes().unwrap());
+}
+
 fn some(tensors: Vec<Tensor>, skip: Option<usize>) -> Vec<Option<Tensor>> {
     let one = |(i, t)| (Some(i) != skip).then_some(t);
     tensors.into_iter().enumerate().map(one).collect()
@@ -80,6 +90,11 @@ fn steps_are_those_of_the_cpu() {
         let (mut here, kept) = optimizer(kind, &Device::Cpu);
         // Somebody else's hold on the first values must not see them change.
         let before = moved[0].value();
+        for param in moved.iter().chain(&kept).filter(|p| p.name() != "p2") {
+            param.keep_shadow().unwrap();
+        }
+        let shadow_before = moved[0].shadow().unwrap();
+        let rounded = ops::cast(&before, DType::BF16).unwrap().to_bytes().unwrap();
         for step in 0..4 {
             // One parameter has no gradient once, so its count falls behind.
             let skip = (step == 1).then_some(1);
@@ -92,6 +107,11 @@ fn steps_are_those_of_the_cpu() {
             close(&a.value(), &b.value(), &format!("{kind:?}"));
         }
         close(&before, &values(7, SHAPES[0]), "the old values");
+        assert_eq!(shadow_before.to_bytes().unwrap(), rounded);
+        for param in moved[..2].iter().chain(&kept[..2]) {
+            assert_shadowed(param);
+        }
+        assert!(moved[2].shadow().is_none());
         let (a, b) = (there.state().unwrap(), here.state().unwrap());
         assert_eq!(a.len(), b.len());
         for ((name, a), (_, b)) in a.iter().zip(&b) {
@@ -134,6 +154,69 @@ fn a_replayed_step_counts_and_follows_the_learning_rate() {
             close(a, b, name);
         }
     }
+}
+
+/// Two layers in bf16 over f32 masters: the shadows follow every replay, and the
+/// bits are those of eager steps and of steps that convert the masters.
+#[test]
+fn a_replayed_step_in_bf16_writes_the_shadows() {
+    let after = |shadows: bool, captured: bool| -> Vec<Vec<u8>> {
+        let device = Device::Cuda(emulated());
+        let mut random = Philox::new(4);
+        let layer = |inputs, outputs, random: &mut Philox| {
+            let layer = Linear::new(inputs, outputs, true, random).unwrap();
+            layer.to_device(&device).unwrap();
+            layer
+        };
+        let first = layer(24, 40, &mut random);
+        let last = layer(40, 7, &mut random);
+        let net = Sequential::default().then(first).then(last);
+        let params: Vec<Param> = net.parameters().into_iter().map(|(_, p)| p).collect();
+        if shadows {
+            for param in &params {
+                param.keep_shadow().unwrap();
+            }
+        }
+        let optimizer = Optimizer::new(AdamW::default(), net.parameters()).unwrap();
+        let loss = |inputs: &[Tensor], pass: &Pass| {
+            let y = net.forward(&ops::cast(&inputs[0], DType::BF16)?, pass)?;
+            ops::mse_loss(&ops::cast(&y, DType::F32)?, &inputs[1])
+        };
+        let mut step = TrainingStep::new(&net, optimizer, &loss).unwrap();
+        if !captured {
+            step = step.uncaptured();
+        }
+        for number in 0..4 {
+            let inputs = [values(number, &[9, 24]), values(number + 50, &[9, 7])];
+            step.take(&inputs, Philox::new(0)).unwrap();
+        }
+        assert_eq!(step.graphs(), usize::from(captured));
+        if shadows {
+            params.iter().for_each(assert_shadowed);
+        }
+        params
+            .iter()
+            .map(|p| p.value().to_bytes().unwrap())
+            .collect()
+    };
+    let eager = after(false, false);
+    for (shadows, captured) in [(false, true), (true, false), (true, true)] {
+        assert!(after(shadows, captured) == eager, "{shadows} {captured}");
+    }
+}
+
+#[test]
+fn a_shadow_that_a_graph_does_not_write_is_an_error() {
+    let stream = emulated();
+    let device = Device::Cuda(stream.clone());
+    let (mut there, moved) = optimizer(Adam::default().into(), &device);
+    let gradients = some(all(3, &device), None);
+    there.step(&gradients).unwrap();
+    let (_graph, ()) = stream.capture(|| there.step(&gradients)).unwrap();
+    let mut update = there.captured().unwrap();
+    moved[1].keep_shadow().unwrap();
+    let error = there.advance(&mut update).unwrap_err().to_string();
+    assert!(error.contains("capture it again"), "{error}");
 }
 
 #[test]

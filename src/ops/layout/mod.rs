@@ -23,13 +23,19 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
         Device::Cpu => cpu::cast(x, dtype)?,
         Device::Cuda(_) => cuda::cast(x, dtype)?,
     };
-    let from = x.dtype();
-    if !from.is_float() || !dtype.is_float() {
+    if !x.dtype().is_float() || !dtype.is_float() {
         return Ok(y);
     }
-    Ok(record("cast", &[x], y, Save::NONE, move |b| {
+    Ok(recorded_cast(x, y))
+}
+
+/// `y`, which holds the values of x in another float dtype, as the result of a
+/// cast of x.
+pub(crate) fn recorded_cast(x: &Tensor, y: Tensor) -> Tensor {
+    let from = x.dtype();
+    record("cast", &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(cast(&b.grad, from)?)])
-    }))
+    })
 }
 
 /// The values in another physical arrangement, shape unchanged; free when they
