@@ -5,6 +5,7 @@
 //! alone and partial results are joined in a fixed order, so the number of
 //! threads never changes a bit of any result.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -149,6 +150,24 @@ impl Buffer {
         let whole = self.len / size_of::<T>() * size_of::<T>();
         bytemuck::cast_slice_mut(&mut self.bytes_mut()[..whole])
     }
+}
+
+thread_local! {
+    /// Memory that the tasks of a thread use one after the other.
+    static SCRATCH: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+/// Calls `f` with `len` elements, aligned to a cache line, that hold anything.
+/// The memory stays with the thread for the next call.
+pub fn with_scratch<T: Element, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) -> R {
+    let count = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+    let mut lines = SCRATCH.take();
+    if lines.len() < count {
+        lines = vec![Line::zeroed(); count];
+    }
+    let result = f(&mut bytemuck::cast_slice_mut(&mut lines)[..len]);
+    SCRATCH.set(lines);
+    result
 }
 
 /// Elements per task of work that is limited by memory: large enough to hide

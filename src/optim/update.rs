@@ -7,6 +7,7 @@ use crate::device::cpu::GRAIN;
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::nn::Values;
+use crate::ops::vector::vectorised;
 use crate::shape::Format;
 use crate::tensor::Tensor;
 
@@ -95,8 +96,19 @@ impl<T: Float> Rule<T> {
 
 impl<T: Float> Work<'_, T> {
     fn run(&mut self) {
-        let pairs = self.value.iter_mut().zip(self.gradient);
-        match (self.rule, &mut self.moments[..]) {
+        update(self.rule, self.value, self.gradient, &mut self.moments);
+    }
+}
+
+vectorised! {
+    fn update<T: Float>(
+        rule: Rule<T>,
+        value: &mut [T],
+        gradient: &[T],
+        moments: &mut [&mut [T]],
+    ) {
+        let pairs = value.iter_mut().zip(gradient);
+        match (rule, moments) {
             (Rule::Sgd { lr, decay, .. }, []) => {
                 for (p, &g) in pairs {
                     *p = *p - lr * (g + decay * *p);

@@ -1,11 +1,8 @@
-use gemm::Parallelism;
-
 use super::Activation;
-use crate::device::cpu;
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops::half::{is_half, widened};
-use crate::ops::matmul::cpu::{Matrix, product};
+use crate::ops::matmul::cpu::blocked::{Finish, Matrix, Product};
 use crate::ops::pointwise::scalar;
 use crate::shape::{Format, Layout, MAX_RANK, Shape};
 use crate::tensor::Tensor;
@@ -56,30 +53,25 @@ fn run<T: Float>(
         row: w.layout().strides()[1],
         column: w.layout().strides()[0],
     };
-    Ok(Tensor::build(
-        Layout::contiguous(shape),
-        |out: &mut [T]| {
-            product(
-                [m, k, n],
-                (xs, Matrix::rows_of(0, k)),
-                (ws, wt),
-                (out, Matrix::rows_of(0, n)),
-                false,
-                Parallelism::Rayon(0),
-            );
-            if n == 0 || (bias.is_none() && activation == Activation::None) {
-                return;
-            }
-            cpu::for_chunks(out, n, &|_, rows| {
-                for row in rows.chunks_mut(n) {
-                    if let Some(bias) = bias {
-                        row.iter_mut().zip(bias).for_each(|(o, &b)| *o += b);
-                    }
-                    if let Some(f) = activation.function() {
-                        scalar::apply_in_place(f, row);
-                    }
-                }
-            });
-        },
-    ))
+    let finish = |_: usize, column: usize, sums: &mut [T]| {
+        if let Some(bias) = bias {
+            let bias = &bias[column..column + sums.len()];
+            sums.iter_mut().zip(bias).for_each(|(s, &b)| *s += b);
+        }
+        if let Some(f) = activation.function() {
+            scalar::apply_in_place(f, sums);
+        }
+    };
+    let plain = bias.is_none() && activation == Activation::None;
+    let product = Product {
+        sizes: [m, k, n],
+        a: (xs, Matrix::rows_of(0, k)),
+        b: (ws, wt),
+        accumulate: false,
+        finish: (!plain).then_some(&finish as Finish<T>),
+    };
+    let layout = Layout::contiguous(shape);
+    Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
+        product.run(out, n);
+    }))
 }

@@ -6,10 +6,11 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
-use super::kernel::{Block, MR, OUTSIDE, Reads, Task, multiply};
+use super::kernel::{Block, OUTSIDE, Reads, Task, multiply};
 use super::map::Map;
 use super::pack::{Packed, padded};
 use crate::dtype::Float;
+use crate::ops::matmul::cpu::kernel::MR;
 
 /// Bytes that what a tile reads and writes may take, so that both stay in the
 /// second-level cache beside a panel of weights.

@@ -10,10 +10,7 @@ use std::ops::Range;
 
 use super::epilogue::Epilogue;
 use crate::dtype::Float;
-
-/// Pixels per block: with 16 floats of width two 256-bit registers each, which
-/// leaves four of the sixteen registers for operands.
-pub const MR: usize = 6;
+use crate::ops::matmul::cpu::kernel::{MR, Sums, multiply_add, prefetch};
 
 /// A tap that lies in the padding.
 pub const OUTSIDE: usize = usize::MAX;
@@ -52,8 +49,6 @@ pub struct Task<'a, T, const NR: usize> {
     pub start: usize,
     pub epilogue: &'a Epilogue<'a, T>,
 }
-
-type Sums<T, const NR: usize> = [[T; NR]; MR];
 
 /// Bytes of weights that are multiplied with all blocks before the next ones
 /// are read: half of a small first-level cache, whose other half the runs need.
@@ -132,34 +127,19 @@ fn add<T: Float, const NR: usize, const FUSED: bool>(
     mut sums: Sums<T, NR>,
 ) -> Sums<T, NR> {
     let run = task.run;
-    assert!(channels.start <= channels.end && channels.end <= run && task.zeros.len() >= run);
+    assert!(channels.start <= channels.end && channels.end <= run);
     for &(tap, starts) in taps {
         let weights = &task.panel[tap * run * NR..][..run * NR];
-        // Pointers, because slices left too few registers: all sums then went
-        // through memory at every tap.
-        let mut rows = [task.zeros.as_ptr(); MR];
+        let mut rows = [task.zeros[channels.clone()].as_ptr(); MR];
         for (row, start) in rows.iter_mut().zip(starts) {
             if start != OUTSIDE {
-                *row = task.source[start..][..run].as_ptr();
+                *row = task.source[start..][..run][channels.clone()].as_ptr();
             }
         }
-        let weights = weights.as_ptr();
-        for i in channels.clone() {
-            // SAFETY: `weights` has `run` times NR elements, every row `run`,
-            // and i < `run`.
-            let weight = unsafe { *weights.add(i * NR).cast::<[T; NR]>() };
-            for (row, sum) in rows.iter().zip(&mut sums) {
-                // SAFETY: as above.
-                let value = unsafe { *row.add(i) };
-                for (s, w) in sum.iter_mut().zip(weight) {
-                    *s = if FUSED {
-                        value.mul_add(w, *s)
-                    } else {
-                        *s + value * w
-                    };
-                }
-            }
-        }
+        let weights = weights[channels.start * NR..].as_ptr();
+        // SAFETY: `weights` has at least as many times NR elements as there
+        // are channels, and each row as many.
+        sums = unsafe { multiply_add::<T, NR, FUSED>(rows, weights, channels.len(), sums) };
     }
     sums
 }
@@ -171,23 +151,11 @@ fn add<T: Float, const NR: usize, const FUSED: bool>(
 fn fetch<T: Float, const NR: usize>(task: &Task<T, NR>, block: &Block, tile: &[T]) {
     for pixel in &block.pixels[..block.count] {
         let at = pixel * task.row + task.column;
-        prefetch(&tile[at]);
+        prefetch(&raw const tile[at]);
         if let Some(residual) = task.epilogue.residual {
-            prefetch(&residual[task.start + at]);
+            prefetch(&raw const residual[task.start + at]);
         }
     }
-}
-
-#[inline(always)]
-fn prefetch<T>(value: &T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a hint: it reads nothing, and the address is valid.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
 }
 
 /// Finishes the sums of a block and writes them to their tile.

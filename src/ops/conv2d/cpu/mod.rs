@@ -2,10 +2,10 @@
 //!
 //! The forward pass and the input gradient are one algorithm ([`dense`]): each
 //! written pixel gathers runs of channels, tap by tap, against weights packed
-//! into panels, in registers. It was to be blocked im2col and a product by the
-//! `gemm` crate; reading the runs where they lie needs no patch matrix, and the
-//! weights are packed once instead of once per tile. The weight gradient, whose
-//! inner dimension is the pixels, is products by `gemm`
+//! into panels, in registers. It was to be blocked im2col and a product; reading
+//! the runs where they lie needs no patch matrix, and the weights are packed
+//! once instead of once per tile. The weight gradient, whose inner dimension is
+//! the pixels, is products of patches
 //! ([`weight_gradient`](mod@weight_gradient)). Depthwise convolutions have
 //! loops of their own ([`depthwise`]).
 
@@ -22,15 +22,12 @@ use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::ops::half::{is_half, widened};
+use crate::ops::matmul::cpu::kernel::{F32_COLUMNS, F64_COLUMNS};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
 use epilogue::Epilogue;
 use map::Map;
 use pack::Packed;
-
-/// Channels per panel: two 256-bit registers.
-const F32_LANES: usize = 16;
-const F64_LANES: usize = 8;
 
 pub(super) fn forward(
     x: &Tensor,
@@ -75,8 +72,8 @@ pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<T
         return widened([gy, w], |[gy, w]| input_gradient(gy, w, sizes));
     }
     match same_floats("conv2d_input_gradient", gy, w)? {
-        DType::F64 => run::<f64, F64_LANES>(gy, w, sizes),
-        _ => run::<f32, F32_LANES>(gy, w, sizes),
+        DType::F64 => run::<f64, F64_COLUMNS>(gy, w, sizes),
+        _ => run::<f32, F32_COLUMNS>(gy, w, sizes),
     }
 }
 
@@ -132,8 +129,8 @@ pub(super) fn depth_multiplier(sizes: &Sizes) -> Option<usize> {
 
 /// Weights and bias in the order in which the CPU reads them.
 pub(crate) enum Weights {
-    F32(Prepared<f32, F32_LANES>),
-    F64(Prepared<f64, F64_LANES>),
+    F32(Prepared<f32, F32_COLUMNS>),
+    F64(Prepared<f64, F64_COLUMNS>),
 }
 
 pub(crate) struct Prepared<T, const NR: usize> {

@@ -5,13 +5,12 @@
 //! blocks to keep threads busy the pixels are cut as well, at places that
 //! depend on the shape alone, and the partial sums joined in order.
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::map::Map;
 use crate::dtype::Float;
 use crate::ops::conv2d::Sizes;
-use crate::ops::matmul::cpu::{Matrix, product};
+use crate::ops::matmul::cpu::blocked::{Matrix, Product};
 
 /// Rows of a block, about.
 const ROWS: usize = 128;
@@ -146,15 +145,14 @@ fn block<T: Float>(
                 (&patches[..], at)
             };
             let from = Matrix::rows_of(first * k + group * outputs, k);
-            let to = Matrix::rows_of(group * outputs, k);
-            product(
-                [count, n, outputs],
-                (a, at),
-                (gy, from),
-                (out, to),
-                true,
-                Parallelism::None,
-            );
+            let product = Product {
+                sizes: [count, n, outputs],
+                a: (a, at),
+                b: (gy, from),
+                accumulate: true,
+                finish: None,
+            };
+            product.run_here(&mut out[group * outputs..], k);
         }
     }
 }
