@@ -11,6 +11,9 @@
 //! are those of the device and include the gaps between the call's launches.
 //! Nothing is recorded into a captured step: observe an eager one.
 
+#[cfg(feature = "slides")]
+pub mod workload;
+
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
