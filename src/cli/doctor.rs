@@ -50,7 +50,7 @@ pub fn doctor(choice: DeviceChoice, json: bool) -> Result<()> {
             what: "device",
             found: match choice {
                 DeviceChoice::Auto => format!("{chosen}, when none is asked for"),
-                DeviceChoice::Cpu | DeviceChoice::Cuda => chosen,
+                _ => chosen,
             },
             remedy: None,
         },
@@ -107,7 +107,8 @@ fn gpus() -> Finding {
 }
 
 fn compiled_kernels() -> Finding {
-    let table = format!("{} in {} files", ALL.len(), MODULES.len());
+    let (kernels, files) = (ALL.len(), MODULES.len());
+    let table = format!("{kernels} in {files} files (eosin kernels lists them)");
     let (found, remedy) = match TOOLKIT {
         Some(version) => {
             let architectures = ARCHITECTURES.join(", ");

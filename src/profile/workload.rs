@@ -71,9 +71,8 @@ pub fn with<R>(
             let model = AutoEncoder::new(FEATURES, CODE, random)?;
             model.to_device(device)?;
             let features = normal(&[batch, FEATURES], device)?;
-            let loss = |inputs: &[Tensor], pass: &Pass| {
-                autoencoder_loss(&model, &features, inputs, pass)
-            };
+            let loss =
+                |inputs: &[Tensor], pass: &Pass| autoencoder_loss(&model, &features, inputs, pass);
             training(&model, &loss, &[numbers(batch, batch, device)?], mode, f)
         }
         ("deeppt", Mode::Infer) => {
