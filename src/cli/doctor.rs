@@ -107,18 +107,17 @@ fn gpus() -> Finding {
 }
 
 fn compiled_kernels() -> Finding {
-    let (kernels, files) = (ALL.len(), MODULES.len());
-    let table = format!("{kernels} in {files} files (eosin kernels lists them)");
+    let table = format!("{} in {} files", ALL.len(), MODULES.len());
     let (found, remedy) = match TOOLKIT {
         Some(version) => {
             let architectures = ARCHITECTURES.join(", ");
             (
-                format!("{table} for {architectures}, by nvcc {version}"),
+                format!("{table} for {architectures}, by nvcc {version}; eosin kernels lists them"),
                 None,
             )
         }
         None => (
-            format!("{table} by name alone: built without nvcc"),
+            format!("{table} by name alone: built without nvcc; eosin kernels lists them"),
             cfg!(feature = "cuda").then(|| kernels::REMEDY.into()),
         ),
     };

@@ -100,6 +100,8 @@ struct Row {
     operator: &'static str,
     calls: usize,
     launches: usize,
+    /// Launches by kernel.
+    kernels: BTreeMap<&'static str, usize>,
     flops: u64,
     bytes: u64,
     /// None in a dry run.
@@ -337,6 +339,9 @@ fn rows(step: &Profile, ceilings: &Ceilings, seconds: Option<f64>) -> Vec<Row> {
         });
         row.calls += 1;
         row.launches += call.launches.len();
+        for kernel in &call.launches {
+            *row.kernels.entry(kernel).or_default() += 1;
+        }
         row.flops += call.cost.flops;
         row.bytes += call.cost.bytes;
         row.floor_seconds += ceilings.floor(call.cost);
@@ -444,10 +449,17 @@ impl Report {
             );
             let _ = writeln!(
                 text,
-                "floor {:.3} ms, {:.1} % of which is reached",
+                "floor {:.3} ms, {:.1} % of the step",
                 self.floor_seconds * 1e3,
                 self.floor_seconds / seconds.max(1e-12) * 100.0
             );
+            let cached = |row: &Row| row.floor_share.is_some_and(|share| share > 1.0);
+            if self.rows.iter().any(cached) {
+                let _ = writeln!(
+                    text,
+                    "over 100 % of a floor: caches held the operands, or another load slowed the probe"
+                );
+            }
         }
         if let Some(predicted) = self.predicted_seconds {
             let _ = writeln!(
