@@ -75,7 +75,7 @@ fn the_timeline_is_json_whose_spans_nest() {
             (name, category, start, start + number(&e["dur"]))
         })
         .collect();
-    let of = |category: &str| spans.iter().filter(move |s| s.1 == category);
+    let of = |category: &'static str| spans.iter().filter(move |s| s.1 == category);
     assert_eq!(of("step").count(), 1);
     let phases: BTreeSet<&str> = of("phase").map(|s| s.0).collect();
     assert_eq!(phases, BTreeSet::from(["backward", "update"]));
