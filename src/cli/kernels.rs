@@ -23,6 +23,9 @@ use sass::Instructions;
 pub struct KernelsArgs {
     /// Only kernels with this in their name, such as matmul or backward_bf16
     filter: Option<String>,
+    /// Bytes of shared memory that a launch asks for besides the kernel's own, for its occupancy
+    #[arg(long, default_value_t = 0)]
+    shared: u32,
 }
 
 #[derive(Serialize)]
@@ -31,6 +34,8 @@ struct Listing {
     source: String,
     /// The disassembler, or why no instructions were counted.
     instructions: String,
+    /// Bytes of shared memory that launches are supposed to ask for.
+    besides: u32,
     kernels: Vec<Line>,
 }
 
@@ -104,6 +109,7 @@ fn occupancy(architecture: &str, threads: u32, registers: u32, shared: u32) -> O
     let of_warp = (registers.max(1) * 32).next_multiple_of(REGISTER_UNIT);
     let by_registers = REGISTERS / of_warp / WARP_UNIT * WARP_UNIT / warps;
     let of_block = shared
+        .min(u32::MAX / 2)
         .saturating_add(RESERVED)
         .next_multiple_of(SHARED_UNIT);
     let (blocks, limit) = [
@@ -124,7 +130,7 @@ fn occupancy(architecture: &str, threads: u32, registers: u32, shared: u32) -> O
 pub fn kernels(args: &KernelsArgs, json: bool) -> Result<()> {
     let committed = include_str!("../../kernels/resources.tsv");
     let table = RESOURCES.unwrap_or(committed);
-    let mut lines = lines(table);
+    let mut lines = lines(table, args.shared);
     if let Some(filter) = &args.filter {
         lines.retain(|line| line.kernel.contains(filter.as_str()));
         if lines.is_empty() {
@@ -155,13 +161,14 @@ pub fn kernels(args: &KernelsArgs, json: bool) -> Result<()> {
     let listing = Listing {
         source,
         instructions,
+        besides: args.shared,
         kernels: lines,
     };
     console::print(json, &listing, &listing.text())
 }
 
 /// Kernels that this build does not have are left out of a committed table.
-fn lines(table: &str) -> Vec<Line> {
+fn lines(table: &str, besides: u32) -> Vec<Line> {
     let threads: BTreeMap<&str, u32> = ALL.iter().map(|k| (k.name, k.threads)).collect();
     let line = |line: &str| {
         let mut fields = line.split('\t');
@@ -180,7 +187,12 @@ fn lines(table: &str) -> Vec<Line> {
             spill_stores,
             spill_loads,
             shared,
-            occupancy: occupancy(architecture, threads, registers, shared),
+            occupancy: occupancy(
+                architecture,
+                threads,
+                registers,
+                shared.saturating_add(besides),
+            ),
             instructions: None,
         })
     };
@@ -235,10 +247,11 @@ impl Listing {
         let _ = write!(
             text,
             "\n{} lines, from {}\ninstructions: {}\n\
-             occupancy is that of static shared memory; what a launch asks for besides comes on top",
+             occupancy counts {} bytes of shared memory besides the kernel's own (--shared)",
             self.kernels.len(),
             self.source,
-            self.instructions
+            self.instructions,
+            self.besides
         );
         text
     }

@@ -41,4 +41,12 @@ fn a_filter_picks_by_name() {
         "{text}"
     );
     fails(["kernels", "hardmax"], &["no kernel has `hardmax`"]);
+    // No multiprocessor holds two blocks of 128 KiB.
+    let large = json(["kernels", "softmax", "--shared", "131072", "--json"]);
+    for line in large["kernels"].as_array().expect("kernels") {
+        assert_eq!(line["occupancy"]["blocks"], 1, "{line}");
+        assert_eq!(line["occupancy"]["limit"], "shared memory", "{line}");
+    }
+    let none = json(["kernels", "softmax", "--shared", "4294967295", "--json"]);
+    assert_eq!(none["kernels"][0]["occupancy"]["blocks"], 0);
 }

@@ -78,7 +78,7 @@ fn the_timeline_is_json_whose_spans_nest() {
     let of = |category: &'static str| spans.iter().filter(move |s| s.1 == category);
     assert_eq!(of("step").count(), 1);
     let phases: BTreeSet<&str> = of("phase").map(|s| s.0).collect();
-    assert_eq!(phases, BTreeSet::from(["backward", "update"]));
+    assert_eq!(phases, BTreeSet::from(["backward", "forward", "update"]));
     assert!(of("rule").any(|s| s.0 == "gradient of linear"));
     assert!(of("operator").any(|s| s.0 == "matmul"));
     const ROUNDING: f64 = 1e-3;

@@ -89,11 +89,10 @@ fn launches_and_traffic_are_the_committed_ones() {
         assert_eq!(step.unattributed, [""; 0], "{model}: of no operator");
         let Cost { flops, bytes } = step.cost();
         let over = bytes as f64 / floor(&step) as f64;
-        // Inference is fused. In training the autoencoder is mostly its update;
-        // a ResNet's batch norms, activations and sums pass through memory one by
-        // one, forward and backward, and the regression's inputs are picked and
-        // standardised anew in every step.
-        if mode == Mode::Infer || model == "deeppt-autoencoder" {
+        // Inference is fused, and DeepPT's steps are mostly their update. When a
+        // ResNet is trained, batch norms, activations and sums pass through memory
+        // one by one, forward and backward: over 2 times the floor.
+        if mode == Mode::Infer || model.starts_with("deeppt") {
             assert!(over <= 1.3, "{model} {mode:?}: {over} times the floor");
         }
         let mode = match mode {
@@ -243,15 +242,17 @@ fn an_observation_ends_with_what_it_observes() {
 
 // ---- the host's part
 
-/// Allocations of the host per step after the warm-up. Goal: none; as it is, an
-/// eager step makes tensors, tapes and lists of operands, and a replay still
-/// lists the model's parameters, to see whether any has moved.
+/// Allocations of the host per step after the warm-up. The goal is none in a loop
+/// of replays. As it is, a replay of the autoencoder's step makes 27, since it
+/// names the model's parameters to see whether any has moved; the same step
+/// eagerly makes 205 for 22 launches, and ResNet-50's inference 403 for 58:
+/// tensors, layouts, tapes.
 #[test]
 fn the_host_allocates_little_per_launch() {
     for (model, mode, batch, most) in [
-        ("resnet50", Mode::Infer, 8, 20),
-        ("deeppt-autoencoder", Mode::Train, 64, 40),
-        ("deeppt-autoencoder", Mode::Replay, 64, 10),
+        ("resnet50", Mode::Infer, 8, 14),
+        ("deeppt-autoencoder", Mode::Train, 64, 20),
+        ("deeppt-autoencoder", Mode::Replay, 64, 3),
     ] {
         let (device, ledger) = null();
         let place = Device::Cuda(device);
