@@ -7,6 +7,7 @@
 //! and a value otherwise. The same work in PyTorch is in `benches/peers/`,
 //! dated results are in `benches/record/`.
 
+mod host;
 mod models;
 mod ops;
 
@@ -67,6 +68,7 @@ criterion_group! {
     name = all;
     config = short();
     targets = models::resnet50_features, models::deeppt_autoencoder, models::deeppt_mlp,
-        ops::matmul, ops::conv2d, ops::layer_norm, ops::softmax, ops::adamw
+        ops::matmul, ops::conv2d, ops::layer_norm, ops::softmax, ops::adamw,
+        host::launch, host::step
 }
 criterion_main!(all);

@@ -7,7 +7,9 @@
 mod console;
 mod device;
 mod doctor;
+mod kernels;
 mod predict;
+mod profile;
 mod quickstart;
 mod report;
 mod run;
@@ -82,6 +84,10 @@ enum Command {
     },
     /// Say what this machine and build can do, and what to do about what is missing
     Doctor,
+    /// Say where the time of a model's step goes; `--device null` says what a GPU would be asked
+    Profile(profile::ProfileArgs),
+    /// List the compiled CUDA kernels: registers, spills, shared memory, occupancy, instructions
+    Kernels(kernels::KernelsArgs),
 }
 
 #[derive(Args)]
@@ -305,5 +311,7 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
             console::print(json, &found, &found.to_string())
         }
         Command::Doctor => doctor::doctor(cli.global.device, json),
+        Command::Profile(args) => profile::profile(args, cli.global.device, json, control),
+        Command::Kernels(args) => kernels::kernels(args, json),
     }
 }

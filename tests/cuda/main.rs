@@ -8,9 +8,13 @@ mod build_script;
 mod emulated;
 
 #[cfg(feature = "slides")]
+mod allocations;
+#[cfg(feature = "slides")]
 mod deeppt;
 mod device;
 mod emulator;
+#[cfg(feature = "slides")]
+mod ledger;
 mod optim;
 mod products;
 mod table;
