@@ -4,6 +4,7 @@
 //! code is 0, or 1 with one line that says what is wrong and what to do, or 130
 //! when the user stopped it.
 
+mod bench;
 mod console;
 mod device;
 mod doctor;
@@ -82,6 +83,9 @@ enum Command {
     },
     /// Say what this machine and build can do, and what to do about what is missing
     Doctor,
+    /// Compare what `cargo bench` saved
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 #[derive(Args)]
@@ -305,5 +309,6 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
             console::print(json, &found, &found.to_string())
         }
         Command::Doctor => doctor::doctor(cli.global.device, json),
+        Command::Bench(command) => bench::bench(command, json),
     }
 }
