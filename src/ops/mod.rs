@@ -7,8 +7,8 @@
 //! - a public function takes tensors by reference, checks shapes and dtypes,
 //!   and returns an error that names the operator and what was given;
 //! - bf16 and f16 inputs are computed in f32 and rounded once (`half::widened`);
-//! - [`REGISTRY`] lists every operator with the order of gradient that it has;
-//!   the test suite walks it.
+//! - [`REGISTRY`] lists every operator with the order of gradient that it has and
+//!   what a call costs ([`cost()`]); the test suite walks it.
 
 pub(crate) mod elementwise;
 pub(crate) mod half;
@@ -27,6 +27,7 @@ mod cat;
 mod conv2d;
 mod conv_bn_act;
 mod conv_transpose2d;
+pub mod cost;
 mod dropout;
 mod gather;
 mod group_norm;
@@ -53,6 +54,7 @@ pub use cat::cat;
 pub use conv_bn_act::{PreparedConv, conv_bn_act, fold_batch_norm};
 pub use conv_transpose2d::{ConvTranspose2d, conv_transpose2d};
 pub use conv2d::{Conv2d, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
+pub use cost::{Cost, Operand, cost};
 pub use dropout::{dropout, dropout_blocks};
 pub use gather::{gather, scatter_add};
 pub use group_norm::group_norm;
