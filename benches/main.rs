@@ -1,14 +1,13 @@
-//! Benches of the hot paths: `cargo bench --bench eosin`.
+//! Benches of the hot paths: `cargo bench --bench eosin`; see benches/README.md.
 //!
-//! Names are `op/variant/dtype/shape`. Each bench compares its result with a
-//! plain computation before it is timed. Throughput is in elements a second,
-//! where an element is a floating-point operation for products and
-//! convolutions (two for each multiplication and addition) and for the models,
-//! and a value otherwise. The same work in PyTorch is in `benches/peers/`,
-//! dated results are in `benches/record/`.
+//! Names are `op/variant/dtype/shape`, with `cuda/` before those of a GPU. Each
+//! bench compares its result with plain arithmetic before it is timed. Where
+//! criterion prints elements a second, they are floating-point operations (two
+//! for each multiplication and addition).
 
 mod models;
-mod ops;
+mod operators;
+mod table;
 
 use std::time::Duration;
 
@@ -59,14 +58,14 @@ fn assert_close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
 fn short() -> Criterion {
     Criterion::default()
         .sample_size(10)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(4))
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
 }
 
 criterion_group! {
     name = all;
     config = short();
     targets = models::resnet50_features, models::deeppt_autoencoder, models::deeppt_mlp,
-        ops::matmul, ops::conv2d, ops::layer_norm, ops::softmax, ops::adamw
+        operators::cpu, operators::cuda
 }
 criterion_main!(all);

@@ -7,6 +7,7 @@ mod build_script;
 #[path = "../common/emulated.rs"]
 mod emulated;
 
+mod benches;
 #[cfg(feature = "slides")]
 mod deeppt;
 mod device;
