@@ -65,7 +65,7 @@ fn short() -> Criterion {
 criterion_group! {
     name = all;
     config = short();
-    targets = models::resnet50_features, models::deeppt_autoencoder, models::deeppt_mlp,
+    targets = models::resnet50_features, models::deeppt_autoencoder, models::deeppt_mlp, models::resnet18_step,
         operators::cpu, operators::cuda
 }
 criterion_main!(all);

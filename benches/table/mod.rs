@@ -561,8 +561,9 @@ impl Bench {
             }
         }
         let size = squares.sqrt();
-        // A comparison that NaN fails.
-        match (along - expected).abs() <= 1e-3 * size {
+        // Room for the few values that lie on a kink, of a ReLU or between two
+        // maxima; and a comparison that NaN fails.
+        match (along - expected).abs() <= 5e-3 * size {
             true => Ok(Ok(())),
             false => Ok(Err(format!(
                 "the derivative in a direction is {along}, not {expected} (terms of size {size})"
