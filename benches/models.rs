@@ -1,6 +1,6 @@
 //! Whole models: the two hot paths of DeepPT, and a ResNet-18 that is trained.
 
-use criterion::{Criterion, Throughput};
+use criterion::Throughput;
 use eosin::autograd;
 use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp};
 use eosin::models::resnet::{Depth, ResNet, ResNetFeatures};
@@ -11,7 +11,7 @@ use eosin::random::Philox;
 use eosin::shape::Format;
 use eosin::{Device, Result, Tensor};
 
-use crate::{assert_close, bench, normal};
+use crate::{Criterion, assert_close, bench, normal};
 
 /// Multiplications and additions of ResNet-50 at 224 x 224 without its head,
 /// as torchvision counts them (4.09e9 with the head of 2,048 x 1,000).

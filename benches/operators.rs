@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use criterion::{Bencher, Criterion, Throughput};
+use criterion::{Bencher, Throughput};
 use eosin::Device;
 use eosin::device::cuda::CudaDevice;
 
+use crate::Criterion;
+use crate::clock::Clock;
 use crate::table::events::time;
 use crate::table::{self, Bench};
 
@@ -28,7 +30,7 @@ fn add<T>(
     prefix: &str,
     bench: Bench,
     prepare: impl Fn() -> eosin::Result<T>,
-    time: impl Fn(&mut Bencher, &mut T),
+    time: impl Fn(&mut Bencher<Clock>, &mut T),
 ) {
     let group = format!("{prefix}{}", bench.group());
     let name = format!("{group}/{}", bench.name());

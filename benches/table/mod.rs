@@ -92,7 +92,7 @@ fn benches(
                 variant,
                 dtype,
                 batch: batch(row),
-                by_default: row.by_default,
+                by_default: row.by_default && !row.work.is_gradient_of_pixels(variant),
             }));
         }
     }
@@ -118,6 +118,11 @@ impl Work {
             | Self::AvgPool2d(_)
             | Self::GlobalAvgPool2d(_) => OF_ONE,
         }
+    }
+
+    /// Whether it is what only a GAN asks for, and waits long for.
+    fn is_gradient_of_pixels(self, variant: Variant) -> bool {
+        matches!(self, Self::Conv2d(c) if c.image[0] <= 3) && variant.gradients == [0]
     }
 
     /// What CUDA has kernels for.
