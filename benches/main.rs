@@ -4,6 +4,7 @@
 //! bench compares its result with plain arithmetic before it is timed.
 
 mod clock;
+mod host;
 mod models;
 mod operators;
 mod table;
@@ -72,6 +73,6 @@ criterion_group! {
     config = short();
     targets = models::resnet50_features, models::resnet18_step,
         models::deeppt_autoencoder, models::deeppt_mlp,
-        operators::cpu, operators::cuda
+        operators::cpu, operators::cuda, host::launch, host::step
 }
 criterion_main!(all);

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what compiles kernels/*.cu for NVIDIA GPUs into target/cuda-toolkit,
 # where build.rs looks, for machines without a CUDA toolkit. It needs python3
-# with pip, about 350 MB of disk, and a C++ compiler as nvcc always does; it
+# with pip, about 360 MB of disk, and a C++ compiler as nvcc always does; it
 # needs no GPU and no rights, and touches no Python environment.
 #
 #     scripts/cuda-toolkit.sh && cargo build --release
@@ -17,6 +17,9 @@ packages=(
     nvidia-cuda-crt==13.0.88
     nvidia-cuda-runtime==13.0.96
     nvidia-cuda-cccl==13.0.85
+    # For `eosin kernels`: they read what any earlier compiler made.
+    nvidia-cuda-cuobjdump==13.2.51
+    nvidia-cuda-nvdisasm==13.2.51
 )
 
 script=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/$(basename "${BASH_SOURCE[0]}")

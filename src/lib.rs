@@ -42,6 +42,7 @@ pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod profile;
 pub mod random;
 #[cfg(feature = "formats")]
 pub mod report;

@@ -12,6 +12,7 @@ use crate::device::Device;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::profile;
 use crate::shape::{Format, Layout, Shape};
 use crate::storage::Storage;
 
@@ -277,6 +278,14 @@ impl Tensor {
         if self.device() == *device {
             return Ok(self.clone());
         }
+        let moved = profile::call("to", &[self], || self.moved(device))?;
+        let home = self.device();
+        Ok(record("to", &[self], moved, Save::NONE, move |b| {
+            Ok(vec![Some(b.grad.to(&home)?)])
+        }))
+    }
+
+    fn moved(&self, device: &Device) -> Result<Self> {
         let layout = self.layout;
         let (start, len) = (0, layout.span() * self.dtype.size());
         let storage = match (&self.storage, device) {
@@ -301,11 +310,7 @@ impl Tensor {
                 Storage::cpu(len, |out: &mut [u8]| out.copy_from_slice(&bytes))
             }
         };
-        let moved = Self::from_parts(storage, layout, self.dtype);
-        let home = self.device();
-        Ok(record("to", &[self], moved, Save::NONE, move |b| {
-            Ok(vec![Some(b.grad.to(&home)?)])
-        }))
+        Ok(Self::from_parts(storage, layout, self.dtype))
     }
 
     /// `value` everywhere, on `device`.

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::profile::{self, Phase};
 use crate::tensor::Tensor;
 
 /// Gives nodes identities that grow along the tape, so that descending order is
@@ -229,6 +230,17 @@ pub fn grad(
     inputs: &[&Tensor],
     create_graph: bool,
 ) -> Result<Vec<Option<Tensor>>> {
+    profile::phase(Phase::Backward, || {
+        gradients(outputs, weights, inputs, create_graph)
+    })
+}
+
+fn gradients(
+    outputs: &[&Tensor],
+    weights: Option<&[&Tensor]>,
+    inputs: &[&Tensor],
+    create_graph: bool,
+) -> Result<Vec<Option<Tensor>>> {
     let targets: Vec<u64> = inputs
         .iter()
         .map(|t| match &t.node {
@@ -289,12 +301,13 @@ pub fn grad(
         for edge in node.edges.iter().flatten() {
             edge.check_version(node.op)?;
         }
-        let gradients = rule(&Backward {
+        let backward = Backward {
             node: &node,
             grad: gradient,
             needs: needs.clone(),
             create_graph,
-        })?;
+        };
+        let gradients = profile::gradient_of(node.op, || rule(&backward))?;
         for ((edge, gradient), needed) in node.edges.iter().zip(gradients).zip(needs) {
             if let (Some(edge), Some(gradient), true) = (edge, gradient, needed) {
                 accumulate(&mut pending, edge, gradient)?;

@@ -13,6 +13,8 @@ pub enum DeviceChoice {
     Cuda,
     /// CUDA where a GPU, its driver and compiled kernels are there, otherwise the CPU
     Auto,
+    /// For `profile`: nothing computes, and what a GPU would be asked is counted
+    Null,
 }
 
 /// What a choice came to.
@@ -26,13 +28,17 @@ pub struct Chosen {
 impl DeviceChoice {
     /// # Errors
     /// CUDA was asked for and cannot be had: no driver, an old one, no GPU, a
-    /// build without kernels or without the feature.
+    /// build without kernels or without the feature. Or nothing is to compute.
     pub fn open(self) -> Result<Chosen> {
         let silent = |device| Chosen { device, note: None };
         match self {
             Self::Cpu => Ok(silent(Device::Cpu)),
             Self::Cuda => cuda().map(silent),
             Self::Auto => Ok(auto()),
+            Self::Null => Err(Error::usage(
+                "the null device computes nothing",
+                "use --device cpu, cuda or auto; `eosin profile` alone takes null",
+            )),
         }
     }
 }

@@ -50,7 +50,7 @@ pub fn doctor(choice: DeviceChoice, json: bool) -> Result<()> {
             what: "device",
             found: match choice {
                 DeviceChoice::Auto => format!("{chosen}, when none is asked for"),
-                DeviceChoice::Cpu | DeviceChoice::Cuda => chosen,
+                _ => chosen,
             },
             remedy: None,
         },
@@ -112,12 +112,12 @@ fn compiled_kernels() -> Finding {
         Some(version) => {
             let architectures = ARCHITECTURES.join(", ");
             (
-                format!("{table} for {architectures}, by nvcc {version}"),
+                format!("{table} for {architectures}, by nvcc {version}; eosin kernels lists them"),
                 None,
             )
         }
         None => (
-            format!("{table} by name alone: built without nvcc"),
+            format!("{table} by name alone: built without nvcc; eosin kernels lists them"),
             cfg!(feature = "cuda").then(|| kernels::REMEDY.into()),
         ),
     };

@@ -8,7 +8,9 @@ mod bench;
 mod console;
 mod device;
 mod doctor;
+mod kernels;
 mod predict;
+mod profile;
 mod quickstart;
 mod report;
 mod run;
@@ -86,6 +88,10 @@ enum Command {
     /// Compare what `cargo bench` saved
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Say where the time of a model's step goes; `--device null` says what a GPU would be asked
+    Profile(profile::ProfileArgs),
+    /// List the compiled CUDA kernels: registers, spills, shared memory, occupancy, instructions
+    Kernels(kernels::KernelsArgs),
 }
 
 #[derive(Args)]
@@ -310,5 +316,7 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         }
         Command::Doctor => doctor::doctor(cli.global.device, json),
         Command::Bench(command) => bench::bench(command, json),
+        Command::Profile(args) => profile::profile(args, cli.global.device, json, control),
+        Command::Kernels(args) => kernels::kernels(args, json),
     }
 }

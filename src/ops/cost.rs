@@ -175,17 +175,20 @@ impl Rule {
     }
 }
 
-/// What runs in the name of no operator: updates, clipping, copies.
+/// What runs in the name of no operator: updates, clipping, copies within a device
+/// (`copy`) and between two (`to`).
 const OTHERS: &[(&str, Rule)] = &[
-    ("clip_grad_norm", Rule::Each(3)),
+    ("clip_grad_norm", PER_NUMBER_READ),
     ("copy", Rule::Each(0)),
     ("count", Rule::Each(1)),
     ("fill", Rule::Each(0)),
-    ("step", UPDATE),
+    ("step", PER_NUMBER_READ),
+    ("to", Rule::Each(0)),
 ];
 
-/// Adam's 12 operations per parameter, over parameter, gradient and two moments.
-const UPDATE: Rule = Rule::Product(|inputs, _| {
+/// Of many tensors at once, 3 FLOPs per number: Adam's 12 per parameter, over
+/// parameter, gradient and two moments; square, sum and scale of a gradient.
+const PER_NUMBER_READ: Rule = Rule::Product(|inputs, _| {
     let numbers: u64 = inputs.iter().map(|t| t.elements() as u64).sum();
     numbers.saturating_mul(3)
 });

@@ -5,7 +5,8 @@ use crate::device::Device;
 use crate::device::cpu::GRAIN;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{self, Operand};
+use crate::profile::{self, Phase};
 use crate::tensor::Tensor;
 
 /// [`clip_grad_norm`] whose norm stays where the gradients are, a tensor of no
@@ -19,8 +20,26 @@ pub fn clip_grad_norm_on_device(gradients: &mut [Option<Tensor>], max_norm: f64)
         return Tensor::scalar(clip_grad_norm(gradients, max_norm)?, DType::F64);
     }
     check_limit(max_norm)?;
-    let mut given: Vec<&mut Tensor> = gradients.iter_mut().flatten().collect();
-    clip_cuda::clip(&mut given, max_norm)
+    observed(gradients, |gradients| {
+        let mut given: Vec<&mut Tensor> = gradients.iter_mut().flatten().collect();
+        clip_cuda::clip(&mut given, max_norm)
+    })
+}
+
+/// `clip` as a part of the update.
+fn observed<R>(
+    gradients: &mut [Option<Tensor>],
+    clip: impl FnOnce(&mut [Option<Tensor>]) -> Result<R>,
+) -> Result<R> {
+    let given = || {
+        let all = gradients.iter().flatten().map(Operand::from);
+        all.collect::<Vec<_>>()
+    };
+    let operands = profile::is_watching().then(given).unwrap_or_default();
+    profile::phase(Phase::Update, || {
+        let operands = || [operands.clone(), operands];
+        profile::call_in_place("clip_grad_norm", operands, || clip(gradients))
+    })
 }
 
 fn any_on_cuda(gradients: &[Option<Tensor>]) -> bool {
@@ -51,6 +70,10 @@ pub fn clip_grad_norm(gradients: &mut [Option<Tensor>], max_norm: f64) -> Result
     if any_on_cuda(gradients) {
         return clip_grad_norm_on_device(gradients, max_norm)?.item();
     }
+    observed(gradients, |gradients| on_the_cpu(gradients, max_norm))
+}
+
+fn on_the_cpu(gradients: &mut [Option<Tensor>], max_norm: f64) -> Result<f64> {
     let mut total = 0.0;
     for gradient in gradients.iter().flatten() {
         total += squares(gradient)?;

@@ -22,6 +22,8 @@ use crate::device::cuda::Address;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::nn::Param;
+use crate::ops::Operand;
+use crate::profile::{self, Phase};
 use crate::shape::Format;
 use crate::tensor::Tensor;
 
@@ -265,6 +267,10 @@ impl Optimizer {
     /// Another number of gradients, a gradient of another shape, or parameters
     /// and gradients on several devices; nothing was changed then.
     pub fn step(&mut self, gradients: &[Option<Tensor>]) -> Result<()> {
+        profile::phase(Phase::Update, || self.update(gradients))
+    }
+
+    fn update(&mut self, gradients: &[Option<Tensor>]) -> Result<()> {
         if gradients.len() != self.slots.len() {
             let (given, needed) = (gradients.len(), self.slots.len());
             return Err(Error::usage(
@@ -288,13 +294,19 @@ impl Optimizer {
         }
         let params: Vec<Param> = active.iter().map(|(slot, _)| slot.param.clone()).collect();
         let on_cuda = |p: &Param| matches!(p.value().device(), Device::Cuda(_));
+        let kind = self.kind;
+        let operands = || operands(kind, &params);
         if params.iter().any(on_cuda) {
-            let (kind, state) = (self.kind, &mut self.cuda);
-            return Param::update_all(&params, |values| {
-                cuda::step(kind, active, values, &places, total, state)
+            let state = &mut self.cuda;
+            return profile::call_in_place("step", operands, || {
+                Param::update_all(&params, |values| {
+                    cuda::step(kind, active, values, &places, total, state)
+                })
             });
         }
-        Param::update_all(&params, |values| update::step(self.kind, active, values))
+        profile::call_in_place("step", operands, || {
+            Param::update_all(&params, |values| update::step(kind, active, values))
+        })
     }
 
     /// What replays of the step need that was just captured.
@@ -422,6 +434,20 @@ impl Optimizer {
         self.cuda = None;
         Ok(())
     }
+}
+
+/// What an update reads (parameters, moments, gradients) and what it writes.
+fn operands(kind: Kind, params: &[Param]) -> [Vec<Operand>; 2] {
+    let kept = 1 + kind.moments().len();
+    let (mut read, mut written) = (Vec::new(), Vec::new());
+    for param in params {
+        let value = Operand::from(&param.value());
+        read.extend(std::iter::repeat_n(value, kept + 1));
+        written.extend(std::iter::repeat_n(value, kept));
+    }
+    let shadows = params.iter().filter_map(Param::shadow);
+    written.extend(shadows.map(|s| Operand::from(&s)));
+    [read, written]
 }
 
 /// State on its way in, and what is wrong with it.

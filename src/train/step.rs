@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::nn::{Param, Pass, State};
 use crate::ops;
 use crate::optim::{CapturedUpdate, Optimizer, clip_grad_norm_on_device};
+use crate::profile::{self, Phase};
 use crate::random::Philox;
 use crate::shape::{Layout, Shape};
 use crate::tensor::Tensor;
@@ -196,7 +197,8 @@ impl<'a> TrainingStep<'a> {
     /// Forward pass, backward pass, clipping and update.
     fn work(&mut self, inputs: &[Tensor], random: Philox) -> Result<Tensor> {
         let (mut gradients, value) = {
-            let loss = (self.loss)(inputs, &Pass::train(random))?;
+            let forward = || (self.loss)(inputs, &Pass::train(random));
+            let loss = profile::phase(Phase::Forward, forward)?;
             let params: Vec<Tensor> = self.params.iter().map(Param::recorded).collect();
             let of: Vec<&Tensor> = params.iter().collect();
             let gradients = autograd::grad(&[&loss], None, &of, false)?;

@@ -7,11 +7,15 @@ mod build_script;
 #[path = "../common/emulated.rs"]
 mod emulated;
 
+#[cfg(feature = "slides")]
+mod allocations;
 mod benches;
 #[cfg(feature = "slides")]
 mod deeppt;
 mod device;
 mod emulator;
+#[cfg(feature = "slides")]
+mod ledger;
 mod optim;
 mod products;
 mod table;

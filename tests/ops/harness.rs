@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use eosin::autograd::{CheckOptions, grad, grad_check, grad_grad_check};
 use eosin::device::cuda::CudaDevice;
+use eosin::device::cuda::null::NullDriver;
 use eosin::ops::{Order, REGISTRY};
+use eosin::profile::observe;
 use eosin::shape::Format;
 use eosin::{DType, Device, Result, Tensor, ops};
 use eosin_emulator::Schedule;
@@ -196,6 +198,7 @@ impl Suite {
         if sample.cuda {
             on_cuda("f32::values_and_gradients", cuda_first_order);
             on_cuda("f32::layouts", cuda_layouts);
+            on_cuda("null::launches_are_of_operators", launches_are_of_operators);
         }
         if sample.cuda && order == Some(Order::Second) {
             on_cuda("f32::second_gradient", cuda_second_order);
@@ -295,6 +298,39 @@ pub fn emulated(schedule: Schedule) -> Result<Device> {
 fn on_cuda(inputs: &[Tensor], schedule: Schedule) -> Result<Vec<Tensor>> {
     let device = emulated(schedule)?;
     inputs.iter().map(|t| t.to(&device)).collect()
+}
+
+/// What is launched, forward and backward, is launched in the name of operators
+/// whose cost is known.
+fn launches_are_of_operators(s: &Sample) -> Result<()> {
+    let device = Device::Cuda(CudaDevice::new(NullDriver::new())?);
+    let inputs = s.inputs(DType::F32)?;
+    let inputs: Vec<Tensor> = inputs
+        .iter()
+        .map(|t| t.to(&device))
+        .collect::<Result<_>>()?;
+    let variables = variables(&inputs);
+    let wanted: Vec<&Tensor> = variables.iter().filter(|t| t.is_recorded()).collect();
+    let ((), seen) = observe(&device, || {
+        let output = (s.call)(&variables)?;
+        if output.is_recorded() {
+            let weight = Tensor::full_on(1.0, output.shape(), output.dtype(), &device)?;
+            grad(&[&output], Some(&[&weight]), &wanted, false)?;
+        }
+        Ok(())
+    })?;
+    assert_eq!(
+        seen.unattributed, [""; 0],
+        "launched in the name of no operator"
+    );
+    for call in &seen.calls {
+        assert!(
+            ops::cost::rule(call.op).is_some(),
+            "{} has no cost",
+            call.op
+        );
+    }
+    Ok(())
 }
 
 /// Two schedules that no race would survive give the same bits.

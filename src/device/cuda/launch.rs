@@ -8,6 +8,7 @@ use super::{Buffer, CudaDevice};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::profile;
 use crate::shape::{Format, Layout, MAX_RANK};
 use crate::storage::Storage;
 use crate::tensor::Tensor;
@@ -92,22 +93,26 @@ pub(crate) fn overwrite(to: &Tensor, from: &Tensor) -> Result<bool> {
     if !same || !from.is_on(device) || !to.layout().is_contiguous() {
         return Ok(false);
     }
-    let from = from.detach().to_format(Format::Contiguous)?;
+    let values = from.detach().to_format(Format::Contiguous)?;
     let bytes = to.elements() * to.dtype().size();
-    let (to, from) = (to.address(OP)?, from.address(OP)?);
-    let words = [to.0, from.0, bytes as u64].iter().all(|n| n % 4 == 0);
+    let place = to.address(OP)?;
+    let words = [place.0, values.address(OP)?.0, bytes as u64];
+    let words = words.iter().all(|n| n % 4 == 0);
     let (kernel, units) = if words {
         (&kernels::EOSIN_COPY_FORWARD_B4, bytes / 4)
     } else {
         (&kernels::EOSIN_COPY_FORWARD_B1, bytes)
     };
     let params = Copy {
-        to,
-        from,
+        to: place,
+        from: values.address(OP)?,
         units: count(OP, units)?,
         padding: 0,
     };
-    device.launch(kernel, [units.div_ceil(1024), 1, 1], 0, &params)?;
+    let operands = || [vec![(&values).into()], vec![to.into()]];
+    profile::call_in_place(OP, operands, || {
+        device.launch(kernel, [units.div_ceil(1024), 1, 1], 0, &params)
+    })?;
     Ok(true)
 }
 
@@ -150,7 +155,10 @@ pub(crate) fn count_up(counter: &Tensor) -> Result<()> {
         return Err(Error::dtype(OP, &[counter.dtype()], "one i64 is needed"));
     }
     let address = counter.address(OP)?;
-    device.launch(&kernels::EOSIN_COUNT_FORWARD_I64, [1, 1, 1], 0, &address)
+    let operands = || [vec![counter.into()], vec![counter.into()]];
+    profile::call_in_place(OP, operands, || {
+        device.launch(&kernels::EOSIN_COUNT_FORWARD_I64, [1, 1, 1], 0, &address)
+    })
 }
 
 impl CudaDevice {
@@ -181,6 +189,7 @@ impl CudaDevice {
             let problem = format!("{} would need a grid of {grid:?}", kernel.name);
             return Err(Error::op(kernel.op(), problem));
         }
+        profile::launched(kernel.name);
         self.driver().launch(&Launch {
             kernel,
             grid: grid.map(|n| n as u32),

@@ -11,6 +11,7 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::profile;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
@@ -38,10 +39,10 @@ impl Binary {
 }
 
 fn binary(kind: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    match a.device() {
+    profile::call(kind.name(), &[a, b], || match a.device() {
         Device::Cpu => cpu::binary(kind, a, b),
         Device::Cuda(_) => cuda::binary(kind, a, b),
-    }
+    })
 }
 
 /// Sums a gradient over the axes along which an operand of `shape` was repeated.
@@ -153,10 +154,10 @@ fn operand_shapes(a: &Tensor, b: &Tensor) -> [Shape; 2] {
 
 /// `scale * x + shift` with fixed numbers.
 pub fn affine(x: &Tensor, scale: f64, shift: f64) -> Result<Tensor> {
-    let y = match x.device() {
-        Device::Cpu => cpu::affine(x, scale, shift)?,
-        Device::Cuda(_) => cuda::affine(x, scale, shift)?,
-    };
+    let y = profile::call("affine", &[x], || match x.device() {
+        Device::Cpu => cpu::affine(x, scale, shift),
+        Device::Cuda(_) => cuda::affine(x, scale, shift),
+    })?;
     Ok(record("affine", &[x], y, Save::NONE, move |g| {
         Ok(vec![Some(affine(&g.grad, scale, 0.0)?)])
     }))
@@ -173,10 +174,10 @@ pub enum Comparison {
 
 /// Element by element, a bool tensor. It has no gradient.
 pub fn compare(a: &Tensor, order: Comparison, b: &Tensor) -> Result<Tensor> {
-    match a.device() {
+    profile::call("compare", &[a, b], || match a.device() {
         Device::Cpu => cpu::compare(order, &a.detach(), &b.detach()),
         Device::Cuda(_) => cuda::compare(order, &a.detach(), &b.detach()),
-    }
+    })
 }
 
 /// `a` where `condition` is true, `b` elsewhere (the field's `where`).
@@ -188,10 +189,10 @@ pub fn select(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         let given = [condition.dtype()];
         return Err(Error::dtype("select", &given, "the condition must be bool"));
     }
-    let y = match a.device() {
-        Device::Cpu => cpu::select(condition, a, b)?,
-        Device::Cuda(_) => cuda::select(condition, a, b)?,
-    };
+    let y = profile::call("select", &[condition, a, b], || match a.device() {
+        Device::Cpu => cpu::select(condition, a, b),
+        Device::Cuda(_) => cuda::select(condition, a, b),
+    })?;
     let shapes = operand_shapes(a, b);
     let condition = condition.detach();
     Ok(record("select", &[a, b], y, Save::NONE, move |g| {

@@ -14,8 +14,10 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::ops::Operand;
 use crate::ops::arithmetic::sum_to;
 use crate::ops::normalise::recorded_gradients;
+use crate::profile;
 use crate::tensor::Tensor;
 
 const TRAIN: &str = "batch_norm_train";
@@ -30,6 +32,13 @@ struct Trained {
     scale: Tensor,
     /// The variance divided by n - 1.
     var: Tensor,
+}
+
+impl profile::Outputs for Trained {
+    fn outputs(&self) -> Vec<Operand> {
+        let all = [&self.output, &self.mean, &self.scale, &self.var];
+        all.map(Operand::from).into()
+    }
 }
 
 /// What [`batch_norm_train`] computes.
@@ -101,17 +110,17 @@ pub fn batch_norm_train(
         let expected = "training needs more than one value per channel";
         return Err(Error::shape(TRAIN, &[x.shape()], expected));
     }
+    let mut inputs = vec![x];
+    inputs.extend(&given);
     let Trained {
         output,
         mean,
         scale,
         var,
-    } = match x.device() {
-        Device::Cpu => cpu::train(x, weight, bias, eps)?,
-        Device::Cuda(_) => cuda::train(x, weight, bias, eps)?,
-    };
-    let mut inputs = vec![x];
-    inputs.extend(&given);
+    } = profile::call(TRAIN, &inputs, || match x.device() {
+        Device::Cpu => cpu::train(x, weight, bias, eps),
+        Device::Cuda(_) => cuda::train(x, weight, bias, eps),
+    })?;
     let weighted = weight.is_some();
     let dtypes: Vec<DType> = inputs.iter().map(|t| t.dtype()).collect();
     let axes: Vec<isize> = (0..x.rank() as isize).filter(|&i| i != 1).collect();
@@ -125,10 +134,12 @@ pub fn batch_norm_train(
             let flat = |t: &Tensor| ops::reshape(t, &shape[..1]);
             [dx, flat(&dw)?, flat(&db)?]
         } else {
-            match x.device() {
-                Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &batch_mean, &scale)?,
-                Device::Cuda(_) => cuda::backward(&b.grad, &x, w.as_ref(), &batch_mean, &scale)?,
-            }
+            let mut read = vec![&b.grad, &x, &batch_mean, &scale];
+            read.extend(&w);
+            profile::call(TRAIN, &read, || match x.device() {
+                Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &batch_mean, &scale),
+                Device::Cuda(_) => cuda::backward(&b.grad, &x, w.as_ref(), &batch_mean, &scale),
+            })?
         };
         let mut gradients = vec![dx];
         gradients.extend(weighted.then_some(dw));
@@ -174,10 +185,12 @@ pub fn batch_norm_eval(
     let mean = ops::cast(mean, arithmetic)?;
     let var = ops::affine(&ops::cast(var, widest)?, 1.0, eps)?;
     let scale = ops::cast(&ops::pow(&var, -0.5)?, arithmetic)?;
-    let output = match x.device() {
-        Device::Cpu => cpu::eval(x, &mean, &scale, weight, bias)?,
-        Device::Cuda(_) => cuda::eval(x, &mean, &scale, weight, bias)?,
-    };
+    let mut read = vec![x, &mean, &scale];
+    read.extend(&given);
+    let output = profile::call(EVAL, &read, || match x.device() {
+        Device::Cpu => cpu::eval(x, &mean, &scale, weight, bias),
+        Device::Cuda(_) => cuda::eval(x, &mean, &scale, weight, bias),
+    })?;
     let mut inputs = vec![x];
     inputs.extend(&given);
     let weighted = weight.is_some();

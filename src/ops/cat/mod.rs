@@ -7,6 +7,7 @@ use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::profile;
 use crate::shape::{self, Shape};
 use crate::tensor::Tensor;
 
@@ -38,10 +39,10 @@ pub fn cat(tensors: &[&Tensor], axis: isize) -> Result<Tensor> {
     let mut dims = first.shape().to_vec();
     dims[axis] = total.unwrap_or(usize::MAX);
     let shape = Shape::new(&dims)?;
-    let y = match first.device() {
-        Device::Cpu => cpu::cat(tensors, axis, shape)?,
-        Device::Cuda(_) => cuda::cat(tensors, axis, shape)?,
-    };
+    let y = profile::call(op, tensors, || match first.device() {
+        Device::Cpu => cpu::cat(tensors, axis, shape),
+        Device::Cuda(_) => cuda::cat(tensors, axis, shape),
+    })?;
     Ok(record(op, tensors, y, Save::NONE, move |b| {
         let mut start = 0;
         let mut parts = Vec::with_capacity(sizes.len());

@@ -21,6 +21,7 @@ use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::profile;
 use crate::tensor::Tensor;
 
 /// How a kernel moves over an image; pairs are (vertical, horizontal).
@@ -151,12 +152,12 @@ pub(crate) fn forward_sizes(
 /// Shapes that do not fit each other or the geometry.
 pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, geometry: Conv2d) -> Result<Tensor> {
     let sizes = forward_sizes("conv2d", x.shape(), w, bias, geometry)?;
-    let y = match x.device() {
-        Device::Cpu => cpu::forward(x, w, bias, &sizes)?,
-        Device::Cuda(_) => cuda::forward(x, w, bias, &sizes)?,
-    };
     let mut inputs = vec![x, w];
     inputs.extend(bias);
+    let y = profile::call("conv2d", &inputs, || match x.device() {
+        Device::Cpu => cpu::forward(x, w, bias, &sizes),
+        Device::Cuda(_) => cuda::forward(x, w, bias, &sizes),
+    })?;
     Ok(record("conv2d", &inputs, y, Save::inputs(0b11), move |b| {
         let (x, w) = (b.input(0)?, b.input(1)?);
         Ok(vec![
@@ -200,10 +201,10 @@ pub fn conv2d_input_gradient(
     let x = [gy.shape()[0], channels, input[0], input[1]];
     let sizes = Sizes::new(op, &given, &x, w.shape(), geometry)?;
     check_output(op, &given, gy, &sizes)?;
-    let gx = match gy.device() {
-        Device::Cpu => cpu::input_gradient(gy, w, &sizes)?,
-        Device::Cuda(_) => cuda::input_gradient(gy, w, &sizes)?,
-    };
+    let gx = profile::call(op, &[gy, w], || match gy.device() {
+        Device::Cpu => cpu::input_gradient(gy, w, &sizes),
+        Device::Cuda(_) => cuda::input_gradient(gy, w, &sizes),
+    })?;
     Ok(record(op, &[gy, w], gx, Save::ALL, move |b| {
         let (gy, w) = (b.input(0)?, b.input(1)?);
         Ok(vec![
@@ -235,10 +236,10 @@ pub fn conv2d_weight_gradient(
     let w = [gy.shape()[1], per_group, kernel[0], kernel[1]];
     let sizes = Sizes::new(op, &given, x.shape(), &w, geometry)?;
     check_output(op, &given, gy, &sizes)?;
-    let gw = match x.device() {
-        Device::Cpu => cpu::weight_gradient(x, gy, &sizes)?,
-        Device::Cuda(_) => cuda::weight_gradient(x, gy, &sizes)?,
-    };
+    let gw = profile::call(op, &[x, gy], || match x.device() {
+        Device::Cpu => cpu::weight_gradient(x, gy, &sizes),
+        Device::Cuda(_) => cuda::weight_gradient(x, gy, &sizes),
+    })?;
     Ok(record(op, &[x, gy], gw, Save::ALL, move |b| {
         let (x, gy) = (b.input(0)?, b.input(1)?);
         Ok(vec![

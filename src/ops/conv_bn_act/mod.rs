@@ -19,7 +19,8 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::conv2d::{Conv2d, Sizes, cpu, cuda, forward_sizes};
 use crate::ops::half::is_half;
-use crate::ops::{self, Activation};
+use crate::ops::{self, Activation, Operand};
+use crate::profile;
 use crate::tensor::Tensor;
 
 const OP: &str = "conv_bn_act";
@@ -29,6 +30,8 @@ const OP: &str = "conv_bn_act";
 pub struct PreparedConv {
     weights: Weights,
     weight_shape: [usize; 4],
+    /// Weight and bias as they were given.
+    operands: (Operand, Option<Operand>),
     dtype: DType,
     activation: Activation,
     geometry: Conv2d,
@@ -89,6 +92,7 @@ impl PreparedConv {
         Ok(Self {
             weights,
             weight_shape: sizes.w_shape(),
+            operands: (w.into(), bias.map(Operand::from)),
             dtype,
             activation,
             geometry,
@@ -145,19 +149,26 @@ impl PreparedConv {
             true => ops::cast(t, DType::F32),
             false => Ok(t.clone()),
         };
-        let y = match &self.weights {
+        let operands = || {
+            let mut read = vec![x.into(), self.operands.0];
+            read.extend(self.operands.1);
+            read.extend(residual.map(Operand::from));
+            let y = Operand::new(&sizes.y_shape(), self.dtype);
+            [read, y.into_iter().collect()]
+        };
+        let y = profile::call_in_place(OP, operands, || match &self.weights {
             Weights::Cpu(weights) => {
                 let residual = residual.map(wide).transpose()?;
-                weights.run(&wide(x)?, residual.as_ref(), self.activation, &sizes)?
+                weights.run(&wide(x)?, residual.as_ref(), self.activation, &sizes)
             }
             Weights::Cuda(weights) => {
                 let by = [
                     &kernels::EOSIN_CONV_BN_ACT_FORWARD_F32,
                     &kernels::EOSIN_CONV_BN_ACT_FORWARD_DEPTHWISE_F32,
                 ];
-                weights.run(OP, by, x, residual, self.activation, &sizes)?
+                weights.run(OP, by, x, residual, self.activation, &sizes)
             }
-        };
+        })?;
         ops::cast(&y, self.dtype)
     }
 }

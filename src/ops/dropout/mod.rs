@@ -7,6 +7,7 @@ mod cuda;
 use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::profile;
 use crate::random::Philox;
 use crate::tensor::Tensor;
 
@@ -32,10 +33,10 @@ pub fn dropout(x: &Tensor, p: f64, stream: Philox) -> Result<Tensor> {
     if p == 0.0 {
         return Ok(x.clone());
     }
-    let y = match x.device() {
-        Device::Cpu => cpu::dropout(x, p, stream)?,
-        Device::Cuda(_) => cuda::dropout(x, p, stream)?,
-    };
+    let y = profile::call("dropout", &[x], || match x.device() {
+        Device::Cpu => cpu::dropout(x, p, stream),
+        Device::Cuda(_) => cuda::dropout(x, p, stream),
+    })?;
     Ok(record("dropout", &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(dropout(&b.grad, p, stream)?)])
     }))

@@ -7,6 +7,7 @@ use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::profile;
 use crate::shape;
 use crate::tensor::Tensor;
 
@@ -18,10 +19,10 @@ use crate::tensor::Tensor;
 /// Shapes that differ elsewhere, or an index outside the axis.
 pub fn gather(x: &Tensor, axis: isize, index: &Tensor) -> Result<Tensor> {
     let axis = checked_axis("gather", x.shape(), axis, index)?;
-    let y = match x.device() {
-        Device::Cpu => cpu::gather(x, axis, index)?,
-        Device::Cuda(_) => cuda::gather(x, axis, index)?,
-    };
+    let y = profile::call("gather", &[x, index], || match x.device() {
+        Device::Cpu => cpu::gather(x, axis, index),
+        Device::Cuda(_) => cuda::gather(x, axis, index),
+    })?;
     let (index, size) = (index.detach(), x.shape()[axis]);
     Ok(record("gather", &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(scatter_add(
@@ -49,10 +50,10 @@ pub fn scatter_add(x: &Tensor, axis: isize, index: &Tensor, size: usize) -> Resu
             "x and index must agree",
         ));
     }
-    let y = match x.device() {
-        Device::Cpu => cpu::scatter_add(x, axis, index, size)?,
-        Device::Cuda(_) => cuda::scatter_add(x, axis, index, size)?,
-    };
+    let y = profile::call("scatter_add", &[x, index], || match x.device() {
+        Device::Cpu => cpu::scatter_add(x, axis, index, size),
+        Device::Cuda(_) => cuda::scatter_add(x, axis, index, size),
+    })?;
     let index = index.detach();
     Ok(record("scatter_add", &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(gather(&b.grad, axis as isize, &index)?)])

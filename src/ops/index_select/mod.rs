@@ -7,6 +7,7 @@ use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::profile;
 use crate::shape;
 use crate::tensor::Tensor;
 
@@ -19,10 +20,10 @@ pub fn index_select(x: &Tensor, axis: isize, index: &Tensor) -> Result<Tensor> {
     let op = "index_select";
     let axis = shape::axis(op, axis, x.shape())?;
     check_index(op, index)?;
-    let y = match x.device() {
-        Device::Cpu => cpu::index_select(x, axis, index)?,
-        Device::Cuda(_) => cuda::index_select(x, axis, index)?,
-    };
+    let y = profile::call(op, &[x, index], || match x.device() {
+        Device::Cpu => cpu::index_select(x, axis, index),
+        Device::Cuda(_) => cuda::index_select(x, axis, index),
+    })?;
     let (index, size) = (index.detach(), x.shape()[axis]);
     Ok(record(op, &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(index_add(&b.grad, axis as isize, &index, size)?)])
@@ -42,10 +43,10 @@ pub fn index_add(x: &Tensor, axis: isize, index: &Tensor, size: usize) -> Result
         let expected = format!("one index per element of axis {axis} is needed");
         return Err(Error::shape(op, &[x.shape(), index.shape()], expected));
     }
-    let y = match x.device() {
-        Device::Cpu => cpu::index_add(x, axis, index, size)?,
-        Device::Cuda(_) => cuda::index_add(x, axis, index, size)?,
-    };
+    let y = profile::call(op, &[x, index], || match x.device() {
+        Device::Cpu => cpu::index_add(x, axis, index, size),
+        Device::Cuda(_) => cuda::index_add(x, axis, index, size),
+    })?;
     let index = index.detach();
     Ok(record(op, &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(index_select(&b.grad, axis as isize, &index)?)])

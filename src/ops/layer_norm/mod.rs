@@ -11,6 +11,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::ops::normalise::recorded_gradients;
+use crate::profile;
 use crate::tensor::Tensor;
 
 /// x (.., D) with statistics over its last `normalised_axes` axes, D; weight
@@ -39,12 +40,12 @@ pub fn layer_norm(
         let expected = format!("x (.., D), weight D, bias D with D of {normalised_axes} axes");
         return Err(Error::shape("layer_norm", &shapes, expected));
     };
-    let (y, statistics) = match x.device() {
-        Device::Cpu => cpu::forward(x, parameters, weight, bias, eps)?,
-        Device::Cuda(_) => cuda::forward(x, parameters, weight, bias, eps)?,
-    };
     let mut inputs = vec![x];
     inputs.extend(&given);
+    let (y, statistics) = profile::call("layer_norm", &inputs, || match x.device() {
+        Device::Cpu => cpu::forward(x, parameters, weight, bias, eps),
+        Device::Cuda(_) => cuda::forward(x, parameters, weight, bias, eps),
+    })?;
     let weighted = weight.is_some();
     let dtypes: Vec<_> = inputs.iter().map(|t| t.dtype()).collect();
     let axes: Vec<isize> = (split as isize..x.rank() as isize).collect();
@@ -56,12 +57,14 @@ pub fn layer_norm(
         let [dx, dw, db] = if b.create_graph {
             recorded_gradients(&b.grad, &x, w.as_ref(), &axes, &parameters, eps)?
         } else {
-            match x.device() {
-                Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &parameters, &statistics)?,
+            let mut read = vec![&b.grad, &x, &statistics];
+            read.extend(&w);
+            profile::call("layer_norm", &read, || match x.device() {
+                Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &parameters, &statistics),
                 Device::Cuda(_) => {
-                    cuda::backward(&b.grad, &x, w.as_ref(), &parameters, &statistics)?
+                    cuda::backward(&b.grad, &x, w.as_ref(), &parameters, &statistics)
                 }
-            }
+            })?
         };
         let mut gradients = vec![dx];
         gradients.extend(weighted.then_some(dw));

@@ -6,6 +6,7 @@ use crate::device::cuda::{Address, CudaDevice, Walk, count, device_of};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::elementwise::{Constants, grid, map};
+use crate::profile;
 use crate::shape::{Format, Layout, Shape};
 use crate::storage::Storage;
 use crate::tensor::Tensor;
@@ -177,6 +178,9 @@ pub(crate) fn full(
         4 => &kernels::EOSIN_FILL_FORWARD_B4,
         _ => &kernels::EOSIN_FILL_FORWARD_B8,
     };
-    device.launch(kernel, grid(layout.elements()), 0, &params)?;
+    let operands = || [Vec::new(), vec![(&out).into()]];
+    profile::call_in_place("fill", operands, || {
+        device.launch(kernel, grid(layout.elements()), 0, &params)
+    })?;
     Ok(out)
 }

@@ -9,6 +9,7 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::arithmetic::sum_to;
+use crate::profile;
 use crate::shape::{self, Format, Layout, Shape};
 use crate::tensor::Tensor;
 
@@ -19,10 +20,10 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     if x.dtype() == dtype {
         return Ok(x.clone());
     }
-    let y = match x.device() {
-        Device::Cpu => cpu::cast(x, dtype)?,
-        Device::Cuda(_) => cuda::cast(x, dtype)?,
-    };
+    let y = profile::call("cast", &[x], || match x.device() {
+        Device::Cpu => cpu::cast(x, dtype),
+        Device::Cuda(_) => cuda::cast(x, dtype),
+    })?;
     if !x.dtype().is_float() || !dtype.is_float() {
         return Ok(y);
     }
@@ -50,10 +51,10 @@ pub fn to_format(x: &Tensor, format: Format) -> Result<Tensor> {
     if already {
         return Ok(x.clone());
     }
-    let y = match x.device() {
-        Device::Cpu => cpu::copy(x, layout)?,
-        Device::Cuda(_) => cuda::copy(x, format)?,
-    };
+    let y = profile::call("to_format", &[x], || match x.device() {
+        Device::Cpu => cpu::copy(x, layout),
+        Device::Cuda(_) => cuda::copy(x, format),
+    })?;
     Ok(record("to_format", &[x], y, Save::NONE, |b| {
         Ok(vec![Some(b.grad.clone())])
     }))

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::ops;
 use crate::ops::matmul::equal_floats;
 use crate::ops::pointwise::{Function, applied, apply};
+use crate::profile;
 use crate::tensor::Tensor;
 
 /// What follows a product or convolution in the same pass.
@@ -83,10 +84,10 @@ pub fn linear(
     } else {
         activation
     };
-    let (y, before) = match x.device() {
-        Device::Cpu => (cpu::linear(x, w, bias, inside)?, None),
-        Device::Cuda(_) => cuda::linear(x, w, bias, activation, recorded)?,
-    };
+    let (y, before) = profile::call("linear", &inputs, || match x.device() {
+        Device::Cpu => Ok((cpu::linear(x, w, bias, inside)?, None)),
+        Device::Cuda(_) => cuda::linear(x, w, bias, activation, recorded),
+    })?;
     if !recorded {
         return Ok(y);
     }

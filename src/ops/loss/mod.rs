@@ -12,6 +12,7 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::profile;
 use crate::tensor::Tensor;
 
 /// What is averaged over pairs of elements.
@@ -40,10 +41,10 @@ fn share(g: &Tensor, elements: usize, factor: f64) -> Result<Tensor> {
 /// Shapes or dtypes differ.
 pub fn mse_loss(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     same_shape("mse_loss", x, y)?;
-    let loss = match x.device() {
-        Device::Cpu => cpu::mean_of("mse_loss", Kind::Squares, x, y)?,
-        Device::Cuda(_) => cuda::mean_of("mse_loss", Kind::Squares, x, y)?,
-    };
+    let loss = profile::call("mse_loss", &[x, y], || match x.device() {
+        Device::Cpu => cpu::mean_of("mse_loss", Kind::Squares, x, y),
+        Device::Cuda(_) => cuda::mean_of("mse_loss", Kind::Squares, x, y),
+    })?;
     Ok(record("mse_loss", &[x, y], loss, Save::ALL, |b| {
         let (x, y) = (b.input(0)?, b.input(1)?);
         let twice = |x: &Tensor, y: &Tensor| {
@@ -75,10 +76,10 @@ pub fn l1_loss(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 pub fn bce_with_logits(x: &Tensor, target: &Tensor) -> Result<Tensor> {
     const OP: &str = "bce_with_logits";
     same_shape(OP, x, target)?;
-    let loss = match x.device() {
-        Device::Cpu => cpu::mean_of(OP, Kind::BinaryEntropy, x, target)?,
-        Device::Cuda(_) => cuda::mean_of(OP, Kind::BinaryEntropy, x, target)?,
-    };
+    let loss = profile::call(OP, &[x, target], || match x.device() {
+        Device::Cpu => cpu::mean_of(OP, Kind::BinaryEntropy, x, target),
+        Device::Cuda(_) => cuda::mean_of(OP, Kind::BinaryEntropy, x, target),
+    })?;
     Ok(record(OP, &[x, target], loss, Save::ALL, |b| {
         let (x, target) = (b.input(0)?, b.input(1)?);
         let n = x.elements();

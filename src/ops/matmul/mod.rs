@@ -14,6 +14,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::arithmetic::sum_to;
 use crate::ops::{cast, transpose};
+use crate::profile;
 use crate::shape::Shape;
 use crate::tensor::Tensor;
 
@@ -48,10 +49,10 @@ pub fn matmul_to(a: &Tensor, b: &Tensor, to: DType) -> Result<Tensor> {
         return Err(Error::dtype("matmul", &[to], problem));
     }
     let batch = Shape::broadcast("matmul", &sa[..sa.len() - 2], &sb[..sb.len() - 2])?;
-    let y = match a.device() {
-        Device::Cpu => cpu::matmul(a, b, &batch, to)?,
-        Device::Cuda(_) => cuda::matmul(a, b, &batch, to)?,
-    };
+    let y = profile::call("matmul", &[a, b], || match a.device() {
+        Device::Cpu => cpu::matmul(a, b, &batch, to),
+        Device::Cuda(_) => cuda::matmul(a, b, &batch, to),
+    })?;
     let shapes = [*a.layout().shape(), *b.layout().shape()];
     Ok(record("matmul", &[a, b], y, Save::ALL, move |g| {
         let (a, b) = (g.input(0)?, g.input(1)?);

@@ -13,6 +13,7 @@ use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::profile;
 use crate::tensor::Tensor;
 
 /// A function of one element with its parameters.
@@ -53,10 +54,10 @@ impl Function {
 }
 
 pub(crate) fn apply(f: Function, x: &Tensor) -> Result<Tensor> {
-    let y = match x.device() {
-        Device::Cpu => cpu::apply(f, x)?,
-        Device::Cuda(_) => cuda::apply(f, x)?,
-    };
+    let y = profile::call(f.name(), &[x], || match x.device() {
+        Device::Cpu => cpu::apply(f, x),
+        Device::Cuda(_) => cuda::apply(f, x),
+    })?;
     Ok(applied(f, x, y))
 }
 
@@ -75,10 +76,10 @@ pub(crate) fn apply_derivative(f: Function, order: u32, g: &Tensor, x: &Tensor) 
             reason: format!("derivatives are given up to order {HIGHEST}"),
         });
     }
-    let y = match x.device() {
-        Device::Cpu => cpu::apply_derivative(f, order, g, x)?,
-        Device::Cuda(_) => cuda::apply_derivative(f, order, g, x)?,
-    };
+    let y = profile::call(f.name(), &[g, x], || match x.device() {
+        Device::Cpu => cpu::apply_derivative(f, order, g, x),
+        Device::Cuda(_) => cuda::apply_derivative(f, order, g, x),
+    })?;
     Ok(record(f.name(), &[g, x], y, Save::ALL, move |b| {
         let (g, x) = (b.input(0)?, b.input(1)?);
         Ok(vec![

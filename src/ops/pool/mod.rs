@@ -15,6 +15,7 @@ use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops::separable::{Taps, separable};
+use crate::profile;
 use crate::tensor::Tensor;
 
 /// The windows of a pooling, each pair as (vertical, horizontal).
@@ -92,25 +93,25 @@ impl Pool {
 pub fn max_pool2d(x: &Tensor, pool: Pool) -> Result<Tensor> {
     let windows = pool.windows("max_pool2d", x)?;
     if !x.is_recorded() {
-        return match x.device() {
+        return profile::call("max_pool2d", &[x], || match x.device() {
             Device::Cpu => cpu::max(x, windows),
             Device::Cuda(_) => cuda::max(x, windows),
-        };
+        });
     }
-    let places = match x.device() {
-        Device::Cpu => cpu::first_maximum(x, windows)?,
-        Device::Cuda(_) => cuda::first_maximum(x, windows)?,
-    };
+    let places = profile::call("max_pool2d", &[x], || match x.device() {
+        Device::Cpu => cpu::first_maximum(x, windows),
+        Device::Cuda(_) => cuda::first_maximum(x, windows),
+    })?;
     pick(x, &places, windows)
 }
 
 /// The values of x (N, C, H, W) at the flat places (N, C, h, w) in their planes,
 /// each of which is in its window.
 fn pick(x: &Tensor, places: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
-    let y = match x.device() {
-        Device::Cpu => cpu::pick(x, places)?,
-        Device::Cuda(_) => cuda::pick(x, places, windows)?,
-    };
+    let y = profile::call("max_pool2d", &[places], || match x.device() {
+        Device::Cpu => cpu::pick(x, places),
+        Device::Cuda(_) => cuda::pick(x, places, windows),
+    })?;
     let places = places.clone();
     Ok(record("max_pool2d", &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(put(&b.grad, &places, windows)?)])
@@ -119,10 +120,10 @@ fn pick(x: &Tensor, places: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
 
 /// The transpose of [`pick`]: planes with the values of y added at their places.
 fn put(y: &Tensor, places: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
-    let x = match y.device() {
-        Device::Cpu => cpu::put(y, places, windows.map(|w| w.inputs))?,
-        Device::Cuda(_) => cuda::put(y, places, windows)?,
-    };
+    let x = profile::call("max_pool2d", &[y, places], || match y.device() {
+        Device::Cpu => cpu::put(y, places, windows.map(|w| w.inputs)),
+        Device::Cuda(_) => cuda::put(y, places, windows),
+    })?;
     let places = places.clone();
     Ok(record("max_pool2d", &[y], x, Save::NONE, move |b| {
         Ok(vec![Some(pick(&b.grad, &places, windows)?)])

@@ -7,6 +7,7 @@ use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::profile;
 use crate::shape;
 use crate::tensor::Tensor;
 
@@ -48,10 +49,10 @@ fn without(y: Tensor, reduced: &[usize], keep_dims: bool) -> Result<Tensor> {
 /// compensation). With `keep_dims` the axes stay as 1.
 pub fn sum(x: &Tensor, axes: &[isize], keep_dims: bool) -> Result<Tensor> {
     let (reduced, kept) = resolve("sum", x, axes)?;
-    let y = match x.device() {
-        Device::Cpu => cpu::sum(x, &reduced, &kept)?,
-        Device::Cuda(_) => cuda::sum(x, &reduced, &kept)?,
-    };
+    let y = profile::call("sum", &[x], || match x.device() {
+        Device::Cpu => cpu::sum(x, &reduced, &kept),
+        Device::Cuda(_) => cuda::sum(x, &reduced, &kept),
+    })?;
     let from = *x.layout().shape();
     let y = record("sum", &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(ops::broadcast_to(&b.grad, &from)?)])
@@ -102,10 +103,10 @@ pub fn argmax(x: &Tensor, axes: &[isize], keep_dims: bool) -> Result<Tensor> {
         let problem = "an empty axis has no maximum";
         return Err(Error::shape("argmax", &[x.shape()], problem));
     }
-    let y = match x.device() {
-        Device::Cpu => cpu::argmax(&rows)?,
-        Device::Cuda(_) => cuda::argmax(&rows)?,
-    };
+    let y = profile::call("argmax", &[&rows], || match x.device() {
+        Device::Cpu => cpu::argmax(&rows),
+        Device::Cuda(_) => cuda::argmax(&rows),
+    })?;
     without(ops::reshape(&y, &kept)?, &reduced, keep_dims)
 }
 

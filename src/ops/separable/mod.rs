@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::profile;
 use crate::tensor::Tensor;
 
 /// A sparse matrix that maps an axis, one row of (input, weight) per output.
@@ -74,10 +75,10 @@ pub(crate) fn separable(op: &'static str, x: &Tensor, maps: Arc<[Taps; 2]>) -> R
         let expected = format!("(.., {}, {}) is needed", maps[0].inputs, maps[1].inputs);
         return Err(Error::shape(op, &[x.shape()], expected));
     }
-    let y = match x.device() {
-        Device::Cpu => cpu::separable(op, x, &maps)?,
-        Device::Cuda(_) => cuda::separable(op, x, &maps)?,
-    };
+    let y = profile::call(op, &[x], || match x.device() {
+        Device::Cpu => cpu::separable(op, x, &maps),
+        Device::Cuda(_) => cuda::separable(op, x, &maps),
+    })?;
     Ok(record(op, &[x], y, Save::NONE, move |b| {
         let back = Arc::new([maps[0].transposed(), maps[1].transposed()]);
         Ok(vec![Some(separable(op, &b.grad, back)?)])

@@ -6,6 +6,7 @@ mod cuda;
 use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::profile;
 use crate::shape::{self, Layout};
 use crate::tensor::Tensor;
 
@@ -70,10 +71,10 @@ pub fn place(x: &Tensor, axis: isize, start: usize, step: usize, size: usize) ->
     let axis = shape::axis(op, axis, x.shape())?;
     let len = x.shape()[axis];
     check_range(op, x, size, start, len, step)?;
-    let y = match x.device() {
-        Device::Cpu => cpu::place(x, axis, start, step, size)?,
-        Device::Cuda(_) => cuda::place(x, axis, start, step, size)?,
-    };
+    let y = profile::call(op, &[x], || match x.device() {
+        Device::Cpu => cpu::place(x, axis, start, step, size),
+        Device::Cuda(_) => cuda::place(x, axis, start, step, size),
+    })?;
     Ok(record(op, &[x], y, Save::NONE, move |b| {
         Ok(vec![Some(slice_step(
             &b.grad,

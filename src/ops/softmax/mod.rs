@@ -15,6 +15,7 @@ use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops;
+use crate::profile;
 use crate::shape;
 use crate::tensor::Tensor;
 
@@ -52,18 +53,22 @@ pub fn log_softmax(x: &Tensor, axis: isize) -> Result<Tensor> {
 
 fn apply(kind: Kind, x: &Tensor, axis: isize) -> Result<Tensor> {
     let axis = shape::axis(kind.name(), axis, x.shape())?;
-    let y = with_axis_last(axis, [x], |[x]| match x.device() {
-        Device::Cpu => cpu::forward(kind, x),
-        Device::Cuda(_) => cuda::forward(kind, x),
+    let y = with_axis_last(axis, [x], |[x]| {
+        profile::call(kind.name(), &[x], || match x.device() {
+            Device::Cpu => cpu::forward(kind, x),
+            Device::Cuda(_) => cuda::forward(kind, x),
+        })
     })?;
     Ok(record(kind.name(), &[x], y, Save::OUTPUT, move |b| {
         let y = b.output()?;
         let gradient = if b.create_graph {
             recorded_gradient(kind, &b.grad, &y, axis as isize)
         } else {
-            with_axis_last(axis, [&b.grad, &y], |[g, y]| match y.device() {
-                Device::Cpu => cpu::backward(kind, g, y),
-                Device::Cuda(_) => cuda::backward(kind, g, y),
+            with_axis_last(axis, [&b.grad, &y], |[g, y]| {
+                profile::call(kind.name(), &[g, y], || match y.device() {
+                    Device::Cpu => cpu::backward(kind, g, y),
+                    Device::Cuda(_) => cuda::backward(kind, g, y),
+                })
             })
         };
         Ok(vec![Some(gradient?)])

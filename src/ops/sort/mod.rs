@@ -10,6 +10,7 @@ mod cuda;
 use crate::device::Device;
 use crate::error::Result;
 use crate::ops;
+use crate::profile;
 use crate::shape;
 use crate::tensor::Tensor;
 
@@ -34,10 +35,10 @@ pub(super) fn first_of_order(
     // Moving the axis to the end and back again is the same exchange.
     let exchange = |t: &Tensor| ops::transpose(t, axis as isize, -1);
     let rows = exchange(&x.detach())?;
-    let index = match x.device() {
-        Device::Cpu => cpu::order(op, &rows, count, descending)?,
-        Device::Cuda(_) => cuda::order(op, &rows, count, descending)?,
-    };
+    let index = profile::call(op, &[&rows], || match x.device() {
+        Device::Cpu => cpu::order(op, &rows, count, descending),
+        Device::Cuda(_) => cuda::order(op, &rows, count, descending),
+    })?;
     let index = exchange(&index)?;
     Ok((ops::gather(x, axis as isize, &index)?, index))
 }

@@ -1,0 +1,167 @@
+//! The steps that are profiled and whose launches and traffic are kept track of:
+//! each model that [`crate::models::registry`] has, at its published sizes, with
+//! seeded weights and data.
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp, Standardisation, averaging};
+use crate::models::registry::Model;
+use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
+use crate::nn::{Pass, State};
+use crate::ops;
+use crate::optim::{Adam, Optimizer};
+use crate::random::Philox;
+use crate::session::Predict;
+use crate::shape::Format;
+use crate::tensor::Tensor;
+use crate::train::deeppt::{Bags, autoencoder_loss};
+use crate::train::step::{Loss, TrainingStep};
+
+/// What a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A forward pass of the model in its ready form.
+    Infer,
+    /// Forward pass, backward pass and Adam's update, each step eagerly.
+    Train,
+    /// The same as a captured step, which a CUDA device replays from the second
+    /// one on.
+    Replay,
+}
+
+/// Side of an image in pixels.
+pub const IMAGE: usize = 224;
+pub const CLASSES: usize = 1000;
+/// DeepPT's regression: genes, which the paper predicts in groups of 4,096, and
+/// tiles of a sample in training.
+pub const GENES: usize = 4096;
+pub const TILES: usize = 16;
+
+/// Hands `f` a function that takes one step of `model` on `device`. `batch`
+/// counts images of a ResNet, tiles of the autoencoder and of a prediction by
+/// the regression, and samples of [`TILES`] tiles when that is trained. The
+/// data are on the device before.
+///
+/// # Errors
+/// No such model, an empty batch, what `f` returns.
+pub fn with<R>(
+    model: &str,
+    mode: Mode,
+    batch: usize,
+    device: &Device,
+    f: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<R>,
+) -> Result<R> {
+    let named = Model::named(model)?;
+    if batch == 0 {
+        return Err(Error::usage(
+            "an empty batch computes nothing",
+            "give a batch of 1 or more",
+        ));
+    }
+    let random = &mut Philox::new(0);
+    match (named.name, mode) {
+        ("resnet18", _) => resnet(Depth::ResNet18, mode, batch, device, f),
+        ("resnet50", _) => resnet(Depth::ResNet50, mode, batch, device, f),
+        ("deeppt-autoencoder", Mode::Infer) => {
+            let model = AutoEncoder::new(FEATURES, CODE, random)?;
+            model.to_device(device)?;
+            predicting(&model, &normal(&[batch, FEATURES], device)?, f)
+        }
+        ("deeppt-autoencoder", _) => {
+            let model = AutoEncoder::new(FEATURES, CODE, random)?;
+            model.to_device(device)?;
+            let features = normal(&[batch, FEATURES], device)?;
+            let loss =
+                |inputs: &[Tensor], pass: &Pass| autoencoder_loss(&model, &features, inputs, pass);
+            training(&model, &loss, &[numbers(batch, batch, device)?], mode, f)
+        }
+        ("deeppt", Mode::Infer) => {
+            let model = Mlp::new(CODE, CODE, &[0.0; GENES], 0.2, random)?;
+            model.to_device(device)?;
+            predicting(&model, &normal(&[batch, CODE], device)?, f)
+        }
+        ("deeppt", _) => {
+            let model = Mlp::new(CODE, CODE, &[0.0; GENES], 0.2, random)?;
+            model.to_device(device)?;
+            let tiles = batch.saturating_mul(TILES);
+            let bags = Bags {
+                codes: normal(&[tiles, CODE], device)?,
+                targets: normal(&[batch, GENES], device)?,
+                code_scale: Standardisation::identity(CODE, device)?,
+                target_scale: Standardisation::identity(GENES, device)?,
+            };
+            let loss = |inputs: &[Tensor], pass: &Pass| bags.loss(&model, inputs, pass);
+            let inputs = [
+                numbers(tiles, tiles, device)?,
+                averaging(&vec![TILES; batch], tiles)?.to(device)?,
+                numbers(batch, batch, device)?,
+            ];
+            training(&model, &loss, &inputs, mode, f)
+        }
+        _ => Err(Error::usage(
+            format!("there is no step of {} to profile", named.name),
+            "profile another model",
+        )),
+    }
+}
+
+fn resnet<R>(
+    depth: Depth,
+    mode: Mode,
+    batch: usize,
+    device: &Device,
+    f: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<R>,
+) -> Result<R> {
+    let model = ResNet::new(depth, CLASSES, &mut Philox::new(0))?;
+    let images = normal(&[batch, 3, IMAGE, IMAGE], &Device::Cpu)?;
+    let images = images.to_format(Format::ChannelsLast)?.to(device)?;
+    if mode == Mode::Infer {
+        return predicting(&ResNetFeatures::new(model, device)?, &images, f);
+    }
+    model.to_device(device)?;
+    let loss = |inputs: &[Tensor], pass: &Pass| {
+        ops::cross_entropy(&model.forward(&images, pass)?.logits, &inputs[0])
+    };
+    let labels = numbers(batch, CLASSES, device)?;
+    training(&model, &loss, &[labels], mode, f)
+}
+
+fn predicting<R>(
+    model: &dyn Predict,
+    x: &Tensor,
+    f: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<R>,
+) -> Result<R> {
+    f(&mut || model.predict(x).map(drop))
+}
+
+fn training<R>(
+    model: &dyn State,
+    loss: &Loss,
+    inputs: &[Tensor],
+    mode: Mode,
+    f: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<R>,
+) -> Result<R> {
+    let optimizer = Optimizer::new(Adam::default(), model.parameters())?;
+    let mut step = TrainingStep::new(model, optimizer, loss)?;
+    if mode == Mode::Train {
+        step = step.uncaptured();
+    }
+    let mut number = 0;
+    f(&mut || {
+        number += 1;
+        step.take(inputs, Philox::new(number)).map(drop)
+    })
+}
+
+fn normal(shape: &[usize], device: &Device) -> Result<Tensor> {
+    let elements = crate::shape::Shape::new(shape)?.elements();
+    let mut values = vec![0.0; elements];
+    Philox::new(1).fill_normal(&mut values, 0.0, 1.0);
+    Tensor::from_slice(&values, shape)?.to(device)
+}
+
+/// 0, 1 .. below `below`, and again from 0.
+fn numbers(count: usize, below: usize, device: &Device) -> Result<Tensor> {
+    let values: Vec<i64> = (0..count).map(|i| (i % below) as i64).collect();
+    Tensor::from_slice(&values, &[count])?.to(device)
+}

@@ -1,0 +1,52 @@
+//! `eosin kernels`, in a build with nvcc and in one without.
+
+use eosin::device::cuda::kernels::{ALL, TOOLKIT};
+
+use crate::support::*;
+
+#[test]
+fn every_kernel_is_listed_with_its_resources() {
+    let listing = json(["kernels", "--json"]);
+    let source = listing["source"].as_str().expect("a source");
+    match TOOLKIT {
+        Some(version) => assert!(source.contains(version), "{source}"),
+        None => assert!(source.contains("as committed"), "{source}"),
+    }
+    let kernels = listing["kernels"].as_array().expect("kernels");
+    for kernel in ALL {
+        let lines = kernels.iter().filter(|l| l["kernel"] == kernel.name);
+        let mut count = 0;
+        for line in lines {
+            count += 1;
+            assert_eq!(line["threads"], kernel.threads);
+            assert!(line["registers"].as_u64().expect("a number") > 0);
+            let share = line["occupancy"]["share"].as_f64().expect("a share");
+            assert!(share > 0.0 && share <= 1.0, "{line}");
+            let counted = &line["instructions"];
+            if !counted.is_null() {
+                assert!(counted["all"].as_u64() > Some(0), "{line}");
+                assert_eq!(counted["stl"], 0, "{line}");
+            }
+        }
+        assert!(count > 0, "{} is missing", kernel.name);
+    }
+}
+
+#[test]
+fn a_filter_picks_by_name() {
+    let text = succeeds(["kernels", "softmax"]);
+    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("eosin_")).collect();
+    assert!(
+        !lines.is_empty() && lines.iter().all(|l| l.contains("softmax")),
+        "{text}"
+    );
+    fails(["kernels", "hardmax"], &["no kernel has `hardmax`"]);
+    // No multiprocessor holds two blocks of 128 KiB.
+    let large = json(["kernels", "softmax", "--shared", "131072", "--json"]);
+    for line in large["kernels"].as_array().expect("kernels") {
+        assert_eq!(line["occupancy"]["blocks"], 1, "{line}");
+        assert_eq!(line["occupancy"]["limit"], "shared memory", "{line}");
+    }
+    let none = json(["kernels", "softmax", "--shared", "4294967295", "--json"]);
+    assert_eq!(none["kernels"][0]["occupancy"]["blocks"], 0);
+}
