@@ -1,13 +1,12 @@
 //! What asking a GPU costs the host, on the null driver: goals of the kernel
 //! plan are 1 us for a launch and 10 us for the replay of a captured step.
 
-use criterion::{Criterion, Throughput};
 use eosin::device::cuda::CudaDevice;
 use eosin::device::cuda::null::NullDriver;
 use eosin::profile::workload::{self, Mode};
 use eosin::{DType, Device, Tensor, ops};
 
-use crate::bench;
+use crate::{Criterion, bench};
 
 fn null() -> Device {
     Device::Cuda(CudaDevice::new(NullDriver::new()).expect("a null device"))
@@ -16,7 +15,6 @@ fn null() -> Device {
 /// An operator of one launch: its checks, its result's memory, the launch.
 pub fn launch(c: &mut Criterion) {
     let mut group = c.benchmark_group("host/launch/null");
-    group.throughput(Throughput::Elements(1));
     bench(&mut group, "affine_64x64", || {
         let x = Tensor::full_on(1.0, &[64, 64], DType::F32, &null()).expect("a tensor");
         move || ops::affine(&x, 2.0, 1.0)
@@ -29,7 +27,6 @@ pub fn launch(c: &mut Criterion) {
 pub fn step(c: &mut Criterion) {
     for (name, mode) in [("replay", Mode::Replay), ("eager", Mode::Train)] {
         let mut group = c.benchmark_group(format!("host/{name}/null"));
-        group.throughput(Throughput::Elements(1));
         workload::with("deeppt-autoencoder", mode, 64, &null(), |step| {
             bench(&mut group, "autoencoder_b64", || {
                 for _ in 0..3 {

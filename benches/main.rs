@@ -1,26 +1,27 @@
-//! Benches of the hot paths: `cargo bench --bench eosin`.
+//! Benches of the hot paths: `cargo bench --bench eosin`; see benches/README.md.
 //!
-//! Names are `op/variant/dtype/shape`. Each bench compares its result with a
-//! plain computation before it is timed. Throughput is in elements a second,
-//! where an element is a floating-point operation for products and
-//! convolutions (two for each multiplication and addition) and for the models,
-//! and a value otherwise. The same work in PyTorch is in `benches/peers/`,
-//! dated results are in `benches/record/`.
+//! Names are `op/variant/dtype/shape`, with `cuda/` before those of a GPU. Each
+//! bench compares its result with plain arithmetic before it is timed.
 
+mod clock;
 mod host;
 mod models;
-mod ops;
+mod operators;
+mod table;
 
 use std::time::Duration;
 
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, criterion_group, criterion_main};
 use eosin::random::Philox;
 use eosin::{Result, Tensor};
 
+use clock::Clock;
+
+type Criterion = criterion::Criterion<Clock>;
+
 /// Times what `set_up` returns. A bench that the command line filters out is
 /// not set up, which with the check can take longer than the timing.
-fn bench<R, F>(group: &mut BenchmarkGroup<WallTime>, name: &str, set_up: impl FnOnce() -> F)
+fn bench<R, F>(group: &mut BenchmarkGroup<Clock>, name: &str, set_up: impl FnOnce() -> F)
 where
     F: FnMut() -> Result<R>,
 {
@@ -56,19 +57,22 @@ fn assert_close(what: &str, got: &[f64], expected: &[f64], tolerance: f64) {
     }
 }
 
-/// Few samples, so that the whole set ends within minutes on two cores.
+/// Few samples, and no plots, each of which takes longer than its bench: the
+/// whole set ends within minutes on two cores.
 fn short() -> Criterion {
-    Criterion::default()
+    criterion::Criterion::default()
         .sample_size(10)
-        .warm_up_time(Duration::from_secs(1))
-        .measurement_time(Duration::from_secs(4))
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .without_plots()
+        .with_measurement(Clock)
 }
 
 criterion_group! {
     name = all;
     config = short();
-    targets = models::resnet50_features, models::deeppt_autoencoder, models::deeppt_mlp,
-        ops::matmul, ops::conv2d, ops::layer_norm, ops::softmax, ops::adamw,
-        host::launch, host::step
+    targets = models::resnet50_features, models::resnet18_step,
+        models::deeppt_autoencoder, models::deeppt_mlp,
+        operators::cpu, operators::cuda, host::launch, host::step
 }
 criterion_main!(all);

@@ -4,6 +4,7 @@
 //! code is 0, or 1 with one line that says what is wrong and what to do, or 130
 //! when the user stopped it.
 
+mod bench;
 mod console;
 mod device;
 mod doctor;
@@ -84,6 +85,9 @@ enum Command {
     },
     /// Say what this machine and build can do, and what to do about what is missing
     Doctor,
+    /// Compare what `cargo bench` saved
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Say where the time of a model's step goes; `--device null` says what a GPU would be asked
     Profile(profile::ProfileArgs),
     /// List the compiled CUDA kernels: registers, spills, shared memory, occupancy, instructions
@@ -311,6 +315,7 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
             console::print(json, &found, &found.to_string())
         }
         Command::Doctor => doctor::doctor(cli.global.device, json),
+        Command::Bench(command) => bench::bench(command, json),
         Command::Profile(args) => profile::profile(args, cli.global.device, json, control),
         Command::Kernels(args) => kernels::kernels(args, json),
     }

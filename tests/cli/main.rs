@@ -4,6 +4,7 @@
 
 mod bad_files;
 mod bad_runs;
+mod bench;
 mod commands;
 mod device;
 mod kernels;

@@ -9,6 +9,7 @@ mod emulated;
 
 #[cfg(feature = "slides")]
 mod allocations;
+mod benches;
 #[cfg(feature = "slides")]
 mod deeppt;
 mod device;
