@@ -22,6 +22,11 @@ type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 const HALVES_ON_CUDA: &[&str] = &[
     "add",
     "broadcast_to",
+    "conv2d",
+    "conv2d_input_gradient",
+    "conv2d_weight_gradient",
+    "conv_bn_act",
+    "conv_transpose2d",
     "gelu",
     "leaky_relu",
     "linear",

@@ -16,6 +16,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+mod tensor_cores;
 
 use crate::autograd::{Save, record};
 use crate::device::Device;

@@ -14,11 +14,12 @@
 //! `conv2d`, `batch_norm` and an activation.
 
 use crate::device::Device;
-use crate::device::cuda::{CudaDevice, device_of, f32_only, kernels};
+use crate::device::cuda::{CudaDevice, device_of, kernels};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::conv2d::{Conv2d, Sizes, cpu, cuda, forward_sizes};
 use crate::ops::half::is_half;
+use crate::ops::matmul::equal_floats;
 use crate::ops::{self, Activation};
 use crate::tensor::Tensor;
 
@@ -82,7 +83,7 @@ impl PreparedConv {
             }
             Device::Cuda(_) => {
                 device_of(OP, &given)?;
-                f32_only(OP, &given)?;
+                equal_floats(OP, &given)?;
                 Weights::Cuda(cuda::Weights::new(w, bias)?)
             }
         };
