@@ -13,7 +13,6 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::matmul::cuda::{Epilogue, JoinParams};
-use crate::ops::matmul::equal_floats;
 use crate::ops::matmul::tensor_cores::JoinParams as HalfJoinParams;
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
@@ -323,10 +322,8 @@ pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<
     Ok(gw)
 }
 
-/// The kernels of the operands' dtype if it is a 16-bit float, which no kernel
-/// mixes with another.
+/// The kernels of the operands' one dtype if it is a 16-bit float.
 fn halves(op: &'static str, operands: &[&Tensor]) -> Result<Option<&'static Kernels>> {
-    equal_floats(op, operands)?;
     let half = Kernels::of(operands[0].dtype());
     if half.is_none() {
         f32_only(op, operands)?;
