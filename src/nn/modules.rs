@@ -61,7 +61,13 @@ impl Linear {
     /// # Errors
     /// The device has no memory left.
     pub fn to(&self, device: &Device) -> Result<Self> {
-        let moved = |p: &Param| Ok(Param::new(p.name(), p.value().to(device)?));
+        let moved = |p: &Param| {
+            let there = Param::new(p.name(), p.value().to(device)?);
+            if p.shadow().is_some() {
+                there.keep_shadow()?;
+            }
+            Ok(there)
+        };
         Ok(Self {
             weight: moved(&self.weight)?,
             bias: self.bias.as_ref().map(moved).transpose()?,

@@ -6,6 +6,7 @@ mod bad_files;
 mod bad_runs;
 mod commands;
 mod device;
+mod dtype;
 mod predict;
 mod resume;
 mod support;

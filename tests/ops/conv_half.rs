@@ -133,7 +133,10 @@ fn half_tests(suite: &mut Suite, name: &str, dtype: DType) {
         // 96 groups are 96 tiles, of which each is one row and one column.
         exact(dtype, shape([1, 192, 4, 3], [288, 2, 3, 3], [2, 1, 1]))?;
         // Four tiles a group, ragged in both directions.
-        exact(dtype, shape([3, 24 * 130, 8, 6], [24 * 131, 130, 1, 1], [1, 0, 1]))
+        exact(
+            dtype,
+            shape([3, 24 * 130, 8, 6], [24 * 131, 130, 1, 1], [1, 0, 1]),
+        )
     });
     test("layouts", |dtype| {
         // NCHW, and a view whose pixels lie further apart than their channels.

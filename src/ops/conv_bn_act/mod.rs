@@ -18,7 +18,7 @@ use crate::device::cuda::{CudaDevice, device_of, kernels};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::conv2d::{Conv2d, Sizes, cpu, cuda, forward_sizes};
-use crate::ops::half::is_half;
+use crate::ops::half::wide;
 use crate::ops::matmul::equal_floats;
 use crate::ops::{self, Activation};
 use crate::tensor::Tensor;
@@ -71,11 +71,7 @@ impl PreparedConv {
             smallest(1).unwrap_or(0),
         ];
         let sizes = forward_sizes(OP, &image, w, bias, geometry)?;
-        let dtype = w.dtype();
-        let wide = |t: &Tensor| match is_half(t) {
-            true => ops::cast(t, DType::F32),
-            false => Ok(t.clone()),
-        };
+        let dtype = equal_floats(OP, &given)?;
         let weights = match w.device() {
             Device::Cpu => {
                 let bias = bias.map(wide).transpose()?;
@@ -141,10 +137,6 @@ impl PreparedConv {
             let expected = format!("a residual of shape {:?}", sizes.y_shape());
             return Err(Error::shape(OP, &shapes, expected));
         }
-        let wide = |t: &Tensor| match is_half(t) {
-            true => ops::cast(t, DType::F32),
-            false => Ok(t.clone()),
-        };
         let y = match &self.weights {
             Weights::Cpu(weights) => {
                 let residual = residual.map(wide).transpose()?;
