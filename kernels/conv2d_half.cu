@@ -11,8 +11,8 @@
 //   input gradient  pixels of x of a phase x channels, inner (r, s, K') of the taps
 //                   that reach it, grid (phases x tiles, groups, parts)
 //   weight gradient filters x (r, s, C'),    inner pixels, grid (tiles, groups, parts)
-// with tiles of 64 x 64 by 128 threads or 128 x 128 by 256. Where tiles are few the
-// inner index is cut into parts, by shape alone; `join` adds them in order. The
+// with tiles of 64 x 64 by 128 threads, or 128 x 64 or 128 x 128 by 256. Where tiles
+// are few the inner index is cut into parts, by shape alone; `join` adds them in order. The
 // weight gradient's sums always go through its `join`, which puts them into the
 // order of weights. Groups of one channel have a thread per element, and a block per 32
 // filters, tap and part, as in conv2d.cu.
@@ -172,20 +172,26 @@ __device__ inline void half_weight_join(const HalfWeightJoinParams& p) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_forward_64_bf16(const HalfConvParams p) { half_forward<Bf16, 64, 64, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_128_bf16(const HalfConvParams p) { half_forward<Bf16, 128, 128, 64, 32>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_forward_64x64_bf16(const HalfConvParams p) { half_forward<Bf16, 64, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_128x64_bf16(const HalfConvParams p) { half_forward<Bf16, 128, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_128x128_bf16(const HalfConvParams p) { half_forward<Bf16, 128, 128, 64, 32>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_input_gradient_forward_64x64_bf16(const HalfConvParams p) { half_input_gradient<Bf16, 64, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_128x64_bf16(const HalfConvParams p) { half_input_gradient<Bf16, 128, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256, 2) eosin_conv2d_input_gradient_forward_128x128_bf16(const HalfConvParams p) { half_input_gradient<Bf16, 128, 128, 64, 32>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_weight_gradient_forward_64x64_bf16(const HalfWeightParams p) { half_weight_gradient<Bf16, 64, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_128x64_bf16(const HalfWeightParams p) { half_weight_gradient<Bf16, 128, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_128x128_bf16(const HalfWeightParams p) { half_weight_gradient<Bf16, 128, 128, 64, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_join_bf16(const HalfJoinParams p) { half_join<Bf16>(p); }
-extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_input_gradient_forward_64_bf16(const HalfConvParams p) { half_input_gradient<Bf16, 64, 64, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_128_bf16(const HalfConvParams p) { half_input_gradient<Bf16, 128, 128, 64, 32>(p); }
-extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_weight_gradient_forward_64_bf16(const HalfWeightParams p) { half_weight_gradient<Bf16, 64, 64, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_128_bf16(const HalfWeightParams p) { half_weight_gradient<Bf16, 128, 128, 64, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_join_bf16(const HalfWeightJoinParams p) { half_weight_join<Bf16>(p); }
 
-extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_forward_64_f16(const HalfConvParams p) { half_forward<F16, 64, 64, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_128_f16(const HalfConvParams p) { half_forward<F16, 128, 128, 64, 32>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_forward_64x64_f16(const HalfConvParams p) { half_forward<F16, 64, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_128x64_f16(const HalfConvParams p) { half_forward<F16, 128, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_128x128_f16(const HalfConvParams p) { half_forward<F16, 128, 128, 64, 32>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_input_gradient_forward_64x64_f16(const HalfConvParams p) { half_input_gradient<F16, 64, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_128x64_f16(const HalfConvParams p) { half_input_gradient<F16, 128, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256, 2) eosin_conv2d_input_gradient_forward_128x128_f16(const HalfConvParams p) { half_input_gradient<F16, 128, 128, 64, 32>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_weight_gradient_forward_64x64_f16(const HalfWeightParams p) { half_weight_gradient<F16, 64, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_128x64_f16(const HalfWeightParams p) { half_weight_gradient<F16, 128, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_128x128_f16(const HalfWeightParams p) { half_weight_gradient<F16, 128, 128, 64, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_join_f16(const HalfJoinParams p) { half_join<F16>(p); }
-extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_input_gradient_forward_64_f16(const HalfConvParams p) { half_input_gradient<F16, 64, 64, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_128_f16(const HalfConvParams p) { half_input_gradient<F16, 128, 128, 64, 32>(p); }
-extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_weight_gradient_forward_64_f16(const HalfWeightParams p) { half_weight_gradient<F16, 64, 64, 32, 32>(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_128_f16(const HalfWeightParams p) { half_weight_gradient<F16, 128, 128, 64, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_join_f16(const HalfWeightJoinParams p) { half_weight_join<F16>(p); }

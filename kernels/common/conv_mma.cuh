@@ -149,9 +149,9 @@ template <int B, int THREADS>
 struct HalfTurnedFilters : PanelPlan<B, false, THREADS> {
     using Plan = PanelPlan<B, false, THREADS>;
 
-    const unsigned short* w;  // at the group's first filter
-    const Axis &down, &across;
-    unsigned filters, taps, taps_across, channels, width;
+    const unsigned short* w;  // at the group's first filter and its first tap
+    unsigned filters, channels, width;
+    unsigned filter, down, across;  // elements from filter to filter and tap to tap
     unsigned column;
     Radix radix;
     Digits at[Plan::EACH];
@@ -159,8 +159,9 @@ struct HalfTurnedFilters : PanelPlan<B, false, THREADS> {
     __device__ HalfTurnedFilters(const unsigned short* w, const Axis& down, const Axis& across, unsigned filters,
                                  unsigned taps, unsigned taps_across, unsigned channels, unsigned width,
                                  unsigned start, unsigned k)
-        : w(w), down(down), across(across), filters(filters), taps(taps), taps_across(taps_across),
-          channels(channels), width(width), column(start + Plan::first()), radix(padded(filters), across.taps) {
+        : w(w + u64(down.tap * taps_across + across.tap) * channels), filters(filters), channels(channels),
+          width(width), filter(taps * channels), down(down.every * taps_across * channels),
+          across(across.every * channels), column(start + Plan::first()), radix(padded(filters), across.taps) {
 #pragma unroll
         for (int j = 0; j < Plan::EACH; ++j) at[j] = radix.of(k + Plan::line(j));
     }
@@ -170,8 +171,7 @@ struct HalfTurnedFilters : PanelPlan<B, false, THREADS> {
 #pragma unroll
         for (int j = 0; j < Plan::EACH; ++j) {
             const unsigned held = k + Plan::line(j) < k_end && at[j].low < filters ? most : 0;
-            const unsigned tap = (down.tap + at[j].high * down.every) * taps_across + across.tap + at[j].middle * across.every;
-            const u64 from = (u64(at[j].low) * taps + tap) * channels + column;
+            const unsigned from = at[j].low * filter + at[j].high * down + at[j].middle * across + column;
             bring_piece(to + Plan::own(j), held ? w + from : w, held, 1, width);
             radix.advance(at[j]);
         }

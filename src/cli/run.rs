@@ -217,11 +217,15 @@ pub fn evaluate(
     control: Control,
 ) -> Result<()> {
     let ensemble = Ensemble::read(&args.run, device)?;
-    let trained = ensemble.config.dtype;
+    let trained = ensemble.config.features.dtype;
     if dtype.is_some_and(|dtype| dtype != trained) {
         return Err(Error::usage(
-            format!("{} was trained in {}", args.run.display(), trained.dtype()),
-            "leave out --dtype: a run predicts in what it was trained in",
+            format!(
+                "the features of {} are {}",
+                args.run.display(),
+                trained.dtype()
+            ),
+            "leave out --dtype: those of other tiles are extracted in the same",
         ));
     }
     let mut data = DataConfig {

@@ -37,7 +37,9 @@ pub struct DeepPtConfig {
 }
 
 /// The number format of a network's arithmetic. Sums, statistics, losses and the
-/// parameters that an optimiser steps are f32 in both.
+/// parameters that an optimiser steps are f32 in both, and so are predictions: a
+/// regression divides by the scale of its inputs over the training rows, which may
+/// be smaller than the rounding of bf16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

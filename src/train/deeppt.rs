@@ -524,7 +524,7 @@ impl FoldRun<'_> {
         let features = self.rows()?;
         let (autoencoder, ae_history) = self.autoencoder(&features, &fingerprint)?;
         let codes = Rows {
-            values: wide(&autoencoder.encode(&features.values, &Pass::eval())?)?,
+            values: autoencoder.encode(&features.values, &Pass::eval())?,
             row: features.row,
         };
         drop(features.values);
@@ -665,7 +665,6 @@ impl FoldRun<'_> {
         samples.extend(&self.fold.test);
         let tiles = self.tiles_of(&samples);
         let values = self.features.rows(&tiles)?.to(self.device)?;
-        let values = ops::cast(&values, self.config.dtype.dtype())?;
         let row = tiles.into_iter().enumerate().map(|(row, t)| (t, row));
         Ok(Rows {
             values,
@@ -691,7 +690,7 @@ impl FoldRun<'_> {
                 ..Adam::default()
             };
             let optimizer = Optimizer::new(rule, model.parameters())?;
-            let all = &features.values;
+            let all = &ops::cast(&features.values, self.config.dtype.dtype())?;
             let loss = |inputs: &[Tensor], pass: &Pass| autoencoder_loss(&model, all, inputs, pass);
             let task = Task {
                 name: &name,
@@ -704,7 +703,7 @@ impl FoldRun<'_> {
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
             };
-            let held = features.select(&validation)?;
+            let held = ops::index_select(all, 0, &validation.to(self.device)?)?;
             task.run(
                 &mut |epoch, steps| {
                     let stage = format!("{name} epoch {epoch}");
@@ -1043,11 +1042,10 @@ impl Ensemble {
         let samples: Vec<usize> = (0..cohort.samples.len()).collect();
         let tiles: Vec<usize> = (0..cohort.tiles.len()).collect();
         let all = features.rows(&tiles)?.to(&self.device)?;
-        let all = ops::cast(&all, self.config.dtype.dtype())?;
         let mut total = vec![0.0f64; samples.len() * genes.len()];
         for fold in &self.folds {
             let codes = Rows {
-                values: wide(&fold.autoencoder.encode(&all, &Pass::eval())?)?,
+                values: fold.autoencoder.encode(&all, &Pass::eval())?,
                 row: tiles.iter().map(|&t| (t, t)).collect(),
             };
             let (bags, counts) = codes.bags(cohort, &samples)?;

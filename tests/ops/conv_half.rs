@@ -130,13 +130,18 @@ fn half_tests(suite: &mut Suite, name: &str, dtype: DType) {
         exact(dtype, shape([3, 5, 21, 13], [7, 5, 2, 2], [1, 0, 1]))
     });
     test("large_tiles", |dtype| {
-        // 96 groups are 96 tiles, of which each is one row and one column.
-        exact(dtype, shape([1, 192, 4, 3], [288, 2, 3, 3], [2, 1, 1]))?;
-        // Four tiles a group, ragged in both directions.
-        exact(
-            dtype,
-            shape([3, 24 * 130, 8, 6], [24 * 131, 130, 1, 1], [1, 0, 1]),
-        )
+        // 96 tiles of 128 x 128 or of 128 x 64, ragged in both directions: of y, of
+        // the gradient of x, and of that of w.
+        for (x, w) in [
+            ([1, 16, 30, 33], [1500, 16, 1, 1]),
+            ([1, 1500, 30, 33], [16, 1500, 1, 1]),
+            ([1, 1500, 3, 1], [1000, 1500, 1, 1]),
+            ([12, 3, 33, 33], [40, 3, 1, 2]),
+            ([1, 5, 2, 2], [12_200, 5, 1, 2]),
+        ] {
+            exact(dtype, shape(x, w, [1, 0, 1]))?;
+        }
+        Ok(())
     });
     test("layouts", |dtype| {
         // NCHW, and a view whose pixels lie further apart than their channels.

@@ -9,9 +9,13 @@ use crate::device::cuda::{Address, CudaDevice, count};
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::matmul::cuda::Epilogue;
-use crate::ops::matmul::tensor_cores::{Cut, JoinParams, Tiles, width};
+use crate::ops::matmul::tensor_cores::{Cut, JoinParams, width};
 use crate::shape::{Layout, Shape};
 use crate::tensor::Tensor;
+
+/// Rows and columns of the tiles, and the kernels of an operator for each.
+const SIZES: [[usize; 2]; 3] = [[64, 64], [128, 64], [128, 128]];
+type Tiles = [&'static Kernel; 3];
 
 /// The kernels for one dtype.
 pub(super) struct Kernels {
@@ -37,16 +41,19 @@ impl Kernels {
 
 static BF16: Kernels = Kernels {
     forward: [
-        &kernels::EOSIN_CONV2D_FORWARD_64_BF16,
-        &kernels::EOSIN_CONV2D_FORWARD_128_BF16,
+        &kernels::EOSIN_CONV2D_FORWARD_64X64_BF16,
+        &kernels::EOSIN_CONV2D_FORWARD_128X64_BF16,
+        &kernels::EOSIN_CONV2D_FORWARD_128X128_BF16,
     ],
     input_gradient: [
-        &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_64_BF16,
-        &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_128_BF16,
+        &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_64X64_BF16,
+        &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_128X64_BF16,
+        &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_128X128_BF16,
     ],
     weight_gradient: [
-        &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_64_BF16,
-        &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_128_BF16,
+        &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_64X64_BF16,
+        &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_128X64_BF16,
+        &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_128X128_BF16,
     ],
     weight_join: &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_JOIN_BF16,
     join: &kernels::EOSIN_CONV2D_FORWARD_JOIN_BF16,
@@ -59,16 +66,19 @@ static BF16: Kernels = Kernels {
 
 static F16: Kernels = Kernels {
     forward: [
-        &kernels::EOSIN_CONV2D_FORWARD_64_F16,
-        &kernels::EOSIN_CONV2D_FORWARD_128_F16,
+        &kernels::EOSIN_CONV2D_FORWARD_64X64_F16,
+        &kernels::EOSIN_CONV2D_FORWARD_128X64_F16,
+        &kernels::EOSIN_CONV2D_FORWARD_128X128_F16,
     ],
     input_gradient: [
-        &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_64_F16,
-        &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_128_F16,
+        &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_64X64_F16,
+        &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_128X64_F16,
+        &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_128X128_F16,
     ],
     weight_gradient: [
-        &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_64_F16,
-        &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_128_F16,
+        &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_64X64_F16,
+        &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_128X64_F16,
+        &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_128X128_F16,
     ],
     weight_join: &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_JOIN_F16,
     join: &kernels::EOSIN_CONV2D_FORWARD_JOIN_F16,
@@ -178,7 +188,7 @@ impl Patches<'_> {
     ) -> Result<()> {
         let op = self.op;
         let groups = sizes.geometry.groups;
-        let cut = Cut::new(phases * groups, shape);
+        let cut = Cut::new(&SIZES, phases * groups, shape);
         let (image, w) = (self.image.address(op)?, self.w.address(op)?);
         let address = |t: Option<&Tensor>| t.map_or(Ok(Address::default()), |t| t.address(op));
         let mut params = ConvParams {
@@ -232,7 +242,7 @@ pub(super) fn weight_gradient(
     let ([c, k], groups) = (per_group(sizes), sizes.geometry.groups);
     let columns = sizes.taps() * padded(c);
     let pixels = sizes.batch * sizes.output[0] * sizes.output[1];
-    let cut = Cut::new(groups, [k, columns, pixels]);
+    let cut = Cut::new(&SIZES, groups, [k, columns, pixels]);
     let elements = groups * k * columns;
     let room = Layout::contiguous(Shape::new(&[cut.parts, elements])?);
     let workspace = device.empty(room, DType::F32)?;

@@ -22,13 +22,14 @@ const SHORTEST_PART: usize = 256;
 
 /// The two tile sizes of a form.
 pub(crate) type Tiles = [&'static Kernel; 2];
-const SIDES: [usize; 2] = [64, 128];
+const SIZES: [[usize; 2]; 2] = [[64, 64], [128, 128]];
 
 /// How products are cut into tiles and their inner index into parts: by shape
 /// alone, so that the result never depends on the device.
 pub(crate) struct Cut {
-    /// Which of the tile sizes.
+    /// Which of the tile sizes, and its rows and columns.
     pub size: usize,
+    tile: [usize; 2],
     /// Tiles of all matrices.
     pub tiles: usize,
     /// Of the inner index, per part: a multiple of `DEPTH`, or all.
@@ -37,13 +38,20 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// For `matrices` products (m, k) by (k, n).
-    pub fn new(matrices: usize, [m, n, k]: [usize; 3]) -> Self {
-        let tiles = SIDES.map(|side| matrices * m.div_ceil(side) * n.div_ceil(side));
-        let size = usize::from(tiles[1] >= ENOUGH_TILES[1]);
+    /// For `matrices` products (m, k) by (k, n) in one of the tile sizes `sizes`,
+    /// small ones first: the largest that keeps a large GPU busy and of whose
+    /// elements not many more are outside of the matrices than of the smallest's.
+    pub fn new(sizes: &[[usize; 2]], matrices: usize, [m, n, k]: [usize; 3]) -> Self {
+        let tiles = |[down, across]: [usize; 2]| matrices * m.div_ceil(down) * n.div_ceil(across);
+        let area = |size: [usize; 2]| tiles(size) * size[0] * size[1];
+        let fits = |&size: &[usize; 2]| {
+            tiles(size) >= ENOUGH_TILES[1] && 4 * area(size) <= 5 * area(sizes[0])
+        };
+        let size = sizes.iter().rposition(fits).unwrap_or(0);
+        let tile = sizes[size];
         let (mut each, mut parts) = (k.max(1), 1);
         if size == 0 {
-            let wanted = ENOUGH_TILES[0].div_ceil(tiles[0].max(1));
+            let wanted = ENOUGH_TILES[0].div_ceil(tiles(tile).max(1));
             let most = wanted.min(k / SHORTEST_PART).max(1);
             if most > 1 {
                 each = k.div_ceil(most).next_multiple_of(DEPTH);
@@ -52,7 +60,8 @@ impl Cut {
         }
         Self {
             size,
-            tiles: tiles[size],
+            tile,
+            tiles: tiles(tile),
             each,
             parts,
         }
@@ -60,7 +69,7 @@ impl Cut {
 
     /// Bytes of shared memory for the panels of a block.
     pub fn shared(&self) -> usize {
-        STAGES * DEPTH * 2 * SIDES[self.size] * 2
+        STAGES * DEPTH * 2 * (self.tile[0] + self.tile[1])
     }
 }
 
@@ -217,7 +226,7 @@ impl Product<'_> {
         let kernels = forms[usize::from(by_columns)];
 
         let matrices: usize = sa[..batch_axes].iter().product();
-        let cut = Cut::new(matrices, [m, n, k]);
+        let cut = Cut::new(&SIZES, matrices, [m, n, k]);
         let kernel = kernels[cut.size];
 
         let layout = Layout::contiguous(shape);
@@ -270,6 +279,32 @@ impl Product<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tiles_are_large_where_that_wastes_little() {
+        let sizes = [[64, 64], [128, 64], [128, 128]];
+        let size = |matrices, m, n| {
+            let cut = Cut::new(&sizes, matrices, [m, n, 64]);
+            assert_eq!(cut.parts, 1);
+            (sizes[cut.size], cut.tiles)
+        };
+        assert_eq!(size(1, 12544, 512), ([128, 128], 98 * 4));
+        assert_eq!(size(1, 200_704, 64), ([128, 64], 1568));
+        assert_eq!(size(1, 200_704, 192), ([128, 64], 1568 * 3));
+        // Half of a large tile would be empty, or the GPU.
+        assert_eq!(size(384, 50, 50), ([64, 64], 384));
+        assert_eq!(size(1, 512, 512), ([64, 64], 64));
+        assert_eq!(size(1, 0, 64), ([64, 64], 0));
+    }
+
+    #[test]
+    fn sums_of_few_tiles_are_cut_into_parts_of_whole_steps() {
+        let cut = Cut::new(&SIZES, 1, [64, 64, 4610]);
+        assert_eq!((cut.parts, cut.each), (18, 288));
+        assert!(cut.each * (cut.parts - 1) < 4610 && cut.each * cut.parts >= 4610);
+        let cut = Cut::new(&SIZES, 1, [64, 64, 300]);
+        assert_eq!((cut.parts, cut.each), (1, 300));
+    }
 
     /// The widths in which a matrix at `address` is copied along rows and columns.
     fn widths(address: u64, layout: &Layout) -> [usize; 2] {
