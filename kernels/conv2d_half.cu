@@ -86,8 +86,8 @@ __device__ inline void half_forward(const HalfConvParams& p) {
     const unsigned length = z.r * z.s * padded(channels), begin = min(blockIdx.z * p.each, length);
     HalfPatches<BM, THREADS> a(p.image + blockIdx.y * channels, down, across, z.channels, channels, p.image_width,
                                z.batch, row, begin);
-    HalfFilters<BN, THREADS> b(p.w + u64(blockIdx.y) * filters * z.r * z.s * channels, filters, z.r, z.s, channels,
-                               p.w_width, column, begin);
+    HalfFilters<BN, THREADS> b(p.w + u64(blockIdx.y) * filters * z.r * z.s * channels, filters, z.r * z.s, channels,
+                               p.w_width, column);
     write_patches<Half, BM, BN, WM, WN>(p, {z.rows, z.columns, filters, z.filters}, a, b, row, column, length, panels);
 }
 

@@ -72,6 +72,24 @@ struct Radix {
     }
 };
 
+// Starts to bring `most` elements, 1 to 8, of each piece that is there, and zeros
+// after them and for the others, to where the plan has the thread's pieces. `simple`
+// says that pieces are whole and copies wide.
+template <class Plan>
+__device__ inline void bring_some(
+    unsigned char* to, const unsigned short* data, const unsigned (&from)[Plan::EACH],
+    const bool (&there)[Plan::EACH], bool simple, unsigned most, unsigned width) {
+    if (simple) {
+#pragma unroll
+        for (int j = 0; j < Plan::EACH; ++j)
+            ptx::cp_async<16>(to + Plan::own(j), data + (there[j] ? from[j] : 0), there[j] ? 16 : 0);
+    } else {
+#pragma unroll
+        for (int j = 0; j < Plan::EACH; ++j)
+            bring_piece(to + Plan::own(j), data + (there[j] ? from[j] : 0), there[j] ? most : 0, 1, width);
+    }
+}
+
 // Rows: pixels. Along K: the taps and channels of what they read.
 template <int B, int THREADS>
 struct HalfPatches : PanelPlan<B, true, THREADS> {
@@ -81,35 +99,38 @@ struct HalfPatches : PanelPlan<B, true, THREADS> {
     const Axis &down, &across;
     unsigned pixel, channels, width;  // elements from pixel to pixel, of the group, bytes of a copy
     int h0[Plan::EACH], v0[Plan::EACH];  // what tap 0 reads
-    unsigned base[Plan::EACH];
+    unsigned start[Plan::EACH];          // its element, modulo 2^32 if it is before the image
     Radix radix;
     Digits at;
 
     __device__ HalfPatches(const unsigned short* image, const Axis& down, const Axis& across, unsigned pixel,
-                           unsigned channels, unsigned width, unsigned batch, unsigned start, unsigned k)
+                           unsigned channels, unsigned width, unsigned batch, unsigned first_row, unsigned k)
         : image(image), down(down), across(across), pixel(pixel), channels(channels), width(width),
           radix(padded(channels), across.taps), at(radix.of(k + Plan::first())) {
         const Radix places(across.rows, down.rows);
 #pragma unroll
         for (int j = 0; j < Plan::EACH; ++j) {
-            const Digits row = places.of(start + Plan::line(j));
-            // No pixel: far outside of every image.
-            h0[j] = row.high < batch ? down.origin + int(row.middle) * down.advance : -(1 << 30);
+            const Digits row = places.of(first_row + Plan::line(j));
+            const int h = down.origin + int(row.middle) * down.advance;
             v0[j] = across.origin + int(row.low) * across.advance;
-            base[j] = row.high * down.size * across.size;
+            start[j] = ((row.high * down.size + unsigned(h)) * across.size + unsigned(v0[j])) * pixel;
+            // No pixel: far outside of every image.
+            h0[j] = row.high < batch ? h : -(1 << 30);
         }
     }
 
     __device__ void bring(unsigned char* to, unsigned k, unsigned k_end) {
         const unsigned most = k + Plan::first() < k_end ? min(channels - at.low, 8u) : 0;
         const int lower = int(at.high) * down.shift, further = int(at.middle) * across.shift;
+        const unsigned moved = (unsigned(lower) * across.size + unsigned(further)) * pixel + at.low;
+        unsigned from[Plan::EACH];
+        bool there[Plan::EACH];
 #pragma unroll
         for (int j = 0; j < Plan::EACH; ++j) {
-            const unsigned h = unsigned(h0[j] + lower), v = unsigned(v0[j] + further);
-            const unsigned held = h < down.size && v < across.size ? most : 0;
-            const u64 from = u64(base[j] + h * across.size + v) * pixel + at.low;
-            bring_piece(to + Plan::own(j), held ? image + from : image, held, 1, width);
+            from[j] = start[j] + moved;
+            there[j] = most > 0 && unsigned(h0[j] + lower) < down.size && unsigned(v0[j] + further) < across.size;
         }
+        bring_some<Plan>(to, image, from, there, width == 16 && channels % 8 == 0, most, width);
         radix.advance(at);
     }
 };
@@ -120,26 +141,32 @@ struct HalfFilters : PanelPlan<B, true, THREADS> {
     using Plan = PanelPlan<B, true, THREADS>;
 
     const unsigned short* w;  // at the group's first filter
-    unsigned filters, taps, across, channels, width;
+    unsigned filters, line, channels, width;  // elements of a filter and of its taps
     unsigned start;
-    Radix radix;
-    Digits at;
 
-    __device__ HalfFilters(const unsigned short* w, unsigned filters, unsigned down, unsigned across,
-                           unsigned channels, unsigned width, unsigned start, unsigned k)
-        : w(w), filters(filters), taps(down * across), across(across), channels(channels), width(width),
-          start(start), radix(padded(channels), across), at(radix.of(k + Plan::first())) {}
+    __device__ HalfFilters(const unsigned short* w, unsigned filters, unsigned taps, unsigned channels,
+                           unsigned width, unsigned start)
+        : w(w), filters(filters), line(taps * channels), channels(channels), width(width), start(start) {}
 
     __device__ void bring(unsigned char* to, unsigned k, unsigned k_end) {
-        const unsigned most = k + Plan::first() < k_end ? min(channels - at.low, 8u) : 0;
+        // Where nothing is filled up, a filter is one line of K.
+        const bool simple = width == 16 && channels % 8 == 0;
+        const unsigned piece = k + Plan::first();
+        unsigned moved = piece, most = 8;
+        if (!simple) {
+            const unsigned channel = piece % padded(channels);
+            moved = piece / padded(channels) * channels + channel;
+            most = min(channels - channel, 8u);
+        }
+        unsigned from[Plan::EACH];
+        bool there[Plan::EACH];
 #pragma unroll
         for (int j = 0; j < Plan::EACH; ++j) {
             const unsigned filter = start + Plan::line(j);
-            const unsigned held = filter < filters ? most : 0;
-            const u64 from = (u64(filter) * taps + at.high * across + at.middle) * channels + at.low;
-            bring_piece(to + Plan::own(j), held ? w + from : w, held, 1, width);
+            from[j] = filter * line + moved;
+            there[j] = piece < k_end && filter < filters;
         }
-        radix.advance(at);
+        bring_some<Plan>(to, w, from, there, simple, most, width);
     }
 };
 
@@ -168,13 +195,15 @@ struct HalfTurnedFilters : PanelPlan<B, false, THREADS> {
 
     __device__ void bring(unsigned char* to, unsigned k, unsigned k_end) {
         const unsigned most = column < channels ? min(channels - column, 8u) : 0;
+        unsigned from[Plan::EACH];
+        bool there[Plan::EACH];
 #pragma unroll
         for (int j = 0; j < Plan::EACH; ++j) {
-            const unsigned held = k + Plan::line(j) < k_end && at[j].low < filters ? most : 0;
-            const unsigned from = at[j].low * filter + at[j].high * down + at[j].middle * across + column;
-            bring_piece(to + Plan::own(j), held ? w + from : w, held, 1, width);
+            from[j] = at[j].low * filter + at[j].high * down + at[j].middle * across + column;
+            there[j] = most > 0 && k + Plan::line(j) < k_end && at[j].low < filters;
             radix.advance(at[j]);
         }
+        bring_some<Plan>(to, w, from, there, width == 16 && channels % 8 == 0, most, width);
     }
 };
 
@@ -186,6 +215,7 @@ struct HalfTurnedPatches : PanelPlan<B, false, THREADS> {
     const unsigned short* image;  // at the group's first channel
     const Axis &down, &across;
     unsigned pixel, width;
+    bool simple;             // whether pieces are all whole or all missing
     int h0, v0;              // what the column's tap of pixel (0, 0) reads
     unsigned channel, most;  // of the column; elements of its piece
     Radix radix;
@@ -193,7 +223,8 @@ struct HalfTurnedPatches : PanelPlan<B, false, THREADS> {
 
     __device__ HalfTurnedPatches(const unsigned short* image, const Axis& down, const Axis& across, unsigned pixel,
                                  unsigned channels, unsigned width, unsigned start, unsigned k)
-        : image(image), down(down), across(across), pixel(pixel), width(width), radix(across.rows, down.rows) {
+        : image(image), down(down), across(across), pixel(pixel), width(width),
+          simple(width == 16 && channels % 8 == 0), radix(across.rows, down.rows) {
         const Digits column = Radix(padded(channels), across.taps).of(start + Plan::first());
         h0 = down.origin + int(column.high) * down.shift;
         v0 = across.origin + int(column.middle) * across.shift;
@@ -204,16 +235,17 @@ struct HalfTurnedPatches : PanelPlan<B, false, THREADS> {
     }
 
     __device__ void bring(unsigned char* to, unsigned k, unsigned k_end) {
+        unsigned from[Plan::EACH];
+        bool there[Plan::EACH];
 #pragma unroll
         for (int j = 0; j < Plan::EACH; ++j) {
             const unsigned h = unsigned(h0 + int(at[j].middle) * down.advance);
             const unsigned v = unsigned(v0 + int(at[j].low) * across.advance);
-            const bool inside = k + Plan::line(j) < k_end && h < down.size && v < across.size;
-            const unsigned held = inside ? most : 0;
-            const u64 from = ((u64(at[j].high) * down.size + h) * across.size + v) * pixel + channel;
-            bring_piece(to + Plan::own(j), held ? image + from : image, held, 1, width);
+            from[j] = ((at[j].high * down.size + h) * across.size + v) * pixel + channel;
+            there[j] = most > 0 && k + Plan::line(j) < k_end && h < down.size && v < across.size;
             radix.advance(at[j]);
         }
+        bring_some<Plan>(to, image, from, there, simple, most, width);
     }
 };
 

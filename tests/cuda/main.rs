@@ -7,6 +7,7 @@ mod build_script;
 #[path = "../common/emulated.rs"]
 mod emulated;
 
+mod convolutions;
 #[cfg(feature = "slides")]
 mod deeppt;
 mod device;
