@@ -224,6 +224,10 @@ fn declaration(code: &str, at: usize) -> Result<(String, u32)> {
     let start = code[..at].rfind('\n').map_or(0, |newline| newline + 1);
     let rest = code[start..].strip_prefix(FORM).ok_or_else(form)?;
     let (threads, rest) = rest.split_once(')').ok_or_else(form)?;
+    let (threads, blocks) = threads.split_once(", ").unwrap_or((threads, "1"));
+    if !matches!(blocks.parse(), Ok(1..=32)) {
+        return Err(format!("`{blocks}` blocks: a number from 1 to 32"));
+    }
     let count = match threads.parse() {
         Ok(count @ 1..=1024) => count,
         _ => return Err(format!("`{threads}` threads: a number from 1 to 1024")),
@@ -757,7 +761,7 @@ mod tests {
     fn kernels_are_found_in_order_outside_comments() {
         let text = format!(
             "// a __global__ here\n/* and one\n__global__ */ const char* s = \"// no comment\";\n{ADD}\
-             extern \"C\" __global__ void __launch_bounds__(64) eosin_add_forward_bf16(\n    const Add p) {{\n}}\n"
+             extern \"C\" __global__ void __launch_bounds__(64, 2) eosin_add_forward_bf16(\n    const Add p) {{\n}}\n"
         );
         let kernels = table(&[
             source("add.cu", &text),
@@ -788,7 +792,8 @@ mod tests {
             ("eosin_add", "eosin_Add", "eosin_<op>"),
             ("(256)", "(THREADS)", "a number from 1 to 1024"),
             ("(256)", "(2048)", "a number from 1 to 1024"),
-            ("(256)", "(256, 2)", "a number from 1 to 1024"),
+            ("(256)", "(256, two)", "a number from 1 to 32"),
+            ("(256)", "(256, 0)", "a number from 1 to 32"),
             ("void __launch", "void\n__launch", "on one line"),
             ("extern", "  extern", "on one line"),
             (") {", " {", "without end"),

@@ -2,7 +2,7 @@
 //
 //   add, sub, mul, div   y = a op b, f32; add and mul bf16 and f16 too, in f32
 //   maximum, minimum     y = the larger or smaller, NaN if either is, f32
-//   affine               y = scale x + shift, f32, scale and shift by value
+//   affine               y = scale x + shift, f32, bf16, f16; scale and shift by value
 //   compare              y = a op b as bytes 0 and 1; f32, i32, i64, u8
 //   select               y = mask ? a : b; elements of 1, 2, 4 or 8 bytes
 //
@@ -44,9 +44,10 @@ __device__ inline void binary(const Elementwise& p, F f) {
     map2<T, T, T>(p, [&](T a, T b) { return narrowed<T>(f(widened(a), widened(b))); });
 }
 
+template <class T>
 __device__ inline void affine(const Elementwise& p) {
     const float scale = p.numbers[0], shift = p.numbers[1];
-    map1<float, float>(p, [scale, shift](float x) { return scale * x + shift; });
+    map1<T, T>(p, [scale, shift](T x) { return narrowed<T>(scale * widened(x) + shift); });
 }
 
 }  // namespace eosin
@@ -63,7 +64,9 @@ extern "C" __global__ void __launch_bounds__(256) eosin_add_forward_f16(const eo
 extern "C" __global__ void __launch_bounds__(256) eosin_mul_forward_bf16(const eosin::Elementwise p) { eosin::binary<__nv_bfloat16>(p, [](float a, float b) { return a * b; }); }
 extern "C" __global__ void __launch_bounds__(256) eosin_mul_forward_f16(const eosin::Elementwise p) { eosin::binary<__half>(p, [](float a, float b) { return a * b; }); }
 
-extern "C" __global__ void __launch_bounds__(256) eosin_affine_forward_f32(const eosin::Elementwise p) { eosin::affine(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_affine_forward_f32(const eosin::Elementwise p) { eosin::affine<float>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_affine_forward_bf16(const eosin::Elementwise p) { eosin::affine<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_affine_forward_f16(const eosin::Elementwise p) { eosin::affine<__half>(p); }
 
 extern "C" __global__ void __launch_bounds__(256) eosin_compare_forward_f32(const eosin::Elementwise p) { eosin::compare<float>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_compare_forward_i32(const eosin::Elementwise p) { eosin::compare<int>(p); }

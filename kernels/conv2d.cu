@@ -1,4 +1,5 @@
-// conv2d and its two gradients, f32, NHWC.
+// conv2d and its two gradients, NHWC: f32, and for groups of one channel bf16 and
+// f16 too, whose other groups are in conv2d_half.cu.
 //
 //   y[n,p,q,k] = b[k] + sum over r, s, c of x[n, p sh + r dh - ph, q sw + s dw - pw, c] w[k,r,s,c]
 //   gx[n,h,w,c] = the sum over r, s, k of gy[n,p,q,k] w[k,r,s,c] where (h, w) was read for (p, q)
@@ -23,8 +24,8 @@ namespace {
 
 // src/ops/conv2d/cuda.rs has its twin.
 struct InputParams {
-    const float *gy, *w;  // (N, P, Q, K), (K, R, S, C/groups)
-    float* gx;            // (N, H, W, C)
+    const void *gy, *w;  // (N, P, Q, K), (K, R, S, C/groups)
+    void* gx;            // (N, H, W, C)
     ConvSizes sizes;
 };
 
@@ -104,16 +105,19 @@ __device__ void input_gradient(const InputParams& p) {
     const unsigned tiles = (channels + 63) / 64, group = blockIdx.y;
     const unsigned row = blockIdx.x / tiles * 64, column = blockIdx.x % tiles * 64;
     const u64 weights = u64(group) * z.group_filters() * z.r * z.s * channels;
-    const ReaderPanel<64> a(p.gy + group * z.group_filters(), z, row);
-    const TurnedWeights<64> b{{false}, p.w + weights, z, column};
+    const ReaderPanel<64> a(static_cast<const float*>(p.gy) + group * z.group_filters(), z, row);
+    const TurnedWeights<64> b{{false}, static_cast<const float*>(p.w) + weights, z, column};
+    float* gx = static_cast<float*>(p.gx);
     product_tile<64, 64>(a, b, 0, inner, [&](unsigned i, unsigned j, float sum) {
         i += row, j += column;
-        if (i < pixels && j < channels) p.gx[u64(i) * z.channels + group * channels + j] = sum;
+        if (i < pixels && j < channels) gx[u64(i) * z.channels + group * channels + j] = sum;
     });
 }
 
+template <class T>
 __device__ void depthwise_input_gradient(const InputParams& p) {
     const ConvSizes& z = p.sizes;
+    const auto *gy = static_cast<const T*>(p.gy), *w = static_cast<const T*>(p.w);
     const u64 at = u64(blockIdx.x) * PRODUCT_THREADS + threadIdx.x;
     if (at >= u64(z.batch) * z.height * z.width * z.channels) return;
     const unsigned channel = unsigned(at % z.channels), times = z.group_filters();
@@ -132,18 +136,18 @@ __device__ void depthwise_input_gradient(const InputParams& p) {
             const u64 from = ((u64(image) * z.rows + row) * z.columns + column) * z.filters;
             for (unsigned t = 0; t < times; ++t) {
                 const unsigned filter = channel * times + t;
-                const float weight = p.w[(filter * z.r + r) * z.s + s];
-                sum = fmaf(p.gy[from + filter], weight, sum);
+                const float weight = widened(w[(filter * z.r + r) * z.s + s]);
+                sum = fmaf(widened(gy[from + filter]), weight, sum);
             }
         }
     }
-    p.gx[at] = sum;
+    static_cast<T*>(p.gx)[at] = narrowed<T>(sum);
 }
 
 // src/ops/conv2d/cuda.rs has its twin.
 struct WeightParams {
-    const float *x, *gy;  // (N, H, W, C), (N, P, Q, K)
-    float* gw;            // (parts, K, C/groups, R, S)
+    const void *x, *gy;  // (N, H, W, C), (N, P, Q, K)
+    float* gw;           // (parts, K, C/groups, R, S)
     ConvSizes sizes;
     unsigned each;  // pixels of a part
     unsigned padding;
@@ -214,8 +218,8 @@ __device__ void weight_gradient(const WeightParams& p) {
     const unsigned row = blockIdx.x / tiles * 64, column = blockIdx.x % tiles * 64;
     const unsigned pixels = z.batch * z.rows * z.columns, begin = blockIdx.z * p.each;
     const unsigned end = pixels - begin < p.each ? pixels : begin + p.each;
-    const FilterPanel<64> a{{false}, p.gy + group * filters, row, filters, z.filters};
-    const TurnedPatches<64> b(p.x + group * channels, z, column);
+    const FilterPanel<64> a{{false}, static_cast<const float*>(p.gy) + group * filters, row, filters, z.filters};
+    const TurnedPatches<64> b(static_cast<const float*>(p.x) + group * channels, z, column);
     float* gw = p.gw + u64(blockIdx.z) * z.filters * columns;
     product_tile<64, 64>(a, b, begin, end, [&](unsigned i, unsigned j, float sum) {
         i += row, j += column;
@@ -226,11 +230,13 @@ __device__ void weight_gradient(const WeightParams& p) {
 }
 
 // Block (32 filters, tap, part): rows of 32 threads take pixels in turn and are
-// added in order.
+// added in order. The sums are f32 whatever T is.
+template <class T>
 __device__ void depthwise_weight_gradient(const WeightParams& p) {
     constexpr unsigned ROWS = PRODUCT_THREADS / WARP;
     SHARED(float, sums, [ROWS][WARP]);
     const ConvSizes& z = p.sizes;
+    const auto *x = static_cast<const T*>(p.x), *gy = static_cast<const T*>(p.gy);
     const unsigned lane = threadIdx.x % WARP, turn = threadIdx.x / WARP;
     const unsigned filter = blockIdx.x * WARP + lane, tap = blockIdx.y;
     const int down = int(tap / z.s * z.dilation[0]) - int(z.padding[0]);
@@ -247,7 +253,7 @@ __device__ void depthwise_weight_gradient(const WeightParams& p) {
             const int h = int(pixel % z.rows * z.stride[0]) + down;
             if (h < 0 || h >= int(z.height) || v < 0 || v >= int(z.width)) continue;
             const u64 from = (u64(pixel / z.rows) * z.height + h) * z.width + v;
-            sum = fmaf(p.gy[u64(k) * z.filters + filter], p.x[from * z.channels + channel], sum);
+            sum = fmaf(widened(gy[u64(k) * z.filters + filter]), widened(x[from * z.channels + channel]), sum);
         }
     }
     sums[turn][lane] = sum;
@@ -262,9 +268,17 @@ __device__ void depthwise_weight_gradient(const WeightParams& p) {
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_f32(const ConvParams p) { conv_forward<64, 64>(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_depthwise_f32(const ConvParams p) { depthwise_forward(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_depthwise_f32(const ConvParams p) { depthwise_forward<float>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_f32(const InputParams p) { input_gradient(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_depthwise_f32(const InputParams p) { depthwise_input_gradient(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_depthwise_f32(const InputParams p) { depthwise_input_gradient<float>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_f32(const WeightParams p) { weight_gradient(p); }
-extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_depthwise_f32(const WeightParams p) { depthwise_weight_gradient(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_depthwise_f32(const WeightParams p) { depthwise_weight_gradient<float>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_join_f32(const JoinParams p) { join(p); }
+
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_depthwise_bf16(const ConvParams p) { depthwise_forward<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_depthwise_bf16(const InputParams p) { depthwise_input_gradient<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_depthwise_bf16(const WeightParams p) { depthwise_weight_gradient<__nv_bfloat16>(p); }
+
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_depthwise_f16(const ConvParams p) { depthwise_forward<__half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_depthwise_f16(const InputParams p) { depthwise_input_gradient<__half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_depthwise_f16(const WeightParams p) { depthwise_weight_gradient<__half>(p); }

@@ -1,4 +1,4 @@
-// y = 0 with probability p and x / (1 - p) elsewhere, f32.
+// y = 0 with probability p and x / (1 - p) elsewhere; f32, bf16, f16.
 //
 // Element i in logical row-major order is kept when the first 24 bits of its
 // word are at least p 2^24. Its word is word i % 4 of block position + i / 4 of
@@ -11,6 +11,7 @@
 // Floor: memory bandwidth, x and y once, where both are in logical order and a
 // thread uses all four words of its block; elsewhere a block is drawn for each
 // element, which costs about as much as the traffic.
+#include "common/half.cuh"
 #include "common/walk.cuh"
 
 namespace eosin {
@@ -18,8 +19,8 @@ namespace eosin {
 // Kernels take it as __grid_constant__, so that nothing of it goes through the
 // stack.
 struct DropoutParams {
-    const float* x;
-    float* out;
+    const void* x;
+    void* out;
     const Random* replayed;  // none outside a captured step
     u64 key, position;
     unsigned threshold;  // p 2^24 rounded up
@@ -47,7 +48,10 @@ __device__ inline Words philox(u64 key, u64 counter) {
     return Words{{c0, c1, c2, c3}};
 }
 
+template <class T>
 __device__ inline void dropout(const DropoutParams& p) {
+    const T* x = static_cast<const T*>(p.x);
+    T* out = static_cast<T*>(p.out);
     u64 key = p.key, start = p.position;
     if (p.replayed) {
         key += p.replayed->key;
@@ -55,8 +59,8 @@ __device__ inline void dropout(const DropoutParams& p) {
     }
     const unsigned threshold = p.threshold;
     const float scale = p.scale;
-    const auto kept = [threshold, scale](float x, unsigned word) {
-        return word >> 8 >= threshold ? x * scale : 0.0f;
+    const auto kept = [threshold, scale](T x, unsigned word) {
+        return narrowed<T>(word >> 8 >= threshold ? widened(x) * scale : 0.0f);
     };
     if (p.walk.aligned(0) && p.walk.aligned(1)) {
         const unsigned block = blockIdx.x * WALK_THREADS + threadIdx.x;
@@ -64,7 +68,7 @@ __device__ inline void dropout(const DropoutParams& p) {
 #pragma unroll
         for (unsigned k = 0; k < 4; ++k) {
             const unsigned i = block * 4 + k;
-            if (i < p.walk.elements) p.out[i] = kept(p.x[i], words.word[k]);
+            if (i < p.walk.elements) out[i] = kept(x[i], words.word[k]);
         }
         return;
     }
@@ -74,10 +78,12 @@ __device__ inline void dropout(const DropoutParams& p) {
         const unsigned k = unsigned(logical % 4);
         const unsigned low = k == 0 ? words.word[0] : words.word[1];
         const unsigned high = k == 2 ? words.word[2] : words.word[3];
-        p.out[i] = kept(p.x[p.walk.place(0, i)], k < 2 ? low : high);
+        out[i] = kept(x[p.walk.place(0, i)], k < 2 ? low : high);
     });
 }
 
 }  // namespace eosin
 
-extern "C" __global__ void __launch_bounds__(256) eosin_dropout_forward_f32(const __grid_constant__ eosin::DropoutParams p) { eosin::dropout(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_dropout_forward_f32(const __grid_constant__ eosin::DropoutParams p) { eosin::dropout<float>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_dropout_forward_bf16(const __grid_constant__ eosin::DropoutParams p) { eosin::dropout<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_dropout_forward_f16(const __grid_constant__ eosin::DropoutParams p) { eosin::dropout<__half>(p); }

@@ -1,6 +1,7 @@
-// Maximum pooling of images held as (N, H, W, C), with C = 1 for planes.
+// Maximum pooling of images held as (N, H, W, C), with C = 1 for planes; f32, bf16,
+// f16.
 //
-//   max:     y[o, p] = the largest of the window, NaN if there is one; f32
+//   max:     y[o, p] = the largest of the window, NaN if there is one
 //   places:  the flat place y W + x of the window's first maximum; i32
 //   pick:    the values at given places
 //   put:     the transpose of pick, planes with values added at their places
@@ -13,9 +14,9 @@
 // Launch: elements of the result / 1024 blocks of 256 threads, rounded up,
 // neighbouring threads on neighbouring channels, or columns if C = 1.
 //
-// Floor: memory. Each operand once, 4 bytes an element, if overlapping windows
+// Floor: memory. Each operand once, if overlapping windows
 // are served by the caches.
-#include "common/base.cuh"
+#include "common/half.cuh"
 #include "common/walk.cuh"
 
 using namespace eosin;
@@ -44,27 +45,27 @@ struct Geometry {
 };
 
 struct PoolMax {
-    float* out;
-    const float* x;
+    void* out;
+    const void* x;
     Geometry geometry;
 };
 
 struct PoolPlaces {
     int* out;
-    const float* x;
+    const void* x;
     Geometry geometry;
 };
 
 struct PoolPick {
-    float* out;
-    const float* x;
+    void* out;
+    const void* x;
     const int* places;
     Geometry geometry;
 };
 
 struct PoolPut {
-    float* out;
-    const float* y;
+    void* out;
+    const void* y;
     const int* places;
     Geometry geometry;
 };
@@ -81,45 +82,50 @@ struct Best {
 };
 
 // The first maximum of the window of output element `i`.
-__device__ Best first_maximum(const float* x, const Geometry& p, unsigned i) {
+template <class T>
+__device__ Best first_maximum(const void* images, const Geometry& p, unsigned i) {
     const unsigned channel = i % p.channels, pixel = i / p.channels;
     const unsigned across = pixel % p.columns.outputs, rest = pixel / p.columns.outputs;
     const unsigned down = rest % p.rows.outputs, image = rest / p.rows.outputs;
     const unsigned top = p.rows.begin(down), bottom = p.rows.end(down);
     const unsigned left = p.columns.begin(across), right = p.columns.end(across);
-    x += u64(image) * p.rows.inputs * p.columns.inputs * p.channels + channel;
+    const T* x = static_cast<const T*>(images) + u64(image) * p.rows.inputs * p.columns.inputs * p.channels + channel;
 
     // The window's own first place, for when nothing in it is above minus infinity.
     Best best{-INFINITY, int(top * p.columns.inputs + left)};
     for (unsigned row = top; row < bottom; ++row) {
         for (unsigned column = left; column < right; ++column) {
             const unsigned place = row * p.columns.inputs + column;
-            const float v = x[u64(place) * p.channels];
+            const float v = widened(x[u64(place) * p.channels]);
             if (beats(v, best.value)) best = {v, int(place)};
         }
     }
     return best;
 }
 
-extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_f32(const PoolMax p) {
-    each_element(p.geometry.elements, [&](unsigned i) { p.out[i] = first_maximum(p.x, p.geometry, i).value; });
+template <class T>
+__device__ void max_pool(const PoolMax& p) {
+    each_element(p.geometry.elements, [&](unsigned i) { static_cast<T*>(p.out)[i] = narrowed<T>(first_maximum<T>(p.x, p.geometry, i).value); });
 }
 
-extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_places_f32(const PoolPlaces p) {
-    each_element(p.geometry.elements, [&](unsigned i) { p.out[i] = first_maximum(p.x, p.geometry, i).place; });
+template <class T>
+__device__ void places(const PoolPlaces& p) {
+    each_element(p.geometry.elements, [&](unsigned i) { p.out[i] = first_maximum<T>(p.x, p.geometry, i).place; });
 }
 
-extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_pick_f32(const PoolPick p) {
+template <class T>
+__device__ void pick(const PoolPick& p) {
     const Geometry& g = p.geometry;
     each_element(g.elements, [&](unsigned i) {
         const unsigned channel = i % g.channels;
         const unsigned image = i / g.channels / (g.rows.outputs * g.columns.outputs);
         const u64 pixel = u64(image) * g.rows.inputs * g.columns.inputs + unsigned(p.places[i]);
-        p.out[i] = p.x[pixel * g.channels + channel];
+        static_cast<T*>(p.out)[i] = static_cast<const T*>(p.x)[pixel * g.channels + channel];
     });
 }
 
-extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_backward_put_f32(const PoolPut p) {
+template <class T>
+__device__ void put(const PoolPut& p) {
     const Geometry& g = p.geometry;
     each_element(g.elements, [&](unsigned i) {
         const unsigned channel = i % g.channels, pixel = i / g.channels;
@@ -132,9 +138,24 @@ extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_backward_put_
             for (unsigned column = g.columns.first(across); column < right; ++column) {
                 const u64 window = (u64(image) * g.rows.outputs + row) * g.columns.outputs + column;
                 const u64 at = window * g.channels + channel;
-                if (p.places[at] == here) sum += p.y[at];
+                if (p.places[at] == here) sum += widened(static_cast<const T*>(p.y)[at]);
             }
         }
-        p.out[i] = sum;
+        static_cast<T*>(p.out)[i] = narrowed<T>(sum);
     });
 }
+
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_f32(const PoolMax p) { max_pool<float>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_places_f32(const PoolPlaces p) { places<float>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_pick_f32(const PoolPick p) { pick<float>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_backward_put_f32(const PoolPut p) { put<float>(p); }
+
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_bf16(const PoolMax p) { max_pool<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_places_bf16(const PoolPlaces p) { places<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_pick_bf16(const PoolPick p) { pick<__nv_bfloat16>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_backward_put_bf16(const PoolPut p) { put<__nv_bfloat16>(p); }
+
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_f16(const PoolMax p) { max_pool<__half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_places_f16(const PoolPlaces p) { places<__half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_pick_f16(const PoolPick p) { pick<__half>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_backward_put_f16(const PoolPut p) { put<__half>(p); }

@@ -14,7 +14,9 @@ use std::sync::Arc;
 
 use crate::device::Device;
 use crate::device::cuda::CudaDevice;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::ops::{self, half::wide};
 use crate::tensor::Tensor;
 
 /// A model in its ready form.
@@ -47,6 +49,14 @@ impl Session {
         }
     }
 
+    /// The same model given inputs in `dtype`, which it computes in; outputs are
+    /// f32.
+    #[must_use]
+    pub fn in_dtype(self, dtype: DType) -> Self {
+        let model = self.model;
+        Self::new(InDtype { model, dtype })
+    }
+
     pub fn device(&self) -> Device {
         self.model.device()
     }
@@ -69,6 +79,30 @@ impl Session {
             device,
             pool,
         })
+    }
+}
+
+/// A model that computes in the dtype of its input, and which that is.
+struct InDtype {
+    model: Arc<dyn Predict>,
+    dtype: DType,
+}
+
+impl Predict for InDtype {
+    fn predict(&self, x: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
+        let outputs = self.model.predict(&ops::cast(x, self.dtype)?)?.into_iter();
+        outputs.map(|(name, y)| Ok((name, wide(&y)?))).collect()
+    }
+
+    fn device(&self) -> Device {
+        self.model.device()
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
+        Ok(Arc::new(Self {
+            model: self.model.on_stream(stream)?,
+            dtype: self.dtype,
+        }))
     }
 }
 

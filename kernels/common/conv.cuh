@@ -1,6 +1,7 @@
 // Convolutions as products whose panels are gathered from NHWC images while
 // they are brought into shared memory.
 #pragma once
+#include "common/half.cuh"
 #include "common/product.cuh"
 
 namespace eosin {
@@ -20,11 +21,11 @@ struct ConvSizes {
 
 // src/ops/conv2d/cuda.rs has its twin.
 struct ConvParams {
-    const float* x;         // (N, H, W, C)
-    const float* w;         // (K, R, S, C/groups)
-    const float* bias;      // (K) or null
-    const float* residual;  // (N, P, Q, K) or null
-    float* y;               // (N, P, Q, K)
+    const void* x;         // (N, H, W, C)
+    const void* w;         // (K, R, S, C/groups)
+    const void* bias;      // (K) or null
+    const void* residual;  // (N, P, Q, K) or null
+    void* y;               // (N, P, Q, K)
     ConvSizes sizes;
     Epilogue epilogue;
 };
@@ -80,23 +81,28 @@ __device__ inline void conv_forward(const ConvParams& p) {
     const unsigned filters = z.group_filters(), inner = z.r * z.s * z.group_channels();
     const unsigned across = (filters + BN - 1) / BN, group = blockIdx.y;
     const unsigned row = blockIdx.x / across * BM, column = blockIdx.x % across * BN;
-    const PatchPanel<BM> a(p.x + group * z.group_channels(), z, row);
+    const auto *x = static_cast<const float*>(p.x), *w = static_cast<const float*>(p.w);
+    const auto *bias = static_cast<const float*>(p.bias), *residual = static_cast<const float*>(p.residual);
+    const PatchPanel<BM> a(x + group * z.group_channels(), z, row);
     const StridedPanel<BN> b{
-        {true}, p.w + u64(group) * filters * inner, column, filters, inner, 1};
+        {true}, w + u64(group) * filters * inner, column, filters, inner, 1};
     product_tile<BM, BN>(a, b, 0, inner, [&](unsigned i, unsigned j, float sum) {
         i += row, j += column;
         if (i >= pixels || j >= filters) return;
         const unsigned filter = group * filters + j;
         const u64 at = u64(i) * z.filters + filter;
-        if (p.bias) sum += p.bias[filter];
-        if (p.residual) sum += p.residual[at];
-        p.y[at] = p.epilogue(sum);
+        if (bias) sum += bias[filter];
+        if (residual) sum += residual[at];
+        static_cast<float*>(p.y)[at] = p.epilogue(sum);
     });
 }
 
 // Filters of one channel each: a thread per element of y, channels side by side.
+template <class T>
 __device__ inline void depthwise_forward(const ConvParams& p) {
     const ConvSizes& z = p.sizes;
+    const auto *x = static_cast<const T*>(p.x), *w = static_cast<const T*>(p.w);
+    const auto *bias = static_cast<const T*>(p.bias), *residual = static_cast<const T*>(p.residual);
     const u64 at = u64(blockIdx.x) * PRODUCT_THREADS + threadIdx.x;
     if (at >= u64(z.batch) * z.rows * z.columns * z.filters) return;
     const unsigned filter = unsigned(at % z.filters), channel = filter / z.group_filters();
@@ -112,13 +118,13 @@ __device__ inline void depthwise_forward(const ConvParams& p) {
             const int v = int(column * z.stride[1] + s * z.dilation[1]) - int(z.padding[1]);
             if (v < 0 || v >= int(z.width)) continue;
             const u64 from = (u64(image) * z.height + h) * z.width + v;
-            const float weight = p.w[(filter * z.r + r) * z.s + s];
-            sum = fmaf(p.x[from * z.channels + channel], weight, sum);
+            const float weight = widened(w[(filter * z.r + r) * z.s + s]);
+            sum = fmaf(widened(x[from * z.channels + channel]), weight, sum);
         }
     }
-    if (p.bias) sum += p.bias[filter];
-    if (p.residual) sum += p.residual[at];
-    p.y[at] = p.epilogue(sum);
+    if (bias) sum += widened(bias[filter]);
+    if (residual) sum += widened(residual[at]);
+    static_cast<T*>(p.y)[at] = narrowed<T>(p.epilogue(sum));
 }
 
 }  // namespace eosin

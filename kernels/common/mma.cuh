@@ -86,26 +86,15 @@ __device__ inline void bring_piece(
     }
 }
 
-// The panel of B rows (of A) or columns (of B) and DEPTH of K.
+// How a panel of B rows (of A) or columns (of B) and DEPTH of K lies in shared
+// memory, and which pieces of it a thread brings there.
 template <int B, bool ALONG_K, int THREADS>
-struct HalfPanel {
+struct PanelPlan {
     static constexpr int PIECES = ALONG_K ? DEPTH / 8 : B / 8;  // of a line
     static constexpr int BYTES = B * DEPTH * 2;
     // Pieces of a thread, which lie this many lines apart.
     static constexpr int EACH = BYTES / 16 / THREADS, APART = THREADS / PIECES;
     static_assert(APART % 8 == 0, "a thread's pieces are swizzled alike");
-
-    const Operand& operand;
-    const unsigned short* data;  // of this matrix
-    unsigned start, end;         // of the tile's rows or columns, of the matrix's
-    bool simple;                 // whether steps within K are whole pieces and wide copies
-    const unsigned short* next;  // the thread's first piece in the next step, if so
-
-    __device__ HalfPanel(const Operand& operand, u64 matrix, unsigned start, unsigned end, unsigned k)
-        : operand(operand), data(operand.data + matrix), start(start), end(end) {
-        simple = operand.width == 16 && (ALONG_K || end % 8 == 0);
-        next = data + (u64(line(0) + (ALONG_K ? start : k)) * operand.line + first() + (ALONG_K ? k : start));
-    }
 
     // Which of the panel's lines piece `j` of this thread is of, and where in it.
     __device__ static unsigned line(int j) { return threadIdx.x / PIECES + j * APART; }
@@ -117,30 +106,8 @@ struct HalfPanel {
         return (l * PIECES + (c ^ (ALONG_K ? l / 2 % 4 : l % 8))) * 16;
     }
 
-    // Starts to bring the step that begins at `k`. Steps come one after the other.
-    __device__ void bring(unsigned char* to, unsigned k, unsigned k_end) {
-        to += place(line(0), first() / 8);
-        if (simple && k + DEPTH <= k_end) {
-            // What is outside of the matrix stays what it was: no sum that is
-            // written depends on it.
-#pragma unroll
-            for (int j = 0; j < EACH; ++j) {
-                const bool there = start + (ALONG_K ? line(j) : first()) < end;
-                if (there) ptx::cp_async<16>(to + j * THREADS * 16, next + u64(j * APART) * operand.line);
-            }
-        } else {
-#pragma unroll
-            for (int j = 0; j < EACH; ++j) {
-                const unsigned l = line(j) + (ALONG_K ? start : k), at = first() + (ALONG_K ? k : start);
-                const unsigned lines = ALONG_K ? end : k_end, most = ALONG_K ? k_end : end;
-                const bool any = l < lines && at < most;
-                const unsigned held = any ? min(most - at, 8u) : 0;
-                const u64 from = u64(l) * operand.line + u64(at) * operand.step;
-                bring_piece(to + j * THREADS * 16, any ? data + from : data, held, operand.step, operand.width);
-            }
-        }
-        next += ALONG_K ? u64(DEPTH) : u64(DEPTH) * operand.line;
-    }
+    // Where piece `j` of this thread goes.
+    __device__ static unsigned own(int j) { return place(line(0), first() / 8) + j * THREADS * 16; }
 
     // The fragment of A of 16 rows from `i` and 16 columns from `k`.
     __device__ static void left(uint32_t (&r)[4], const unsigned char* from, unsigned i, unsigned k) {
@@ -164,32 +131,64 @@ struct HalfPanel {
     }
 };
 
-// src/ops/matmul/tensor_cores.rs has its twin.
-struct HalfProductParams {
-    Operand a, b;
-    const void* bias;     // (n) of the operands' dtype, or null
-    void* out;            // (batch, m, n), or f32 (parts, batch, m, n)
-    void* before;         // as out, the result before the activation, or null
-    unsigned m, n, k;
-    unsigned each;        // of k, per part: a multiple of DEPTH, or all
-    unsigned batch[4];    // sizes, outermost first
-    unsigned wide;        // whether the result is f32
-    unsigned padding;
-    Epilogue epilogue;
+// The panel of a matrix with two strides.
+template <int B, bool ALONG_K, int THREADS>
+struct HalfPanel : PanelPlan<B, ALONG_K, THREADS> {
+    using Plan = PanelPlan<B, ALONG_K, THREADS>;
+
+    const Operand& operand;
+    const unsigned short* data;  // of this matrix
+    unsigned start, end;         // of the tile's rows or columns, of the matrix's
+    bool simple;                 // whether steps within K are whole pieces and wide copies
+    const unsigned short* next;  // the thread's first piece in the next step, if so
+
+    __device__ HalfPanel(const Operand& operand, u64 matrix, unsigned start, unsigned end, unsigned k)
+        : operand(operand), data(operand.data + matrix), start(start), end(end) {
+        simple = operand.width == 16 && (ALONG_K || end % 8 == 0);
+        next = data + (u64(Plan::line(0) + (ALONG_K ? start : k)) * operand.line + Plan::first() +
+                       (ALONG_K ? k : start));
+    }
+
+    // Starts to bring the step that begins at `k`. Steps come one after the other.
+    __device__ void bring(unsigned char* to, unsigned k, unsigned k_end) {
+        if (simple && k + DEPTH <= k_end) {
+            // What is outside of the matrix stays what it was: no sum that is
+            // written depends on it.
+#pragma unroll
+            for (int j = 0; j < Plan::EACH; ++j) {
+                const bool there = start + (ALONG_K ? Plan::line(j) : Plan::first()) < end;
+                if (there) ptx::cp_async<16>(to + Plan::own(j), next + u64(j * Plan::APART) * operand.line);
+            }
+        } else {
+#pragma unroll
+            for (int j = 0; j < Plan::EACH; ++j) {
+                const unsigned l = Plan::line(j) + (ALONG_K ? start : k);
+                const unsigned at = Plan::first() + (ALONG_K ? k : start);
+                const unsigned lines = ALONG_K ? end : k_end, most = ALONG_K ? k_end : end;
+                const bool any = l < lines && at < most;
+                const unsigned held = any ? min(most - at, 8u) : 0;
+                const u64 from = u64(l) * operand.line + u64(at) * operand.step;
+                bring_piece(to + Plan::own(j), any ? data + from : data, held, operand.step, operand.width);
+            }
+        }
+        next += ALONG_K ? u64(DEPTH) : u64(DEPTH) * operand.line;
+    }
 };
 
-// What comes after a sum: bias, a copy for the gradient, the activation, and the
-// result in the operands' dtype or f32.
+// What comes after a sum: bias, residual, a copy for the gradient, the activation,
+// and the result in the operands' dtype or f32.
 template <class Half>
 struct Finish {
     using Scalar = typename Half::Scalar;
-    const Scalar* bias;
+    const Scalar *bias, *residual;  // of the column, of the element, or null
     void *out, *before;
     bool wide;
     Epilogue epilogue;
 
-    __device__ float biased(float v, unsigned column) const {
-        return bias ? v + widened(bias[column]) : v;
+    __device__ float sum(float v, u64 at, unsigned column) const {
+        if (bias) v += widened(bias[column]);
+        if (residual) v += widened(residual[at]);
+        return v;
     }
     __device__ void put(void* to, u64 at, float v) const {
         if (wide) static_cast<float*>(to)[at] = v;
@@ -205,54 +204,41 @@ struct Finish {
         }
     }
     __device__ void one(u64 at, unsigned column, float v) const {
-        v = biased(v, column);
+        v = sum(v, at, column);
         if (before) put(before, at, v);
         put(out, at, epilogue(v));
     }
     __device__ void four(u64 at, unsigned column, float (&v)[4]) const {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) v[i] = biased(v[i], column + i);
+        for (int i = 0; i < 4; ++i) v[i] = sum(v[i], at + i, column + i);
         if (before) put(before, at, v);
 #pragma unroll
         for (int i = 0; i < 4; ++i) v[i] = epilogue(v[i]);
         put(out, at, v);
     }
+    // Columns `column` to `column + 3` of a line that ends at `end`; `at` is a
+    // multiple of 4 if `fours` says so.
+    __device__ void some(u64 at, unsigned column, unsigned end, bool fours, float (&v)[4]) const {
+        if (fours) {
+            four(at, column, v);
+        } else {
+#pragma unroll
+            for (unsigned e = 0; e < 4; ++e)
+                if (column + e < end) one(at + e, column + e, v[e]);
+        }
+    }
 };
 
-// Tiles are taken in bands of BAND rows of tiles, column by column, so that the
-// blocks that run at once share what they read.
-constexpr unsigned BAND = 8;
-
-// Block (tile of a matrix of the batch, part of k), of BM / WM * BN / WN warps.
-template <class Half, int BM, int BN, int WM, int WN, bool A_ALONG_K, bool B_ALONG_K>
-__device__ inline void half_product(const HalfProductParams& p) {
+// The tile of C that `a` and `b`, panels of the tile's rows and columns, have from
+// `begin` to `end` of K; `panels` is shared memory for STAGES of both. With all
+// sums made, `use(i, j, v)` gets four of row i from column j on, of the tile.
+// A block has BM / WM * BN / WN warps.
+template <class Half, int BM, int BN, int WM, int WN, class Left, class Right, class Use>
+__device__ inline void half_tile(Left& a, Right& b, unsigned begin, unsigned end, unsigned char* panels, Use use) {
     constexpr int THREADS = BM / WM * (BN / WN) * int(WARP);
     constexpr int TM = WM / 16, TN = WN / 8;
-    using Left = HalfPanel<BM, A_ALONG_K, THREADS>;
-    using Right = HalfPanel<BN, B_ALONG_K, THREADS>;
     static_assert(STAGES * (Left::BYTES + Right::BYTES) >= BM * BN * 4, "room for the sums");
-    DYN_SHARED(panels);  // STAGES * (Left::BYTES + Right::BYTES)
-
-    const unsigned down = (p.m + BM - 1) / BM, across = (p.n + BN - 1) / BN;
-    const unsigned matrix = blockIdx.x / (down * across), tile = blockIdx.x % (down * across);
-    const unsigned band = tile / (BAND * across) * BAND, in_band = tile % (BAND * across);
-    const unsigned rows = min(down - band, BAND);
-    const unsigned row = (band + in_band % rows) * BM, column = in_band / rows * BN;
-    u64 at_a = 0, at_b = 0;
-    unsigned rest = matrix;
-#pragma unroll
-    for (int axis = 3; axis >= 0; --axis) {
-        const unsigned i = rest % p.batch[axis];
-        rest /= p.batch[axis];
-        at_a += u64(i) * p.a.batch[axis];
-        at_b += u64(i) * p.b.batch[axis];
-    }
-    const unsigned begin = blockIdx.y * p.each;
-    const unsigned end = p.k - begin < p.each ? p.k : begin + p.each;
     const int steps = int((end - begin + DEPTH - 1) / DEPTH);
-    Left a(p.a, at_a, row, p.m, begin);
-    Right b(p.b, at_b, column, p.n, begin);
-
     const unsigned warp = threadIdx.x / WARP;
     const unsigned i0 = warp / (BN / WN) * WM, j0 = warp % (BN / WN) * WN;
     float sums[TM][TN][4] = {};
@@ -305,29 +291,80 @@ __device__ inline void half_product(const HalfProductParams& p) {
                     make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
     __syncthreads();
 
+#pragma unroll 1
+    for (unsigned q = threadIdx.x; q < BM * BN / 4; q += THREADS) {
+        const unsigned i = q / (BN / 4), j = q % (BN / 4) * 4;
+        const float4 held = *reinterpret_cast<const float4*>(shared_sums + place(i, j));
+        float v[4] = {held.x, held.y, held.z, held.w};
+        use(i, j, v);
+    }
+}
+
+// src/ops/matmul/tensor_cores.rs has its twin.
+struct HalfProductParams {
+    Operand a, b;
+    const void* bias;     // (n) of the operands' dtype, or null
+    void* out;            // (batch, m, n), or f32 (parts, batch, m, n)
+    void* before;         // as out, the result before the activation, or null
+    unsigned m, n, k;
+    unsigned each;        // of k, per part: a multiple of DEPTH, or all
+    unsigned batch[4];    // sizes, outermost first
+    unsigned wide;        // whether the result is f32
+    unsigned padding;
+    Epilogue epilogue;
+};
+
+// Tiles are taken in bands of BAND rows of tiles, column by column, so that the
+// blocks that run at once share what they read.
+constexpr unsigned BAND = 8;
+
+// Rows and columns of tiles of `down` by `across` tiles, in that order.
+struct Tile {
+    unsigned row, column;
+    __device__ Tile(unsigned tile, unsigned down, unsigned across) {
+        const unsigned band = tile / (BAND * across) * BAND, in_band = tile % (BAND * across);
+        const unsigned rows = min(down - band, BAND);
+        row = band + in_band % rows, column = in_band / rows;
+    }
+};
+
+// Block (tile of a matrix of the batch, part of k), of BM / WM * BN / WN warps.
+template <class Half, int BM, int BN, int WM, int WN, bool A_ALONG_K, bool B_ALONG_K>
+__device__ inline void half_product(const HalfProductParams& p) {
+    constexpr int THREADS = BM / WM * (BN / WN) * int(WARP);
+    using Scalar = typename Half::Scalar;
+    DYN_SHARED(panels);
+
+    const unsigned down = (p.m + BM - 1) / BM, across = (p.n + BN - 1) / BN;
+    const unsigned matrix = blockIdx.x / (down * across);
+    const Tile tile(blockIdx.x % (down * across), down, across);
+    const unsigned row = tile.row * BM, column = tile.column * BN;
+    u64 at_a = 0, at_b = 0;
+    unsigned rest = matrix;
+#pragma unroll
+    for (int axis = 3; axis >= 0; --axis) {
+        const unsigned i = rest % p.batch[axis];
+        rest /= p.batch[axis];
+        at_a += u64(i) * p.a.batch[axis];
+        at_b += u64(i) * p.b.batch[axis];
+    }
+    const unsigned begin = blockIdx.y * p.each;
+    const unsigned end = p.k - begin < p.each ? p.k : begin + p.each;
+    HalfPanel<BM, A_ALONG_K, THREADS> a(p.a, at_a, row, p.m, begin);
+    HalfPanel<BN, B_ALONG_K, THREADS> b(p.b, at_b, column, p.n, begin);
+
     const u64 matrices = gridDim.x / (down * across);
     const u64 start = (blockIdx.y * matrices + matrix) * (u64(p.m) * p.n);
     // Parts of a sum are written as they are; `half_join` finishes them.
     const bool whole = gridDim.y == 1;
     const Finish<Half> finish{
-        whole ? static_cast<const typename Half::Scalar*>(p.bias) : nullptr, p.out,
-        whole ? p.before : nullptr, p.wide != 0 || !whole, whole ? p.epilogue : Epilogue{0, 0.0f}};
+        whole ? static_cast<const Scalar*>(p.bias) : nullptr, nullptr, p.out, whole ? p.before : nullptr,
+        p.wide != 0 || !whole, whole ? p.epilogue : Epilogue{0, 0.0f}};
     const bool fours = p.n % 4 == 0;
-#pragma unroll 1
-    for (unsigned q = threadIdx.x; q < BM * BN / 4; q += THREADS) {
-        const unsigned i = q / (BN / 4), j = q % (BN / 4) * 4;
-        if (row + i >= p.m || column + j >= p.n) continue;
-        const float4 held = *reinterpret_cast<const float4*>(shared_sums + place(i, j));
-        float v[4] = {held.x, held.y, held.z, held.w};
-        const u64 at = start + u64(row + i) * p.n + column + j;
-        if (fours) {
-            finish.four(at, column + j, v);
-        } else {
-#pragma unroll
-            for (unsigned e = 0; e < 4; ++e)
-                if (column + j + e < p.n) finish.one(at + e, column + j + e, v[e]);
-        }
-    }
+    half_tile<Half, BM, BN, WM, WN>(a, b, begin, end, panels, [&](unsigned i, unsigned j, float (&v)[4]) {
+        i += row, j += column;
+        if (i < p.m && j < p.n) finish.some(start + u64(i) * p.n + j, j, p.n, fours, v);
+    });
 }
 
 // The two tile sizes: 8 warps of 64 x 32, and 4 warps of 32 x 32.
@@ -342,9 +379,9 @@ __device__ inline void half_product_64(const HalfProductParams& p) {
 
 // src/ops/matmul/tensor_cores.rs has its twin.
 struct HalfJoinParams {
-    const float* parts;  // (parts, elements)
-    const void* bias;    // (n) or null
-    void *out, *before;  // as in HalfProductParams
+    const float* parts;              // (parts, elements)
+    const void *bias, *residual;     // (n), (elements), or null
+    void *out, *before;              // as in HalfProductParams
     unsigned elements, count, n, wide;
     Epilogue epilogue;
 };
@@ -357,7 +394,8 @@ __device__ inline void half_join(const HalfJoinParams& p) {
     float sum = 0.0f;
     for (unsigned part = 0; part < p.count; ++part) sum += p.parts[u64(part) * p.elements + i];
     const Finish<Half> finish{
-        static_cast<const typename Half::Scalar*>(p.bias), p.out, p.before, p.wide != 0, p.epilogue};
+        static_cast<const typename Half::Scalar*>(p.bias), static_cast<const typename Half::Scalar*>(p.residual),
+        p.out, p.before, p.wide != 0, p.epilogue};
     finish.one(i, i % p.n, sum);
 }
 

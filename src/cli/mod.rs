@@ -24,7 +24,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats;
 use crate::session::Threads;
-use crate::train::config::Layout;
+use crate::train::config::{Layout, Precision};
 use crate::train::progress::Control;
 use device::DeviceChoice;
 
@@ -49,9 +49,9 @@ struct Global {
     /// Where to compute; `doctor --device cuda` fails where a GPU cannot be used
     #[arg(long, global = true, value_enum, default_value = "auto")]
     device: DeviceChoice,
-    /// Number format of the computation
-    #[arg(long, global = true, value_enum, default_value = "f32")]
-    dtype: DTypeChoice,
+    /// Number format of the networks [default: f32, or what the run says]
+    #[arg(long, global = true, value_enum)]
+    dtype: Option<DTypeChoice>,
     /// No progress
     #[arg(long, short, global = true)]
     quiet: bool,
@@ -59,8 +59,19 @@ struct Global {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DTypeChoice {
+    /// Single precision
     F32,
+    /// Half the memory, and tensor cores on CUDA; sums, losses and optimisers stay f32
     Bf16,
+}
+
+impl From<DTypeChoice> for Precision {
+    fn from(choice: DTypeChoice) -> Self {
+        match choice {
+            DTypeChoice::F32 => Self::F32,
+            DTypeChoice::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -266,13 +277,6 @@ pub fn main() -> ExitCode {
 
 impl Global {
     fn check(&self) -> Result<()> {
-        if self.dtype == DTypeChoice::Bf16 {
-            return Err(Error::usage(
-                "models compute in f32: the CPU would only round its results to bf16, and on CUDA \
-                 some of a model's operators have f32 kernels alone",
-                "use --dtype f32",
-            ));
-        }
         if self.threads == Some(0) {
             return Err(Error::usage(
                 "0 threads compute nothing",
@@ -299,17 +303,25 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         stop,
     };
     let json = cli.global.json;
+    let given: Option<Precision> = cli.global.dtype.map(Precision::from);
+    let dtype = given.unwrap_or_default();
     match &cli.command {
         Command::Quickstart(args) => {
-            quickstart::quickstart(args, &device(cli, control)?, json, control)
+            quickstart::quickstart(args, dtype, &device(cli, control)?, json, control)
         }
         Command::Simulate(args) => run::simulate(args, json, control),
-        Command::Features(args) => run::features(args, &device(cli, control)?, json, control),
-        Command::Train(TrainCommand::Deeppt(args)) => {
-            run::train_deeppt(args, &device(cli, control)?, json, control)
+        Command::Features(args) => {
+            run::features(args, dtype, &device(cli, control)?, json, control)
         }
-        Command::Evaluate(args) => run::evaluate(args, &device(cli, control)?, json, control),
-        Command::Predict(args) => predict::predict(args, &device(cli, control)?, json, control),
+        Command::Train(TrainCommand::Deeppt(args)) => {
+            run::train_deeppt(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Evaluate(args) => {
+            run::evaluate(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Predict(args) => {
+            predict::predict(args, dtype, &device(cli, control)?, json, control)
+        }
         Command::Inspect { file } => {
             let found = formats::inspect(file)?;
             console::print(json, &found, &found.to_string())

@@ -14,15 +14,22 @@ use crate::nn::{to_array, to_tensor};
 use crate::ops;
 use crate::session::Threads;
 use crate::tensor::Tensor;
+use crate::train::config::Precision;
 use crate::train::progress::Control;
 
-pub fn predict(args: &PredictArgs, device: &Device, json: bool, control: Control) -> Result<()> {
+pub fn predict(
+    args: &PredictArgs,
+    dtype: Precision,
+    device: &Device,
+    json: bool,
+    control: Control,
+) -> Result<()> {
     let model = Model::named(&args.model)?;
     let output = Output::of(&args.output)?;
     let settings = settings(args)?;
     let x = input(&args.input, model)?;
     let weights = read_weights(&args.weights)?;
-    let session = model.session(&weights, &args.weights, &settings, device)?;
+    let session = model.session_in(&weights, &args.weights, &settings, device, dtype.dtype())?;
     let runner = session.runner(Threads::Caller)?;
 
     let rows = x.shape().first().copied().unwrap_or(0);

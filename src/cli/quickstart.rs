@@ -15,7 +15,7 @@ use crate::simulate::{SimulateConfig, Truth};
 use crate::slides::image;
 use crate::train::config::{
     AutoEncoderConfig, DataConfig, DeepPtConfig, ExpressionConfig, FeatureConfig, Layout,
-    MlpConfig, SplitConfig, default_checkpoint_seconds,
+    MlpConfig, Precision, SplitConfig, default_checkpoint_seconds,
 };
 use crate::train::deeppt::{HeldOut, train};
 use crate::train::evaluate::{GeneScore, Scores, Summary, write_results};
@@ -38,6 +38,7 @@ struct Figures {
 
 pub fn quickstart(
     args: &QuickstartArgs,
+    dtype: Precision,
     device: &Device,
     json: bool,
     control: Control,
@@ -66,7 +67,7 @@ pub fn quickstart(
         run::simulated(&config, &cohort, control)?
     };
 
-    let settings = settings(args.seed, &cohort);
+    let settings = settings(args.seed, dtype, &cohort);
     let out = args.out.join("deeppt");
     let outcome = train(&settings, &out, args.resume, device, control)?;
     let held = &outcome.held_out;
@@ -141,16 +142,20 @@ pub fn quickstart(
     console::print(json, &figures, &text)
 }
 
-fn settings(seed: u64, cohort: &std::path::Path) -> DeepPtConfig {
+fn settings(seed: u64, dtype: Precision, cohort: &std::path::Path) -> DeepPtConfig {
     DeepPtConfig {
         seed,
+        dtype,
         checkpoint_seconds: default_checkpoint_seconds(),
         data: DataConfig {
             expression: Some(cohort.join("expression.csv")),
             slides: Some(cohort.join("slides.csv")),
             ..DataConfig::new(Layout::Tiles, cohort.join("tiles"))
         },
-        features: FeatureConfig::default(),
+        features: FeatureConfig {
+            dtype,
+            ..FeatureConfig::default()
+        },
         expression: ExpressionConfig {
             transforms: vec![Transform::LibrarySize { total: 1e4 }, Transform::Log1p],
             ..ExpressionConfig::default()

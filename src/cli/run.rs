@@ -5,11 +5,11 @@ use serde::Serialize;
 use super::{EvaluateArgs, FeaturesArgs, SimulateArgs, TrainArgs, console, report};
 use crate::cohort::Cohort;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::expression::Table;
 use crate::formats::atomic::create_dir_all;
 use crate::simulate::{self, SimulateConfig};
-use crate::train::config::{DataConfig, DeepPtConfig, FeatureConfig};
+use crate::train::config::{DataConfig, DeepPtConfig, FeatureConfig, Precision};
 use crate::train::deeppt::{Ensemble, HeldOut, train};
 use crate::train::evaluate::{Scores, Summary, write_results};
 use crate::train::features::{extract, published_encoder, random_encoder};
@@ -69,7 +69,13 @@ struct Extracted {
     skipped: Vec<String>,
 }
 
-pub fn features(args: &FeaturesArgs, device: &Device, json: bool, control: Control) -> Result<()> {
+pub fn features(
+    args: &FeaturesArgs,
+    dtype: Precision,
+    device: &Device,
+    json: bool,
+    control: Control,
+) -> Result<()> {
     let mut data = DataConfig::new(args.data.layout.into(), &args.data.data);
     data.sections.clone_from(&args.data.sections);
     let mut cohort = data.read(false)?;
@@ -77,10 +83,11 @@ pub fn features(args: &FeaturesArgs, device: &Device, json: bool, control: Contr
     let config = FeatureConfig {
         weights: args.weights.clone(),
         tile_px: args.tile_px,
+        dtype,
         ..FeatureConfig::default()
     };
     let encoder = match &args.weights {
-        Some(path) => published_encoder(path, device)?,
+        Some(path) => published_encoder(path, dtype, device)?,
         None => {
             let all: Vec<usize> = (0..cohort.samples.len()).collect();
             let file = args.out.join("encoder.safetensors");
@@ -130,10 +137,20 @@ fn used_tiles(cohort: &Cohort) -> usize {
     used.len()
 }
 
-pub fn train_deeppt(args: &TrainArgs, device: &Device, json: bool, control: Control) -> Result<()> {
+/// `dtype`, if given, in place of what the run file says.
+pub fn train_deeppt(
+    args: &TrainArgs,
+    dtype: Option<Precision>,
+    device: &Device,
+    json: bool,
+    control: Control,
+) -> Result<()> {
     let mut config = DeepPtConfig::read(&args.config)?;
     if let Some(seed) = args.seed {
         config.seed = seed;
+    }
+    if let Some(dtype) = dtype {
+        (config.dtype, config.features.dtype) = (dtype, dtype);
     }
     config.resolve(&std::env::current_dir().unwrap_or_default());
     let outcome = train(&config, &args.out, args.resume, device, control)?;
@@ -192,8 +209,25 @@ struct Predicted {
     scores: Option<Summary>,
 }
 
-pub fn evaluate(args: &EvaluateArgs, device: &Device, json: bool, control: Control) -> Result<()> {
+pub fn evaluate(
+    args: &EvaluateArgs,
+    dtype: Option<Precision>,
+    device: &Device,
+    json: bool,
+    control: Control,
+) -> Result<()> {
     let ensemble = Ensemble::read(&args.run, device)?;
+    let trained = ensemble.config.features.dtype;
+    if dtype.is_some_and(|dtype| dtype != trained) {
+        return Err(Error::usage(
+            format!(
+                "the features of {} are {}",
+                args.run.display(),
+                trained.dtype()
+            ),
+            "leave out --dtype: those of other tiles are extracted in the same",
+        ));
+    }
     let mut data = DataConfig {
         path: args.data.clone(),
         sections: args.sections.clone(),

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::formats::Weights;
 use crate::models::deeppt::{AutoEncoder, Mlp};
 use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
 use crate::nn::{self, State};
 use crate::random::Philox;
-use crate::session::Session;
+use crate::session::{Predict, Session};
 
 /// Settings that the user gave, by key.
 pub type Settings = BTreeMap<String, String>;
@@ -25,7 +26,7 @@ pub struct Model {
     /// Rows that may be computed apart from each other; `None` when the rows
     /// belong together.
     pub batch: Option<usize>,
-    load: fn(&Weights, &Path, &Device) -> Result<Session>,
+    load: fn(&Weights, &Path, &Device, DType) -> Result<Session>,
 }
 
 pub const MODELS: &[Model] = &[
@@ -34,14 +35,18 @@ pub const MODELS: &[Model] = &[
         input: "images (N, 3, H, W), ImageNet-normalised",
         outputs: &["features", "logits"],
         batch: Some(32),
-        load: |weights, path, device| resnet(Depth::ResNet18, weights, path, device),
+        load: |weights, path, device, dtype| {
+            resnet(Depth::ResNet18, weights, path, (device, dtype))
+        },
     },
     Model {
         name: "resnet50",
         input: "images (N, 3, H, W), ImageNet-normalised",
         outputs: &["features", "logits"],
         batch: Some(32),
-        load: |weights, path, device| resnet(Depth::ResNet50, weights, path, device),
+        load: |weights, path, device, dtype| {
+            resnet(Depth::ResNet50, weights, path, (device, dtype))
+        },
     },
     Model {
         name: "deeppt-autoencoder",
@@ -84,13 +89,26 @@ impl Model {
         settings: &Settings,
         device: &Device,
     ) -> Result<Session> {
+        self.session_in(weights, path, settings, device, DType::F32)
+    }
+
+    /// As [`Self::session`], computing in `dtype`: f32, or bf16 with sums, the last
+    /// mean of an image network and outputs in f32.
+    pub fn session_in(
+        &self,
+        weights: &Weights,
+        path: &Path,
+        settings: &Settings,
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Session> {
         if let Some(key) = settings.keys().next() {
             return Err(Error::usage(
                 format!("{} has no setting `{key}`", self.name),
                 "leave it out: everything is inferred from the weights",
             ));
         }
-        (self.load)(weights, path, device)
+        (self.load)(weights, path, device, dtype)
     }
 }
 
@@ -116,28 +134,46 @@ fn columns(weights: &Weights, key: &str) -> usize {
     matrix(weights, key).map_or(0, |[_, columns]| columns)
 }
 
-fn resnet(depth: Depth, weights: &Weights, path: &Path, device: &Device) -> Result<Session> {
+fn resnet(
+    depth: Depth,
+    weights: &Weights,
+    path: &Path,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
     let classes = rows(weights, "fc.weight", depth.features());
     let model = ResNet::new(depth, classes, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
-    Ok(Session::new(ResNetFeatures::new(model, device)?))
+    Ok(Session::new(ResNetFeatures::in_dtype(
+        model, device, dtype,
+    )?))
 }
 
-fn autoencoder(weights: &Weights, path: &Path, device: &Device) -> Result<Session> {
+fn autoencoder(weights: &Weights, path: &Path, device: &Device, dtype: DType) -> Result<Session> {
     let features = columns(weights, "encoder.0.weight");
     let code = rows(weights, "encoder.0.weight", features);
     let model = AutoEncoder::new(features, code, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
     model.to_device(device)?;
-    Ok(Session::new(model))
+    ready(model, dtype)
 }
 
-fn mlp(weights: &Weights, path: &Path, device: &Device) -> Result<Session> {
+fn mlp(weights: &Weights, path: &Path, device: &Device, dtype: DType) -> Result<Session> {
     let code = columns(weights, "layer0.0.weight");
     let hidden = rows(weights, "layer0.0.weight", code);
     let genes = vec![0.0; rows(weights, "layer1.weight", hidden)];
     let model = Mlp::new(code, hidden, &genes, 0.0, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
     model.to_device(device)?;
-    Ok(Session::new(model))
+    ready(model, dtype)
+}
+
+/// A session of a model that computes in the dtype of its input.
+fn ready(model: impl Predict + State + 'static, dtype: DType) -> Result<Session> {
+    if dtype == DType::F32 {
+        return Ok(Session::new(model));
+    }
+    if dtype == DType::BF16 {
+        model.keep_shadows()?;
+    }
+    Ok(Session::new(model).in_dtype(dtype))
 }

@@ -82,6 +82,14 @@ pub trait State: Send + Sync {
             .collect()
     }
 
+    /// [`Param::keep_shadow`] of every parameter.
+    ///
+    /// # Errors
+    /// A parameter that is not f32; no memory left.
+    fn keep_shadows(&self) -> Result<()> {
+        (self.parameters().iter()).try_for_each(|(_, param)| param.keep_shadow())
+    }
+
     /// Moves every parameter and buffer to `device`; those that are there stay
     /// as they are. An optimiser of the parameters is made afterwards, since its
     /// state lies where they lie.

@@ -36,6 +36,14 @@ macro_rules! visit_params {
     };
 }
 
+/// What to compute in: the parameters' dtype, or that of x if it is narrower.
+fn dtype_for(x: &Tensor, weight: &Param) -> DType {
+    match x.dtype() {
+        half @ (DType::BF16 | DType::F16) => half,
+        _ => weight.value().dtype(),
+    }
+}
+
 /// y = x w^T + b: (.., in) -> (.., out), in the dtype of x. The parameters may be
 /// f32 where x is bf16 or f16; they are converted, or taken from their shadow
 /// ([`Param::keep_shadow`]).
@@ -61,7 +69,13 @@ impl Linear {
     /// # Errors
     /// The device has no memory left.
     pub fn to(&self, device: &Device) -> Result<Self> {
-        let moved = |p: &Param| Ok(Param::new(p.name(), p.value().to(device)?));
+        let moved = |p: &Param| {
+            let there = Param::new(p.name(), p.value().to(device)?);
+            if p.shadow().is_some() {
+                there.keep_shadow()?;
+            }
+            Ok(there)
+        };
         Ok(Self {
             weight: moved(&self.weight)?,
             bias: self.bias.as_ref().map(moved).transpose()?,
@@ -70,10 +84,7 @@ impl Linear {
 
     /// With an activation in the same pass.
     pub fn activated(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
-        let dtype = match x.dtype() {
-            half @ (DType::BF16 | DType::F16) => half,
-            _ => self.weight.value().dtype(),
-        };
+        let dtype = dtype_for(x, &self.weight);
         let bias = self.bias.as_ref().map(|b| pass.tensor_in(b, dtype));
         let weight = pass.tensor_in(&self.weight, dtype)?;
         ops::linear(x, &weight, bias.transpose()?.as_ref(), activation)
@@ -92,7 +103,7 @@ impl Module for Linear {
     }
 }
 
-/// 2-D convolution: weight (K, C / groups, R, S).
+/// 2-D convolution: weight (K, C / groups, R, S), in the dtype of x as [`Linear`].
 pub struct Conv2d {
     pub weight: Param,
     pub bias: Option<Param>,
@@ -132,12 +143,15 @@ impl State for Conv2d {
 
 impl Module for Conv2d {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(|b| pass.tensor(b));
-        ops::conv2d(x, &pass.tensor(&self.weight), bias.as_ref(), self.geometry)
+        let dtype = dtype_for(x, &self.weight);
+        let bias = self.bias.as_ref().map(|b| pass.tensor_in(b, dtype));
+        let weight = pass.tensor_in(&self.weight, dtype)?;
+        ops::conv2d(x, &weight, bias.transpose()?.as_ref(), self.geometry)
     }
 }
 
-/// 2-D transposed convolution: weight (C, K / groups, R, S).
+/// 2-D transposed convolution: weight (C, K / groups, R, S), in the dtype of x as
+/// [`Linear`].
 pub struct ConvTranspose2d {
     pub weight: Param,
     pub bias: Option<Param>,
@@ -177,8 +191,10 @@ impl State for ConvTranspose2d {
 
 impl Module for ConvTranspose2d {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let bias = self.bias.as_ref().map(|b| pass.tensor(b));
-        ops::conv_transpose2d(x, &pass.tensor(&self.weight), bias.as_ref(), self.geometry)
+        let dtype = dtype_for(x, &self.weight);
+        let bias = self.bias.as_ref().map(|b| pass.tensor_in(b, dtype));
+        let weight = pass.tensor_in(&self.weight, dtype)?;
+        ops::conv_transpose2d(x, &weight, bias.transpose()?.as_ref(), self.geometry)
     }
 }
 

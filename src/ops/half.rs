@@ -3,8 +3,20 @@
 
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::ops;
 use crate::ops::layout::cpu::cast;
 use crate::tensor::Tensor;
+
+/// In f32 what is bf16 or f16, on the tape: what losses and statistics are made of.
+///
+/// # Errors
+/// The device has no memory left.
+pub fn wide(t: &Tensor) -> Result<Tensor> {
+    match is_half(t) {
+        true => ops::cast(t, DType::F32),
+        false => Ok(t.clone()),
+    }
+}
 
 pub(crate) fn is_half(t: &Tensor) -> bool {
     matches!(t.dtype(), DType::BF16 | DType::F16)

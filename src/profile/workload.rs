@@ -3,6 +3,7 @@
 //! seeded weights and data.
 
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp, Standardisation, averaging};
 use crate::models::registry::Model;
@@ -89,6 +90,7 @@ pub fn with<R>(
                 targets: normal(&[batch, GENES], device)?,
                 code_scale: Standardisation::identity(CODE, device)?,
                 target_scale: Standardisation::identity(GENES, device)?,
+                dtype: DType::F32,
             };
             let loss = |inputs: &[Tensor], pass: &Pass| bags.loss(&model, inputs, pass);
             let inputs = [

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cohort::{self, Cohort};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::expression::{GeneChoice, Orientation, Transform};
 
@@ -15,6 +16,9 @@ pub struct DeepPtConfig {
     /// Decides initial weights, order, dropout and splits.
     #[serde(default)]
     pub seed: u64,
+    /// What the networks are trained in.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub dtype: Precision,
     /// Seconds between checkpoints of an unfinished stage; 0 for one after
     /// every epoch. A killed run loses at most this and an epoch.
     #[serde(default = "default_checkpoint_seconds")]
@@ -30,6 +34,33 @@ pub struct DeepPtConfig {
     pub autoencoder: AutoEncoderConfig,
     #[serde(default)]
     pub mlp: MlpConfig,
+}
+
+/// The number format of a network's arithmetic. Sums, statistics, losses and the
+/// parameters that an optimiser steps are f32 in both, and so are predictions: a
+/// regression divides by the scale of its inputs over the training rows, which may
+/// be smaller than the rounding of bf16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    #[default]
+    F32,
+    Bf16,
+}
+
+impl Precision {
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
+    // By reference, as serde calls it. Runs of before there was a choice are
+    // resumed with the text that they began with.
+    fn is_f32(&self) -> bool {
+        *self == Self::F32
+    }
 }
 
 /// What a `DeepPtConfig` without the key has.
@@ -161,6 +192,9 @@ pub struct FeatureConfig {
     pub batch: usize,
     /// Random weights: tiles whose statistics calibrate batch norm.
     pub calibration_tiles: usize,
+    /// What the network computes in.
+    #[serde(skip_serializing_if = "Precision::is_f32")]
+    pub dtype: Precision,
 }
 
 impl Default for FeatureConfig {
@@ -170,6 +204,7 @@ impl Default for FeatureConfig {
             tile_px: 224,
             batch: 32,
             calibration_tiles: 128,
+            dtype: Precision::F32,
         }
     }
 }

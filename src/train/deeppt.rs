@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cohort::{Cohort, Skipped};
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::expression::{FittedTransforms, Table, Transform, genes};
 use crate::formats::atomic::{create_dir_all, remove_leftovers, write_bytes};
@@ -22,11 +23,11 @@ use crate::formats::hash::sha256_bytes;
 use crate::formats::{Weights, read_weights, safetensors};
 use crate::models::deeppt::{AutoEncoder, CODE, Mlp, Standardisation, averaging};
 use crate::nn::{self, Pass, State};
-use crate::ops;
+use crate::ops::{self, half::wide};
 use crate::optim::{Adam, Optimizer};
 use crate::random::Philox;
 use crate::tensor::Tensor;
-use crate::train::config::{DeepPtConfig, GroupBy};
+use crate::train::config::{DeepPtConfig, GroupBy, Precision};
 use crate::train::features::{
     Encoder, EncoderSource, Features, extract, published_encoder, random_encoder, stored_encoder,
 };
@@ -117,7 +118,7 @@ pub fn train(
     let reserved = reserved(config, &cohort);
     let (_, calibration) = folds(config, &cohort, &reserved)?;
     let published = config.features.weights.as_deref();
-    let published = published.map(|path| published_encoder(path, device));
+    let published = published.map(|path| published_encoder(path, config.features.dtype, device));
     let published = published.transpose()?;
     // Only now: a mistake found so far leaves no folder that is in the way
     // when it is mended.
@@ -650,6 +651,14 @@ impl FoldRun<'_> {
         Ok(history)
     }
 
+    /// Readies a model that is to be trained for the run's number format.
+    fn narrow(&self, model: &dyn State) -> Result<()> {
+        match self.config.dtype {
+            Precision::F32 => Ok(()),
+            Precision::Bf16 => model.keep_shadows(),
+        }
+    }
+
     /// Features of every tile of the fold's samples, training and test.
     fn rows(&self) -> Result<Rows> {
         let mut samples = self.fold.known();
@@ -675,12 +684,13 @@ impl FoldRun<'_> {
         let validation = features.of(&self.tiles_of(validation))?;
         let file = self.folder.join("autoencoder.safetensors");
         let history = self.part(&file, &name, fingerprint, &model, &[], &mut || {
+            self.narrow(&model)?;
             let rule = Adam {
                 lr: config.learning_rate,
                 ..Adam::default()
             };
             let optimizer = Optimizer::new(rule, model.parameters())?;
-            let all = &features.values;
+            let all = &ops::cast(&features.values, self.config.dtype.dtype())?;
             let loss = |inputs: &[Tensor], pass: &Pass| autoencoder_loss(&model, all, inputs, pass);
             let task = Task {
                 name: &name,
@@ -693,7 +703,7 @@ impl FoldRun<'_> {
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
             };
-            let held = features.select(&validation)?;
+            let held = ops::index_select(all, 0, &validation.to(self.device)?)?;
             task.run(
                 &mut |epoch, steps| {
                     let stage = format!("{name} epoch {epoch}");
@@ -749,6 +759,7 @@ impl FoldRun<'_> {
             targets,
             code_scale,
             target_scale,
+            dtype: self.config.dtype.dtype(),
         };
         let loss = |inputs: &[Tensor], pass: &Pass| bags.loss(&model, inputs, pass);
         let batch_of = |of: &[usize]| -> Result<[Tensor; 3]> {
@@ -763,6 +774,7 @@ impl FoldRun<'_> {
             .join(format!("model{inner}-genes{number}.safetensors"));
         let fingerprint = format!("{fingerprint} {inner} {number}");
         let history = self.part(&file, &name, &fingerprint, &model, &names, &mut || {
+            self.narrow(&model)?;
             let rule = Adam {
                 lr: config.learning_rate,
                 weight_decay: config.weight_decay,
@@ -829,6 +841,8 @@ pub struct Bags {
     pub targets: Tensor,
     pub code_scale: Standardisation,
     pub target_scale: Standardisation,
+    /// What the regression computes in; its loss is f32.
+    pub dtype: DType,
 }
 
 impl Bags {
@@ -844,8 +858,9 @@ impl Bags {
         };
         let x = ops::index_select(&self.codes, 0, rows)?;
         let y = ops::index_select(&self.targets, 0, samples)?;
-        let z = model.forward_weighted(&self.code_scale.apply(&x)?, weights, pass)?;
-        ops::mse_loss(&z, &self.target_scale.apply(&y)?)
+        let x = ops::cast(&self.code_scale.apply(&x)?, self.dtype)?;
+        let z = model.forward_weighted(&x, weights, pass)?;
+        ops::mse_loss(&wide(&z)?, &self.target_scale.apply(&y)?)
     }
 }
 
@@ -959,8 +974,11 @@ impl Ensemble {
         };
         let config = DeepPtConfig::read(&run.join("config.toml"))?;
         let encoder = match &config.features.weights {
-            Some(path) => published_encoder(path, device)?,
-            None => stored_encoder(&run.join("encoder.safetensors"), device)?,
+            Some(path) => published_encoder(path, config.features.dtype, device)?,
+            None => {
+                let file = run.join("encoder.safetensors");
+                stored_encoder(&file, config.features.dtype, device)?
+            }
         };
         let mut folds = Vec::new();
         let mut patients = BTreeSet::new();

@@ -22,7 +22,7 @@ use crate::random::Philox;
 use crate::session::Predict;
 use crate::shape::Format;
 use crate::tensor::Tensor;
-use crate::train::config::FeatureConfig;
+use crate::train::config::{FeatureConfig, Precision};
 use crate::train::progress::Control;
 
 /// ImageNet's number of classes, which published weights have.
@@ -59,8 +59,16 @@ fn on(device: &Device) -> &'static str {
     }
 }
 
+/// And of the number format.
+fn within(dtype: Precision) -> &'static str {
+    match dtype {
+        Precision::F32 => "",
+        Precision::Bf16 => " in bf16",
+    }
+}
+
 /// Published weights; the file's keys must be those of torchvision's resnet50.
-pub fn published_encoder(path: &Path, device: &Device) -> Result<Encoder> {
+pub fn published_encoder(path: &Path, dtype: Precision, device: &Device) -> Result<Encoder> {
     let weights = read_weights(path)?;
     let classes = weights
         .get("fc.weight")
@@ -69,7 +77,7 @@ pub fn published_encoder(path: &Path, device: &Device) -> Result<Encoder> {
     let model = ResNet::new(Depth::ResNet50, classes, &mut Philox::new(0))?;
     nn::load(&model, &weights, path)?;
     Ok(Encoder {
-        network: ResNetFeatures::new(model, device)?,
+        network: ResNetFeatures::in_dtype(model, device, dtype.dtype())?,
         source: EncoderSource {
             description: format!("ResNet-50 with the weights of {}", path.display()),
             sha256: sha256_file(path)?,
@@ -132,11 +140,11 @@ pub fn random_encoder(
         weights.metadata.insert("description".into(), description);
         safetensors::write(file, &weights)?;
     }
-    stored_encoder(file, device)
+    stored_encoder(file, config.dtype, device)
 }
 
 /// An encoder that [`random_encoder`] made.
-pub fn stored_encoder(file: &Path, device: &Device) -> Result<Encoder> {
+pub fn stored_encoder(file: &Path, dtype: Precision, device: &Device) -> Result<Encoder> {
     let weights = read_weights(file)?;
     let model = ResNet::new(Depth::ResNet50, CLASSES, &mut Philox::new(0))?;
     nn::load(&model, &weights, file)?;
@@ -153,7 +161,7 @@ pub fn stored_encoder(file: &Path, device: &Device) -> Result<Encoder> {
             )
         })?;
     Ok(Encoder {
-        network: ResNetFeatures::new(model, device)?,
+        network: ResNetFeatures::in_dtype(model, device, dtype.dtype())?,
         source: EncoderSource {
             description,
             sha256: sha256_file(file)?,
@@ -339,7 +347,7 @@ fn slide_features(
 ) -> Result<SlideFeatures> {
     let device = encoder.network.device();
     let (sha256, px) = (&encoder.source.sha256, config.tile_px);
-    let mut recipe = format!("{sha256} px {px}{}", on(&device));
+    let mut recipe = format!("{sha256} px {px}{}{}", on(&device), within(config.dtype));
     let mut images_seen: HashSet<usize> = HashSet::new();
     for sample in &part.samples {
         for &t in &sample.tiles {

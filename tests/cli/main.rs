@@ -7,6 +7,7 @@ mod bad_runs;
 mod bench;
 mod commands;
 mod device;
+mod dtype;
 mod kernels;
 mod predict;
 mod profile;

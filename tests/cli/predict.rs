@@ -13,6 +13,16 @@ use eosin::slides::{image, tile};
 use crate::support::*;
 
 fn predict(model: &str, weights: &Path, input: &Path, output: &Path) -> serde_json::Value {
+    predict_in("f32", model, weights, input, output)
+}
+
+fn predict_in(
+    dtype: &str,
+    model: &str,
+    weights: &Path,
+    input: &Path,
+    output: &Path,
+) -> serde_json::Value {
     let paths = [
         "--weights",
         text(weights),
@@ -21,7 +31,7 @@ fn predict(model: &str, weights: &Path, input: &Path, output: &Path) -> serde_js
         "--output",
         text(output),
     ];
-    json([&["predict", model, "--json"][..], &paths].concat())
+    json([&["predict", model, "--json", "--dtype", dtype][..], &paths].concat())
 }
 
 /// |a - b| / |b|
@@ -101,6 +111,23 @@ fn resnet18_gives_torchvisions_numbers() {
         &npy::read(at("y.npy")).expect("an array"),
         ours.get("features").expect("a key")
     );
+
+    // Rounding to 8 bits at each of some 20 layers and their sums adds up to about
+    // the square root of their number times 2^-9.
+    predict_in(
+        "bf16",
+        "resnet18",
+        &at("w.safetensors"),
+        &at("x.npy"),
+        &at("z.safetensors"),
+    );
+    let rounded = read_weights(at("z.safetensors")).expect("outputs");
+    for output in ["features", "logits"] {
+        let of = |w: &Weights| w.get(output).expect("a key").to_f32().expect("f32");
+        let off = relative(&of(&rounded), &of(&ours));
+        assert!(off > 1e-4, "{output} is off by {off}: was it bf16?");
+        assert!(off < 2e-2, "{output} is off by {off}");
+    }
 }
 
 #[test]

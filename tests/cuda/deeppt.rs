@@ -88,6 +88,7 @@ fn launches_of_a_regression_step() {
         targets: zeros(10, GENES).unwrap(),
         code_scale: Standardisation::identity(CODE, &place).unwrap(),
         target_scale: Standardisation::identity(GENES, &place).unwrap(),
+        dtype: DType::F32,
     };
     let loss = |inputs: &[Tensor], pass: &Pass| bags.loss(&model, inputs, pass);
     let tiles: Vec<i64> = (0..12).collect();
@@ -168,6 +169,7 @@ fn regression_steps_are_those_of_the_cpu() {
             target_scale: Standardisation::fit(&targets).unwrap(),
             codes,
             targets,
+            dtype: DType::F32,
         };
         let loss = |inputs: &[Tensor], pass: &Pass| bags.loss(&model, inputs, pass);
         // Bags of other sizes, so of two shapes.

@@ -10,6 +10,7 @@ mod emulated;
 #[cfg(feature = "slides")]
 mod allocations;
 mod benches;
+mod convolutions;
 #[cfg(feature = "slides")]
 mod deeppt;
 mod device;

@@ -7,7 +7,7 @@ use eosin::ops::{self, Activation};
 use eosin::{DType, Device, Result, Tensor};
 
 /// What `f` launches, given a function that makes tensors.
-fn launches(f: impl FnOnce(&dyn Fn(&[usize]) -> Tensor) -> Result<()>) -> Vec<Recorded> {
+pub fn launches(f: impl FnOnce(&dyn Fn(&[usize]) -> Tensor) -> Result<()>) -> Vec<Recorded> {
     let ledger = Ledger::default();
     let device = CudaDevice::new(NullDriver::recording(ledger.clone())).unwrap();
     let on = Device::Cuda(device);
@@ -15,7 +15,7 @@ fn launches(f: impl FnOnce(&dyn Fn(&[usize]) -> Tensor) -> Result<()>) -> Vec<Re
     ledger.lock().unwrap().clone()
 }
 
-fn launch(kernel: &'static str, grid: [u32; 3], threads: u32, shared: u32) -> Recorded {
+pub fn launch(kernel: &'static str, grid: [u32; 3], threads: u32, shared: u32) -> Recorded {
     Recorded {
         kernel,
         grid,

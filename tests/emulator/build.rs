@@ -167,6 +167,8 @@ fn kernels_of(path: &Path) -> Result<Vec<(String, u32)>> {
         };
         let kernel = rest.strip_prefix("__launch_bounds__(").and_then(|rest| {
             let (threads, rest) = rest.split_once(") ")?;
+            // The blocks that registers are to leave room for are nothing to a host.
+            let threads = threads.split(", ").next()?;
             let (name, _) = rest.split_once('(')?;
             Some((name.to_owned(), threads.parse().ok()?))
         });

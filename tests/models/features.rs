@@ -9,7 +9,7 @@ use eosin::formats::read_weights;
 use eosin::simulate::{SimulateConfig, simulate};
 use eosin::train::config::{
     AutoEncoderConfig, DataConfig, DeepPtConfig, ExpressionConfig, FeatureConfig, Layout,
-    MlpConfig, SplitConfig, default_checkpoint_seconds,
+    MlpConfig, Precision, SplitConfig, default_checkpoint_seconds,
 };
 use eosin::train::deeppt::{Ensemble, train};
 use eosin::train::features::{extract, random_encoder};
@@ -81,6 +81,7 @@ fn a_finished_run_predicts_on_cuda_what_it_predicts_on_the_cpu() -> Result<()> {
     let run = folder.path().join("run");
     let config = DeepPtConfig {
         seed: 3,
+        dtype: Precision::F32,
         checkpoint_seconds: default_checkpoint_seconds(),
         data: data.clone(),
         features: FeatureConfig {

@@ -507,7 +507,8 @@ fn wrong_input() -> Result<()> {
     let error = ops::conv2d(&x, &wide, None, plain).expect_err("two dtypes");
     assert_eq!(
         error.to_string(),
-        "conv2d: dtypes [F32, F64] do not fit: two equal floats are needed"
+        "conv2d: dtypes [F32, F64] do not fit: floats of one dtype are needed; convert the others \
+         with cast"
     );
     // The gradients want exactly the sizes that the convolution has.
     let gy = zeros(&[2, 6, 3, 1])?;

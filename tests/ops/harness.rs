@@ -19,15 +19,25 @@ use crate::emulated::Emulated;
 
 type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 
-/// Operators that have bf16 and f16 on the CUDA device: products, and what their
-/// gradients and second gradients need. Others refuse them by name.
+/// Operators that have bf16 and f16 on the CUDA device: products, convolutions,
+/// what stands beside them in networks, and what the gradients and second gradients
+/// of all these need. Others refuse them by name.
 const HALVES_ON_CUDA: &[&str] = &[
     "add",
+    "affine",
     "broadcast_to",
+    "conv2d",
+    "conv2d_input_gradient",
+    "conv2d_weight_gradient",
+    "conv_bn_act",
+    "conv_transpose2d",
+    "dropout",
     "gelu",
     "leaky_relu",
     "linear",
     "matmul",
+    "max_pool2d",
+    "mean",
     "mul",
     "permute",
     "relu",

@@ -11,6 +11,7 @@ mod arithmetic;
 mod attention;
 mod common;
 mod conv;
+mod conv_half;
 mod dropout;
 #[path = "../common/emulated.rs"]
 mod emulated;
@@ -74,6 +75,7 @@ fn main() {
     golden::tests(&mut suite);
     arithmetic::tests(&mut suite);
     conv::tests(&mut suite);
+    conv_half::tests(&mut suite);
     dropout::tests(&mut suite);
     index::tests(&mut suite);
     attention::tests(&mut suite);

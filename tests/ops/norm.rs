@@ -1,11 +1,12 @@
 use eosin::autograd::grad;
 use eosin::ops::BatchNorm;
 use eosin::shape::Format;
-use eosin::{DType, Error, Result, Tensor, ops};
+use eosin::{DType, Device, Error, Result, Tensor, ops};
+use eosin_emulator::Schedule;
 
 use crate::common::{relative_l2, tensor};
 use crate::golden::{Case, Outputs};
-use crate::harness::{Sample, Suite};
+use crate::harness::{Sample, Suite, emulated};
 
 const EPS: f64 = 1e-5;
 
@@ -343,6 +344,12 @@ pub fn tests(suite: &mut Suite) {
             Ok(())
         },
     );
+    for (name, dtype) in [("bf16", DType::BF16), ("f16", DType::F16)] {
+        suite.test(
+            format!("batch_norm::cuda::{name}::f32_parameters"),
+            move || half_batch_norm(dtype),
+        );
+    }
     suite.test("group_norm::wrong_input", || {
         let x = Tensor::zeros(&[2, 6, 3], DType::F32)?;
         let error = ops::group_norm(&x, 4, None, None, EPS).expect_err("6 is not in 4 groups");
@@ -413,4 +420,65 @@ pub fn golden(case: &Case) -> Option<Outputs> {
         _ => return None,
     };
     Some(out.map(|t| vec![("out", t)]))
+}
+
+/// Images of 16 bits with scale, shift and statistics in f32, in training and
+/// evaluation: against exact numbers at most twice the error of the CPU's plain low
+/// precision and one rounding.
+fn half_batch_norm(dtype: DType) -> Result<()> {
+    let unit = if dtype == DType::BF16 {
+        1.0 / 256.0
+    } else {
+        1.0 / 2048.0
+    };
+    for shape in [&[3, 46, 5, 7][..], &[40, 17], &[2, 3, 33]] {
+        let x = tensor("x", shape, 2.0, 4.0, dtype)?;
+        let weight = tensor("weight", shape, -1.0, 1.0, dtype)?;
+        let c = shape[1];
+        let (w, b) = (
+            tensor("w", &[c], 0.5, 1.5, DType::F32)?,
+            tensor("b", &[c], -1.0, 1.0, DType::F32)?,
+        );
+        let run = |device: &Device, wide: Option<DType>| -> Result<Vec<Vec<f64>>> {
+            let there = |t: &Tensor| match wide {
+                Some(dtype) => ops::cast(t, dtype)?.to(device),
+                None => t.to(device),
+            };
+            let (x, w, b) = (
+                there(&x)?.variable(),
+                there(&w)?.variable(),
+                there(&b)?.variable(),
+            );
+            let y = ops::batch_norm_train(&x, Some(&w), Some(&b), EPS)?;
+            let g = grad(
+                &[&y.output],
+                Some(&[&there(&weight)?]),
+                &[&x, &w, &b],
+                false,
+            )?;
+            let e = ops::batch_norm_eval(&x, &y.mean, &y.var, Some(&w), Some(&b), EPS)?;
+            let mut all = vec![y.output, y.mean, y.var, e];
+            all.extend(g.into_iter().flatten());
+            if wide.is_none() {
+                let dtypes: Vec<DType> = all.iter().map(Tensor::dtype).collect();
+                let f32 = DType::F32;
+                assert_eq!(dtypes, [dtype, f32, f32, dtype, dtype, f32, f32]);
+            }
+            all.iter().map(Tensor::to_f64_vec).collect()
+        };
+        let plain = run(&Device::Cpu, None)?;
+        let exact = run(&Device::Cpu, Some(DType::F64))?;
+        for schedule in [Schedule::Reverse, Schedule::Greedy(5)] {
+            let got = run(&emulated(schedule)?, None)?;
+            for (i, (got, exact)) in got.iter().zip(&exact).enumerate() {
+                let error = relative_l2(got, exact);
+                let allowed = 2.0 * relative_l2(&plain[i], exact) + unit;
+                assert!(
+                    error <= allowed,
+                    "{shape:?}: result {i} is off by {error:e}"
+                );
+            }
+        }
+    }
+    Ok(())
 }

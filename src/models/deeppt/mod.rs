@@ -12,7 +12,7 @@ use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::nn::{Linear, Module, Param, Pass, Slot, State, key};
-use crate::ops::{self, Activation};
+use crate::ops::{self, Activation, half::wide};
 use crate::random::Philox;
 use crate::session::Predict;
 use crate::tensor::Tensor;
@@ -45,9 +45,10 @@ impl AutoEncoder {
         self.decoder.activated(code, Activation::Relu, pass)
     }
 
-    /// The mean squared error of the reconstruction.
+    /// The mean squared error of the reconstruction, in f32 where x is bf16 or f16.
     pub fn loss(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        ops::mse_loss(&self.decode(&self.encode(x, pass)?, pass)?, x)
+        let y = self.decode(&self.encode(x, pass)?, pass)?;
+        ops::mse_loss(&wide(&y)?, &wide(x)?)
     }
 }
 
@@ -137,7 +138,9 @@ impl Mlp {
         // The paper averages after the last layer. That layer is linear, so the
         // mean goes first: the same function with one product per sample
         // instead of one per tile.
-        let h = ops::matmul(weights, &h)?; // (S, hidden)
+        // In f32: bf16 has no exact 1 / n, which would scale every mean.
+        let h = ops::matmul(weights, &wide(&h)?)?; // (S, hidden)
+        let h = ops::cast(&h, codes.dtype())?;
         self.layer1.forward(&h, pass) // (S, G)
     }
 

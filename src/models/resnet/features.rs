@@ -10,6 +10,7 @@ use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::nn::{Module, Param, Pass};
+use crate::ops::half::wide;
 use crate::ops::{self, Activation, PreparedConv};
 use crate::session::Predict;
 use crate::tensor::Tensor;
@@ -21,6 +22,7 @@ struct PreparedBlock {
 
 /// (N, 3, H, W) -> features (N, 512 or 2048) and logits.
 pub struct ResNetFeatures {
+    dtype: DType,
     stem: PreparedConv,
     blocks: Vec<PreparedBlock>,
     fc: crate::nn::Linear,
@@ -36,7 +38,14 @@ impl PreparedBlock {
     }
 }
 
-fn prepare(layer: &ConvNorm, activation: Activation, device: &Device) -> Result<PreparedConv> {
+/// Where and in which dtype to compute.
+type Place<'a> = (&'a Device, DType);
+
+fn prepare(
+    layer: &ConvNorm,
+    activation: Activation,
+    (device, dtype): Place,
+) -> Result<PreparedConv> {
     let norm = &layer.norm;
     let channels = [norm.running_mean.value().elements()];
     let or = |p: &Option<Param>, constant: f64| match p {
@@ -54,21 +63,26 @@ fn prepare(layer: &ConvNorm, activation: Activation, device: &Device) -> Result<
         ],
         norm.eps,
     )?;
-    let (w, b) = (w.to(device)?, b.to(device)?);
-    PreparedConv::new(&w, Some(&b), activation, layer.conv.geometry)
+    let there = |t: &Tensor| ops::cast(&t.to(device)?, dtype);
+    PreparedConv::new(
+        &there(&w)?,
+        Some(&there(&b)?),
+        activation,
+        layer.conv.geometry,
+    )
 }
 
-fn prepare_block(block: &Block, device: &Device) -> Result<PreparedBlock> {
+fn prepare_block(block: &Block, place: Place) -> Result<PreparedBlock> {
     Ok(PreparedBlock {
         // The last ReLU follows the sum with the shortcut, which the last
         // convolution adds before its activation.
         layers: block
             .layers
             .iter()
-            .map(|l| prepare(l, Activation::Relu, device))
+            .map(|l| prepare(l, Activation::Relu, place))
             .collect::<Result<_>>()?,
         downsample: (block.downsample.as_ref())
-            .map(|d| prepare(d, Activation::None, device))
+            .map(|d| prepare(d, Activation::None, place))
             .transpose()?,
     })
 }
@@ -78,19 +92,29 @@ impl ResNetFeatures {
     /// on `device`. They are folded where they are, so a network that is loaded
     /// for inference alone best stays on the CPU until here.
     pub fn new(model: ResNet, device: &Device) -> Result<Self> {
+        Self::in_dtype(model, device, DType::F32)
+    }
+
+    /// As [`Self::new`] with images and weights of the convolutions in `dtype`,
+    /// f32, bf16 or f16, rounded once after the batch norms are folded. The mean
+    /// over the last image and the head stay f32.
+    pub fn in_dtype(model: ResNet, device: &Device, dtype: DType) -> Result<Self> {
+        let place = (device, dtype);
         Ok(Self {
-            stem: prepare(&model.stem, Activation::Relu, device)?,
+            dtype,
+            stem: prepare(&model.stem, Activation::Relu, place)?,
             blocks: (model.stages.iter().flatten())
-                .map(|b| prepare_block(b, device))
+                .map(|b| prepare_block(b, place))
                 .collect::<Result<_>>()?,
             fc: model.fc.to(device)?,
         })
     }
 
-    /// The features (N, 512 or 2048) of x (N, 3, H, W), which is best
+    /// The features (N, 512 or 2048), f32, of x (N, 3, H, W), which is best
     /// channels-last.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = ops::max_pool2d(&self.stem.apply(x, None)?, STEM_POOL)?;
+        let x = ops::cast(x, self.dtype)?;
+        let mut x = ops::max_pool2d(&self.stem.apply(&x, None)?, STEM_POOL)?;
         for block in &self.blocks {
             let shortcut = match &block.downsample {
                 Some(d) => d.apply(&x, None)?,
@@ -105,7 +129,7 @@ impl ResNetFeatures {
             }
             x = last.apply(&x, Some(&shortcut))?;
         }
-        ops::mean(&x, &[2, 3], false)
+        ops::mean(&wide(&x)?, &[2, 3], false)
     }
 }
 
@@ -122,6 +146,7 @@ impl Predict for ResNetFeatures {
 
     fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
         Ok(Arc::new(Self {
+            dtype: self.dtype,
             stem: self.stem.on_stream(stream)?,
             blocks: (self.blocks.iter())
                 .map(|b| b.on_stream(stream))

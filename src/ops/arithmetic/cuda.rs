@@ -32,10 +32,16 @@ pub(super) fn binary(kind: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 pub(super) fn affine(x: &Tensor, scale: f64, shift: f64) -> Result<Tensor> {
     let op = "affine";
-    f32_only(op, &[x])?;
+    let kernel = match x.dtype() {
+        DType::BF16 => &kernels::EOSIN_AFFINE_FORWARD_BF16,
+        DType::F16 => &kernels::EOSIN_AFFINE_FORWARD_F16,
+        _ => {
+            f32_only(op, &[x])?;
+            &kernels::EOSIN_AFFINE_FORWARD_F32
+        }
+    };
     let constants = Constants::numbers(scale as f32, shift as f32);
-    let kernel = &kernels::EOSIN_AFFINE_FORWARD_F32;
-    map(op, kernel, &[x], constants, DType::F32)
+    map(op, kernel, &[x], constants, x.dtype())
 }
 
 pub(super) fn compare(order: Comparison, a: &Tensor, b: &Tensor) -> Result<Tensor> {

@@ -1,9 +1,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{EVAL, TRAIN, Trained};
-use crate::device::cuda::{Address, CudaDevice, count, device_of, f32_only, kernels};
+use crate::device::cuda::kernels::{self, Kernel};
+use crate::device::cuda::{Address, CudaDevice, count, device_of, f32_only};
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ops::half::wide;
 use crate::ops::images::format_of;
 use crate::ops::normalise::{Columns, address_or_none};
 use crate::shape::{Format, Layout, Shape};
@@ -83,6 +85,46 @@ struct Backward {
     padding: u32,
 }
 
+/// The kernels for one dtype of images.
+struct Kernels {
+    train_parts: &'static Kernel,
+    train_total: &'static Kernel,
+    output: &'static Kernel,
+    backward_parts: &'static Kernel,
+    backward: &'static Kernel,
+}
+
+/// # Errors
+/// Images of another dtype than f32, bf16 and f16.
+fn kernels_for(op: &'static str, x: &Tensor) -> Result<Kernels> {
+    Ok(match x.dtype() {
+        DType::BF16 => Kernels {
+            train_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_PARTS_BF16,
+            train_total: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_TOTAL_BF16,
+            output: &kernels::EOSIN_BATCH_NORM_FORWARD_BF16,
+            backward_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_PARTS_BF16,
+            backward: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_BF16,
+        },
+        DType::F16 => Kernels {
+            train_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_PARTS_F16,
+            train_total: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_TOTAL_F16,
+            output: &kernels::EOSIN_BATCH_NORM_FORWARD_F16,
+            backward_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_PARTS_F16,
+            backward: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_F16,
+        },
+        _ => {
+            f32_only(op, &[x])?;
+            Kernels {
+                train_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_PARTS_F32,
+                train_total: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_TOTAL_F32,
+                output: &kernels::EOSIN_BATCH_NORM_FORWARD_F32,
+                backward_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_PARTS_F32,
+                backward: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_F32,
+            }
+        }
+    })
+}
+
 /// The cut of a tensor that is rows or planes of channels without holes.
 fn cut(op: &'static str, x: &Tensor) -> Result<Columns> {
     let channels = x.shape()[1];
@@ -95,12 +137,15 @@ fn cut(op: &'static str, x: &Tensor) -> Result<Columns> {
     Columns::new(op, channels, inner, elements)
 }
 
-fn vector(t: &Tensor) -> Result<Tensor> {
-    t.detach().to_format(Format::Contiguous)
+/// A vector of one number per channel, as kernels read it: f32.
+fn vector(op: &'static str, t: &Tensor) -> Result<Tensor> {
+    let t = wide(&t.detach())?;
+    f32_only(op, &[&t])?;
+    t.to_format(Format::Contiguous)
 }
 
-fn vectors(t: Option<&Tensor>) -> Result<Option<Tensor>> {
-    t.map(vector).transpose()
+fn vectors(op: &'static str, t: Option<&Tensor>) -> Result<Option<Tensor>> {
+    t.map(|t| vector(op, t)).transpose()
 }
 
 fn empty(device: &CudaDevice, shape: &[usize]) -> Result<Tensor> {
@@ -115,7 +160,7 @@ pub(super) fn train(
 ) -> Result<Trained> {
     let operands: Vec<&Tensor> = [x].into_iter().chain(weight).chain(bias).collect();
     let device = device_of(TRAIN, &operands)?;
-    f32_only(TRAIN, &operands)?;
+    let by = kernels_for(TRAIN, x)?;
     let x = x.detach().to_format(format_of(x))?;
     let columns = cut(TRAIN, &x)?;
     let c = x.shape()[1];
@@ -125,8 +170,7 @@ pub(super) fn train(
         x: x.address(TRAIN)?,
         columns,
     };
-    let kernel = &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_PARTS_F32;
-    device.launch(kernel, columns.grid(), 0, &params)?;
+    device.launch(by.train_parts, columns.grid(), 0, &params)?;
     let mean = empty(&device, &[c])?;
     let scale = empty(&device, &[c])?;
     let var = empty(&device, &[c])?;
@@ -140,8 +184,7 @@ pub(super) fn train(
         eps: eps as f32,
         padding: 0,
     };
-    let kernel = &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_TOTAL_F32;
-    device.launch(kernel, columns.total_grid(), 0, &params)?;
+    device.launch(by.train_total, columns.total_grid(), 0, &params)?;
     Ok(Trained {
         output: normalised(TRAIN, &device, &x, &mean, &scale, weight, bias)?,
         mean,
@@ -160,7 +203,6 @@ pub(super) fn eval(
     let parameters = weight.into_iter().chain(bias);
     let operands: Vec<&Tensor> = [x, mean, scale].into_iter().chain(parameters).collect();
     let device = device_of(EVAL, &operands)?;
-    f32_only(EVAL, &operands)?;
     let x = x.detach().to_format(format_of(x))?;
     normalised(EVAL, &device, &x, mean, scale, weight, bias)
 }
@@ -175,9 +217,10 @@ fn normalised(
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let (mean, scale) = (vector(mean)?, vector(scale)?);
-    let (weight, bias) = (vectors(weight)?, vectors(bias)?);
-    let out = device.empty(x.layout().packed(), DType::F32)?;
+    let by = kernels_for(op, x)?;
+    let (mean, scale) = (vector(op, mean)?, vector(op, scale)?);
+    let (weight, bias) = (vectors(op, weight)?, vectors(op, bias)?);
+    let out = device.empty(x.layout().packed(), x.dtype())?;
     let params = Output {
         out: out.address(op)?,
         x: x.address(op)?,
@@ -190,7 +233,7 @@ fn normalised(
         padding: 0,
     };
     let grid = [x.elements().div_ceil(BLOCK), 1, 1];
-    device.launch(&kernels::EOSIN_BATCH_NORM_FORWARD_F32, grid, 0, &params)?;
+    device.launch(by.output, grid, 0, &params)?;
     Ok(out)
 }
 
@@ -204,10 +247,14 @@ pub(super) fn backward(
 ) -> Result<[Tensor; 3]> {
     let operands: Vec<&Tensor> = [g, x, mean, scale].into_iter().chain(weight).collect();
     let device = device_of(TRAIN, &operands)?;
-    f32_only(TRAIN, &operands)?;
+    let by = kernels_for(TRAIN, x)?;
+    if g.dtype() != x.dtype() {
+        let problem = "the gradient must have the dtype of x";
+        return Err(Error::dtype(TRAIN, &[g.dtype(), x.dtype()], problem));
+    }
     let x = x.detach().to_format(format_of(x))?;
     let g = g.detach().to_format(format_of(&x))?;
-    let weight = vectors(weight)?;
+    let weight = vectors(TRAIN, weight)?;
     let columns = cut(TRAIN, &x)?;
     let c = x.shape()[1];
     let parts = empty(&device, &[columns.parts(), c, 2])?;
@@ -218,8 +265,7 @@ pub(super) fn backward(
         mean: mean.address(TRAIN)?,
         columns,
     };
-    let kernel = &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_PARTS_F32;
-    device.launch(kernel, columns.grid(), 0, &params)?;
+    device.launch(by.backward_parts, columns.grid(), 0, &params)?;
     let (dw, db) = (empty(&device, &[c])?, empty(&device, &[c])?);
     let params = Total {
         weight_gradient: dw.address(TRAIN)?,
@@ -230,7 +276,7 @@ pub(super) fn backward(
     };
     let kernel = &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_TOTAL_F32;
     device.launch(kernel, columns.total_grid(), 0, &params)?;
-    let dx = device.empty(x.layout().packed(), DType::F32)?;
+    let dx = device.empty(x.layout().packed(), x.dtype())?;
     let params = Backward {
         out: dx.address(TRAIN)?,
         g: g.address(TRAIN)?,
@@ -245,7 +291,6 @@ pub(super) fn backward(
         padding: 0,
     };
     let grid = [x.elements().div_ceil(BLOCK), 1, 1];
-    let kernel = &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_F32;
-    device.launch(kernel, grid, 0, &params)?;
+    device.launch(by.backward, grid, 0, &params)?;
     Ok([dx, dw, db])
 }

@@ -1,9 +1,11 @@
-//! Launches of the convolutions in kernels/conv2d.cu and kernels/common/conv.cuh.
+//! Launches of the convolutions in kernels/conv2d.cu and kernels/common/conv.cuh;
+//! those of 16-bit floats in groups of several channels are in tensor_cores.rs.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::Sizes;
 use super::cpu::depth_multiplier;
+use super::tensor_cores::{self, Kernels, Patches};
 use crate::device::Device;
 use crate::device::cuda::kernels::{self, Kernel};
 use crate::device::cuda::{Address, CudaDevice, count, device_of, f32_only};
@@ -11,6 +13,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::matmul::cuda::{Epilogue, JoinParams};
+use crate::ops::matmul::tensor_cores::JoinParams as HalfJoinParams;
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
 
@@ -26,7 +29,7 @@ const SHORTEST_PART: usize = 256;
 /// A mirror of `ConvSizes` in kernels/common/conv.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct ConvSizes {
+pub(super) struct ConvSizes {
     batch: u32,
     channels: [u32; 2],
     input: [u32; 2],
@@ -39,7 +42,7 @@ struct ConvSizes {
 }
 
 impl ConvSizes {
-    fn new(op: &'static str, sizes: &Sizes) -> Result<Self> {
+    pub fn new(op: &'static str, sizes: &Sizes) -> Result<Self> {
         // Kernels count the elements of each tensor in 32 bits.
         for shape in [sizes.x_shape(), sizes.y_shape(), sizes.w_shape()] {
             count(op, shape.iter().product())?;
@@ -124,8 +127,8 @@ impl Weights {
         self.w.device()
     }
 
-    /// `activation(conv2d(x, w) + bias + residual)` by the kernels for any
-    /// filters and for groups of one channel.
+    /// `activation(conv2d(x, w) + bias + residual)` by the f32 kernels for any
+    /// filters and for groups of one channel, or by those of bf16 and f16.
     pub fn run(
         &self,
         op: &'static str,
@@ -139,12 +142,27 @@ impl Weights {
         operands.extend(&self.bias);
         operands.extend(residual);
         let device = device_of(op, &operands)?;
-        f32_only(op, &operands)?;
+        let half = halves(op, &operands)?;
         let x = channels_last(x)?;
         let residual = residual.map(channels_last).transpose()?;
         let address = |t: Option<&Tensor>| t.map_or(Ok(Address::default()), |t| t.address(op));
         let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
-        let y = device.empty(layout, DType::F32)?;
+        let y = device.empty(layout, x.dtype())?;
+        let depthwise = half.map_or(depthwise, |by| by.depthwise[0]);
+        let groups_of_one = depth_multiplier(sizes).is_some();
+        if let (Some(by), false) = (half, groups_of_one) {
+            let product = Patches {
+                op,
+                image: &x,
+                w: &self.w,
+                bias: self.bias.as_ref(),
+                residual: residual.as_ref(),
+                out: &y,
+                epilogue: Epilogue::new(activation),
+            };
+            product.forward(&device, by, sizes)?;
+            return Ok(y);
+        }
         let params = ConvParams {
             x: x.address(op)?,
             w: self.w.address(op)?,
@@ -154,7 +172,7 @@ impl Weights {
             sizes: ConvSizes::new(op, sizes)?,
             epilogue: Epilogue::new(activation),
         };
-        if depth_multiplier(sizes).is_some() {
+        if groups_of_one {
             device.launch(depthwise, [y.elements().div_ceil(256), 1, 1], 0, &params)?;
             return Ok(y);
         }
@@ -185,18 +203,33 @@ pub(super) fn forward(
 pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<Tensor> {
     let op = "conv2d_input_gradient";
     let device = device_of(op, &[gy, w])?;
-    f32_only(op, &[gy, w])?;
+    let half = halves(op, &[gy, w])?;
     let (gy, w) = (channels_last(gy)?, channels_last(w)?);
     let layout = Layout::new(Shape::new(&sizes.x_shape())?, Format::ChannelsLast)?;
-    let gx = device.empty(layout, DType::F32)?;
+    let gx = device.empty(layout, gy.dtype())?;
+    let groups_of_one = depth_multiplier(sizes).is_some();
+    if let (Some(by), false) = (half, groups_of_one) {
+        let product = Patches {
+            op,
+            image: &gy,
+            w: &w,
+            bias: None,
+            residual: None,
+            out: &gx,
+            epilogue: Epilogue::default(),
+        };
+        product.input_gradient(&device, by, sizes)?;
+        return Ok(gx);
+    }
     let params = InputParams {
         gy: gy.address(op)?,
         w: w.address(op)?,
         gx: gx.address(op)?,
         sizes: ConvSizes::new(op, sizes)?,
     };
-    if depth_multiplier(sizes).is_some() {
-        let by = &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_DEPTHWISE_F32;
+    if groups_of_one {
+        let f32_kernel = &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_DEPTHWISE_F32;
+        let by = half.map_or(f32_kernel, |by| by.depthwise[1]);
         device.launch(by, [gx.elements().div_ceil(256), 1, 1], 0, &params)?;
         return Ok(gx);
     }
@@ -211,15 +244,21 @@ pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<T
 pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<Tensor> {
     let op = "conv2d_weight_gradient";
     let device = device_of(op, &[x, gy])?;
-    f32_only(op, &[x, gy])?;
+    let half = halves(op, &[x, gy])?;
     let (x, gy) = (channels_last(x)?, channels_last(gy)?);
     let shape = Shape::new(&sizes.w_shape())?;
-    let gw = device.empty(Layout::contiguous(shape), DType::F32)?;
+    let gw = device.empty(Layout::contiguous(shape), x.dtype())?;
+    let groups_of_one = depth_multiplier(sizes).is_some();
+    if let (Some(by), false) = (half, groups_of_one) {
+        tensor_cores::weight_gradient(&device, by, [&x, &gy, &gw], sizes)?;
+        return Ok(gw);
+    }
 
     let [k, channels, r, s] = sizes.w_shape();
     let groups = sizes.geometry.groups;
-    let (by, grid) = if depth_multiplier(sizes).is_some() {
-        let by = &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_DEPTHWISE_F32;
+    let (by, grid) = if groups_of_one {
+        let f32_kernel = &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_DEPTHWISE_F32;
+        let by = half.map_or(f32_kernel, |by| by.depthwise[2]);
         (by, [k.div_ceil(32), r * s])
     } else {
         let by = &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_F32;
@@ -241,7 +280,7 @@ pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<
         each: count(op, each)?,
         padding: 0,
     };
-    if parts == 1 {
+    if parts == 1 && half.is_none() {
         device.launch(by, [grid[0], grid[1], 1], 0, &params)?;
         return Ok(gw);
     }
@@ -250,6 +289,24 @@ pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<
     let workspace = device.empty(room, DType::F32)?;
     params.gw = workspace.address(op)?;
     device.launch(by, [grid[0], grid[1], parts], 0, &params)?;
+    let blocks = [elements.div_ceil(256), 1, 1];
+    if let Some(half) = half {
+        // Sums are f32, and only their join rounds them.
+        let join = HalfJoinParams {
+            parts: params.gw,
+            bias: Address::default(),
+            residual: Address::default(),
+            out: gw.address(op)?,
+            before: Address::default(),
+            elements: count(op, elements)?,
+            count: count(op, parts)?,
+            n: 1,
+            wide: 0,
+            epilogue: Epilogue::default(),
+        };
+        device.launch(half.join, blocks, 0, &join)?;
+        return Ok(gw);
+    }
     let join = JoinParams {
         parts: params.gw,
         bias: Address::default(),
@@ -261,8 +318,17 @@ pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<
         padding: 0,
     };
     let by = &kernels::EOSIN_CONV2D_WEIGHT_GRADIENT_FORWARD_JOIN_F32;
-    device.launch(by, [elements.div_ceil(256), 1, 1], 0, &join)?;
+    device.launch(by, blocks, 0, &join)?;
     Ok(gw)
+}
+
+/// The kernels of the operands' one dtype if it is a 16-bit float.
+fn halves(op: &'static str, operands: &[&Tensor]) -> Result<Option<&'static Kernels>> {
+    let half = Kernels::of(operands[0].dtype());
+    if half.is_none() {
+        f32_only(op, operands)?;
+    }
+    Ok(half)
 }
 
 fn channels_last(t: &Tensor) -> Result<Tensor> {

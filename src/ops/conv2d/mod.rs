@@ -16,11 +16,13 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+mod tensor_cores;
 
 use crate::autograd::{Save, record};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::ops::matmul::equal_floats;
 use crate::profile;
 use crate::tensor::Tensor;
 
@@ -149,11 +151,12 @@ pub(crate) fn forward_sizes(
 /// The result is channels-last.
 ///
 /// # Errors
-/// Shapes that do not fit each other or the geometry.
+/// Shapes that do not fit each other or the geometry, or two dtypes.
 pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, geometry: Conv2d) -> Result<Tensor> {
     let sizes = forward_sizes("conv2d", x.shape(), w, bias, geometry)?;
     let mut inputs = vec![x, w];
     inputs.extend(bias);
+    equal_floats("conv2d", &inputs)?;
     let y = profile::call("conv2d", &inputs, || match x.device() {
         Device::Cpu => cpu::forward(x, w, bias, &sizes),
         Device::Cuda(_) => cuda::forward(x, w, bias, &sizes),
@@ -176,7 +179,7 @@ pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, geometry: Conv2d) -
 /// gy (N, K, P, Q), w (K, C/groups, R, S) -> (N, C, H, W), channels-last.
 ///
 /// # Errors
-/// Shapes that do not fit each other or the geometry.
+/// Shapes that do not fit each other or the geometry, or two dtypes.
 pub fn conv2d_input_gradient(
     gy: &Tensor,
     w: &Tensor,
@@ -201,6 +204,7 @@ pub fn conv2d_input_gradient(
     let x = [gy.shape()[0], channels, input[0], input[1]];
     let sizes = Sizes::new(op, &given, &x, w.shape(), geometry)?;
     check_output(op, &given, gy, &sizes)?;
+    equal_floats(op, &[gy, w])?;
     let gx = profile::call(op, &[gy, w], || match gy.device() {
         Device::Cpu => cpu::input_gradient(gy, w, &sizes),
         Device::Cuda(_) => cuda::input_gradient(gy, w, &sizes),
@@ -220,7 +224,7 @@ pub fn conv2d_input_gradient(
 /// x (N, C, H, W), gy (N, K, P, Q) -> (K, C/groups, R, S), contiguous.
 ///
 /// # Errors
-/// Shapes that do not fit each other or the geometry.
+/// Shapes that do not fit each other or the geometry, or two dtypes.
 pub fn conv2d_weight_gradient(
     x: &Tensor,
     gy: &Tensor,
@@ -236,6 +240,7 @@ pub fn conv2d_weight_gradient(
     let w = [gy.shape()[1], per_group, kernel[0], kernel[1]];
     let sizes = Sizes::new(op, &given, x.shape(), &w, geometry)?;
     check_output(op, &given, gy, &sizes)?;
+    equal_floats(op, &[x, gy])?;
     let gw = profile::call(op, &[x, gy], || match x.device() {
         Device::Cpu => cpu::weight_gradient(x, gy, &sizes),
         Device::Cuda(_) => cuda::weight_gradient(x, gy, &sizes),

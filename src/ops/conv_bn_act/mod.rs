@@ -14,11 +14,12 @@
 //! `conv2d`, `batch_norm` and an activation.
 
 use crate::device::Device;
-use crate::device::cuda::{CudaDevice, device_of, f32_only, kernels};
+use crate::device::cuda::{CudaDevice, device_of, kernels};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::conv2d::{Conv2d, Sizes, cpu, cuda, forward_sizes};
-use crate::ops::half::is_half;
+use crate::ops::half::wide;
+use crate::ops::matmul::equal_floats;
 use crate::ops::{self, Activation, Operand};
 use crate::profile;
 use crate::tensor::Tensor;
@@ -73,11 +74,7 @@ impl PreparedConv {
             smallest(1).unwrap_or(0),
         ];
         let sizes = forward_sizes(OP, &image, w, bias, geometry)?;
-        let dtype = w.dtype();
-        let wide = |t: &Tensor| match is_half(t) {
-            true => ops::cast(t, DType::F32),
-            false => Ok(t.clone()),
-        };
+        let dtype = equal_floats(OP, &given)?;
         let weights = match w.device() {
             Device::Cpu => {
                 let bias = bias.map(wide).transpose()?;
@@ -85,7 +82,6 @@ impl PreparedConv {
             }
             Device::Cuda(_) => {
                 device_of(OP, &given)?;
-                f32_only(OP, &given)?;
                 Weights::Cuda(cuda::Weights::new(w, bias)?)
             }
         };
@@ -145,10 +141,6 @@ impl PreparedConv {
             let expected = format!("a residual of shape {:?}", sizes.y_shape());
             return Err(Error::shape(OP, &shapes, expected));
         }
-        let wide = |t: &Tensor| match is_half(t) {
-            true => ops::cast(t, DType::F32),
-            false => Ok(t.clone()),
-        };
         let operands = || {
             let mut read = vec![x.into(), self.operands.0];
             read.extend(self.operands.1);

@@ -1,6 +1,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::device::cuda::{Address, Walk, device_of, f32_only, kernels};
+use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::elementwise::grid;
 use crate::ops::images::format_of;
@@ -25,7 +26,14 @@ struct Params {
 pub(super) fn dropout(x: &Tensor, p: f64, stream: Philox) -> Result<Tensor> {
     let op = "dropout";
     let device = device_of(op, &[x])?;
-    f32_only(op, &[x])?;
+    let kernel = match x.dtype() {
+        DType::BF16 => &kernels::EOSIN_DROPOUT_FORWARD_BF16,
+        DType::F16 => &kernels::EOSIN_DROPOUT_FORWARD_F16,
+        _ => {
+            f32_only(op, &[x])?;
+            &kernels::EOSIN_DROPOUT_FORWARD_F32
+        }
+    };
     let shape = *x.layout().shape();
     let layout = Layout::new(shape, format_of(x))?;
     let out = device.empty(layout, x.dtype())?;
@@ -41,7 +49,6 @@ pub(super) fn dropout(x: &Tensor, p: f64, stream: Philox) -> Result<Tensor> {
         // Where an element lies in row-major order is its logical number.
         walk: Walk::new(op, &layout, &[x.layout(), &Layout::contiguous(shape)])?,
     };
-    let kernel = &kernels::EOSIN_DROPOUT_FORWARD_F32;
     device.launch(kernel, grid(layout.elements()), 0, &params)?;
     Ok(out)
 }

@@ -22,7 +22,64 @@ const SHORTEST_PART: usize = 256;
 
 /// The two tile sizes of a form.
 pub(crate) type Tiles = [&'static Kernel; 2];
-const SIDES: [usize; 2] = [64, 128];
+const SIZES: [[usize; 2]; 2] = [[64, 64], [128, 128]];
+
+/// How products are cut into tiles and their inner index into parts: by shape
+/// alone, so that the result never depends on the device.
+pub(crate) struct Cut {
+    /// Which of the tile sizes, and its rows and columns.
+    pub size: usize,
+    tile: [usize; 2],
+    /// Tiles of all matrices.
+    pub tiles: usize,
+    /// Of the inner index, per part: a multiple of `DEPTH`, or all.
+    pub each: usize,
+    pub parts: usize,
+}
+
+impl Cut {
+    /// For `matrices` products (m, k) by (k, n) in one of the tile sizes `sizes`,
+    /// small ones first: the largest that keeps a large GPU busy and of whose
+    /// elements not many more are outside of the matrices than of the smallest's.
+    pub fn new(sizes: &[[usize; 2]], matrices: usize, [m, n, k]: [usize; 3]) -> Self {
+        let tiles = |[down, across]: [usize; 2]| matrices * m.div_ceil(down) * n.div_ceil(across);
+        let area = |size: [usize; 2]| tiles(size) * size[0] * size[1];
+        let fits = |&size: &[usize; 2]| {
+            tiles(size) >= ENOUGH_TILES[1] && 4 * area(size) <= 5 * area(sizes[0])
+        };
+        let size = sizes.iter().rposition(fits).unwrap_or(0);
+        let tile = sizes[size];
+        let (mut each, mut parts) = (k.max(1), 1);
+        if size == 0 {
+            let wanted = ENOUGH_TILES[0].div_ceil(tiles(tile).max(1));
+            let most = wanted.min(k / SHORTEST_PART).max(1);
+            if most > 1 {
+                each = k.div_ceil(most).next_multiple_of(DEPTH);
+                parts = k.div_ceil(each);
+            }
+        }
+        Self {
+            size,
+            tile,
+            tiles: tiles(tile),
+            each,
+            parts,
+        }
+    }
+
+    /// Bytes of shared memory for the panels of a block.
+    pub fn shared(&self) -> usize {
+        STAGES * DEPTH * 2 * (self.tile[0] + self.tile[1])
+    }
+}
+
+/// Bytes of the widest copies, 16, 8 or 4, that start at `address` and at multiples
+/// of all `strides` of 16-bit elements after it; 2, elements alone, if none do.
+pub(crate) fn width(address: Address, strides: impl IntoIterator<Item = usize>) -> usize {
+    let starts = (strides.into_iter()).fold(address.0, |all, stride| all | 2 * stride as u64);
+    let fits = |width: &usize| starts.is_multiple_of(*width as u64);
+    [16, 8, 4].into_iter().find(fits).unwrap_or(2)
+}
 
 /// The kernels of an operator for one dtype.
 pub(crate) struct Kernels {
@@ -65,16 +122,17 @@ struct Params {
 /// A mirror of `HalfJoinParams` in kernels/common/mma.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct JoinParams {
-    parts: Address,
-    bias: Address,
-    out: Address,
-    before: Address,
-    elements: u32,
-    count: u32,
-    n: u32,
-    wide: u32,
-    epilogue: Epilogue,
+pub(crate) struct JoinParams {
+    pub parts: Address,
+    pub bias: Address,
+    pub residual: Address,
+    pub out: Address,
+    pub before: Address,
+    pub elements: u32,
+    pub count: u32,
+    pub n: u32,
+    pub wide: u32,
+    pub epilogue: Epilogue,
 }
 
 /// Operands of one 16-bit dtype whose layouts are (batch, M, K) and (batch, K, N),
@@ -111,14 +169,12 @@ impl Direction {
         let (line, step) = (strides[across], strides[along]);
         let whole = step == 1 || shape[along] <= 1;
         // Every line of every matrix has to start at a multiple of the width.
-        let mut starts = address.0;
-        for axis in (0..batch_axes).chain([across]) {
-            if shape[axis] > 1 {
-                starts |= 2 * strides[axis] as u64;
-            }
-        }
-        let fits = |width: &usize| whole && starts.is_multiple_of(*width as u64);
-        let width = [16, 8, 4].into_iter().find(fits).unwrap_or(2);
+        let starts = (0..batch_axes).chain([across]);
+        let starts = starts.filter(|&axis| shape[axis] > 1);
+        let width = match whole {
+            true => width(address, starts.map(|axis| strides[axis])),
+            false => 2,
+        };
         Self { line, step, width }
     }
 
@@ -170,18 +226,8 @@ impl Product<'_> {
         let kernels = forms[usize::from(by_columns)];
 
         let matrices: usize = sa[..batch_axes].iter().product();
-        let tiles = SIDES.map(|side| matrices * m.div_ceil(side) * n.div_ceil(side));
-        // Cut by shape alone, so that the result never depends on the device.
-        let size = usize::from(tiles[1] >= ENOUGH_TILES[1]);
-        let (mut each, mut parts) = (k.max(1), 1);
-        if size == 0 {
-            let wanted = ENOUGH_TILES[0].div_ceil(tiles[0].max(1));
-            let most = wanted.min(k / SHORTEST_PART).max(1);
-            if most > 1 {
-                each = k.div_ceil(most).next_multiple_of(DEPTH);
-                parts = k.div_ceil(each);
-            }
-        }
+        let cut = Cut::new(&SIZES, matrices, [m, n, k]);
+        let kernel = kernels[cut.size];
 
         let layout = Layout::contiguous(shape);
         let out = device.empty(layout, self.to)?;
@@ -197,33 +243,33 @@ impl Product<'_> {
             out: out.address(op)?,
             before: kept.unwrap_or_default(),
             sizes: [count(op, m)?, count(op, n)?, count(op, k)?],
-            each: count(op, each)?,
+            each: count(op, cut.each)?,
             batch,
             wide: u32::from(self.to == DType::F32),
             padding: 0,
             epilogue: self.epilogue,
         };
-        let shared = STAGES * DEPTH * 2 * SIDES[size] * 2;
-        let grid = [tiles[size], parts, 1];
-        if parts == 1 {
-            device.launch(kernels[size], grid, shared, &params)?;
+        let grid = [cut.tiles, cut.parts, 1];
+        if cut.parts == 1 {
+            device.launch(kernel, grid, cut.shared(), &params)?;
             return Ok((out, before));
         }
-        let room = Layout::contiguous(Shape::new(&[parts, elements])?);
+        let room = Layout::contiguous(Shape::new(&[cut.parts, elements])?);
         let workspace = device.empty(room, DType::F32)?;
         let join = JoinParams {
             parts: workspace.address(op)?,
             bias: params.bias,
+            residual: Address::default(),
             out: params.out,
             before: params.before,
             elements: count(op, elements)?,
-            count: count(op, parts)?,
+            count: count(op, cut.parts)?,
             n: params.sizes[1],
             wide: params.wide,
             epilogue: self.epilogue,
         };
         params.out = join.parts;
-        device.launch(kernels[size], grid, shared, &params)?;
+        device.launch(kernel, grid, cut.shared(), &params)?;
         let grid = [elements.div_ceil(256), 1, 1];
         device.launch(self.kernels.join, grid, 0, &join)?;
         Ok((out, before))
@@ -233,6 +279,32 @@ impl Product<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tiles_are_large_where_that_wastes_little() {
+        let sizes = [[64, 64], [128, 64], [128, 128]];
+        let size = |matrices, m, n| {
+            let cut = Cut::new(&sizes, matrices, [m, n, 64]);
+            assert_eq!(cut.parts, 1);
+            (sizes[cut.size], cut.tiles)
+        };
+        assert_eq!(size(1, 12544, 512), ([128, 128], 98 * 4));
+        assert_eq!(size(1, 200_704, 64), ([128, 64], 1568));
+        assert_eq!(size(1, 200_704, 192), ([128, 64], 1568 * 3));
+        // Half of a large tile would be empty, or the GPU.
+        assert_eq!(size(384, 50, 50), ([64, 64], 384));
+        assert_eq!(size(1, 512, 512), ([64, 64], 64));
+        assert_eq!(size(1, 0, 64), ([64, 64], 0));
+    }
+
+    #[test]
+    fn sums_of_few_tiles_are_cut_into_parts_of_whole_steps() {
+        let cut = Cut::new(&SIZES, 1, [64, 64, 4610]);
+        assert_eq!((cut.parts, cut.each), (18, 288));
+        assert!(cut.each * (cut.parts - 1) < 4610 && cut.each * cut.parts >= 4610);
+        let cut = Cut::new(&SIZES, 1, [64, 64, 300]);
+        assert_eq!((cut.parts, cut.each), (1, 300));
+    }
 
     /// The widths in which a matrix at `address` is copied along rows and columns.
     fn widths(address: u64, layout: &Layout) -> [usize; 2] {

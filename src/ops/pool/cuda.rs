@@ -61,15 +61,40 @@ struct Placed {
     geometry: Geometry,
 }
 
+/// max, places, pick and put for one dtype.
+fn kernels_for(x: &Tensor) -> Result<[&'static Kernel; 4]> {
+    Ok(match x.dtype() {
+        DType::BF16 => [
+            &kernels::EOSIN_MAX_POOL2D_FORWARD_BF16,
+            &kernels::EOSIN_MAX_POOL2D_FORWARD_PLACES_BF16,
+            &kernels::EOSIN_MAX_POOL2D_FORWARD_PICK_BF16,
+            &kernels::EOSIN_MAX_POOL2D_BACKWARD_PUT_BF16,
+        ],
+        DType::F16 => [
+            &kernels::EOSIN_MAX_POOL2D_FORWARD_F16,
+            &kernels::EOSIN_MAX_POOL2D_FORWARD_PLACES_F16,
+            &kernels::EOSIN_MAX_POOL2D_FORWARD_PICK_F16,
+            &kernels::EOSIN_MAX_POOL2D_BACKWARD_PUT_F16,
+        ],
+        _ => {
+            f32_only(OP, &[x])?;
+            [
+                &kernels::EOSIN_MAX_POOL2D_FORWARD_F32,
+                &kernels::EOSIN_MAX_POOL2D_FORWARD_PLACES_F32,
+                &kernels::EOSIN_MAX_POOL2D_FORWARD_PICK_F32,
+                &kernels::EOSIN_MAX_POOL2D_BACKWARD_PUT_F32,
+            ]
+        }
+    })
+}
+
 pub(super) fn max(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
-    let kernel = &kernels::EOSIN_MAX_POOL2D_FORWARD_F32;
-    windowed(kernel, x, windows, DType::F32)
+    windowed(kernels_for(x)?[0], x, windows, x.dtype())
 }
 
 /// The flat place of each window's first maximum in its plane, as i32.
 pub(super) fn first_maximum(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
-    let kernel = &kernels::EOSIN_MAX_POOL2D_FORWARD_PLACES_F32;
-    windowed(kernel, x, windows, DType::I32)
+    windowed(kernels_for(x)?[1], x, windows, DType::I32)
 }
 
 fn windowed(
@@ -79,7 +104,6 @@ fn windowed(
     dtype: DType,
 ) -> Result<Tensor> {
     let device = device_of(OP, &[x])?;
-    f32_only(OP, &[x])?;
     // No place in a plane is beyond i32 then.
     count(OP, x.elements())?;
     let images = Images::of(x, format_of(x))?;
@@ -95,21 +119,20 @@ fn windowed(
 }
 
 pub(super) fn pick(x: &Tensor, places: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
-    let kernel = &kernels::EOSIN_MAX_POOL2D_FORWARD_PICK_F32;
+    let kernel = kernels_for(x)?[2];
     let device = operands(x, places)?;
     let size = windows.map(|w| w.outputs);
     placed(kernel, &device, x, places, windows, size)
 }
 
 pub(super) fn put(y: &Tensor, places: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
-    let kernel = &kernels::EOSIN_MAX_POOL2D_BACKWARD_PUT_F32;
+    let kernel = kernels_for(y)?[3];
     let device = operands(y, places)?;
     let size = windows.map(|w| w.inputs);
     placed(kernel, &device, y, places, windows, size)
 }
 
 fn operands(values: &Tensor, places: &Tensor) -> Result<CudaDevice> {
-    f32_only(OP, &[values])?;
     if places.dtype() != DType::I32 {
         return Err(Error::dtype(OP, &[places.dtype()], "i32 places are needed"));
     }
@@ -127,7 +150,7 @@ fn placed(
     count(OP, values.elements())?;
     let values = Images::of(values, format_of(values))?;
     let places = Images::of(places, values.format)?;
-    let out = device.empty(values.resized(size)?, DType::F32)?;
+    let out = device.empty(values.resized(size)?, values.tensor.dtype())?;
     let params = Placed {
         out: out.address(OP)?,
         values: values.tensor.address(OP)?,

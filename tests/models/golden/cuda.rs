@@ -133,6 +133,25 @@ fn resnet_folded(name: &str, depth: Depth) -> Result<()> {
     for ((name, got), (_, want)) in got.iter().zip(&want) {
         close(name, got, want, 1e-5)?;
     }
+
+    // bf16: the error against f32 is at most twice that of the CPU's plain bf16.
+    let narrow = |device: &Device| ResNetFeatures::in_dtype(model()?, device, DType::BF16);
+    let plain = narrow(&Device::Cpu)?.predict(&small)?;
+    let got = narrow(&device)?.predict(&small.to(&device)?)?;
+    for (((name, got), (_, plain)), (_, want)) in got.iter().zip(&plain).zip(&want) {
+        assert_eq!(got.dtype(), DType::F32, "{name}");
+        let want = want.to_f64_vec()?;
+        let error = relative_l2(&got.to_f64_vec()?, &want);
+        let plain = relative_l2(&plain.to_f64_vec()?, &want);
+        assert!(
+            plain > 1e-4,
+            "{name}: off by {plain:e} on the CPU: was it bf16?"
+        );
+        assert!(
+            error <= 2.0 * plain,
+            "{name}: off by {error:e}, on the CPU by {plain:e}"
+        );
+    }
     Ok(())
 }
 
