@@ -1,8 +1,8 @@
 //! Benches of single operators, made from one table of shapes.
 //!
-//! [`benches`] lists them; each is checked against [`plain`] arithmetic and
-//! prepared as a closure to be timed, on the CPU or on CUDA. Nothing here knows
-//! of criterion, so that tests can walk the table at small sizes.
+//! [`on_cpu`] and [`on_cuda`] list them; each can check itself against plain
+//! arithmetic and be prepared as a closure to be timed. Nothing here knows of
+//! criterion, so that tests can walk the table at small sizes.
 
 pub mod events;
 mod plain;
