@@ -14,16 +14,6 @@ fn relative(a: &[f64], b: &[f64]) -> f64 {
     norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied())
 }
 
-/// The correlation of two columns of numbers.
-fn pearson(a: &[f64], b: &[f64]) -> f64 {
-    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-    let (ma, mb) = (mean(a), mean(b));
-    let product = |a: &[f64], ma: f64, b: &[f64], mb: f64| -> f64 {
-        a.iter().zip(b).map(|(a, b)| (a - ma) * (b - mb)).sum()
-    };
-    product(a, ma, b, mb) / (product(a, ma, a, ma) * product(b, mb, b, mb)).sqrt()
-}
-
 /// The numbers of a table of predictions.
 fn predictions(folder: &Path) -> Vec<f64> {
     let table = fs::read_to_string(folder.join("predictions.csv")).expect("predictions");
@@ -46,9 +36,11 @@ fn losses(run: &Path) -> Vec<f64> {
 fn a_run_in_bf16_learns_what_the_run_in_f32_does() {
     let folder = scratch();
     let at = |name: &str| folder.path().join(name);
-    let config = run_file(folder.path(), &[]);
-    let train = |more: &[&str]| {
-        let (run, config) = (at("run"), text(&config).to_owned());
+    // Standardised, some codes of so small a cohort are divided by next to nothing,
+    // and predictions depend on the last bits of features in f32 as well.
+    let config = run_file(folder.path(), &[("mlp.standardise", "false")]);
+    let train = |name: &str, more: &[&str]| {
+        let (run, config) = (at(name), text(&config).to_owned());
         let words = ["train", "deeppt", "--config", &config, "--out", text(&run)];
         [&words[..], more]
             .concat()
@@ -56,8 +48,9 @@ fn a_run_in_bf16_learns_what_the_run_in_f32_does() {
             .map(str::to_owned)
             .collect::<Vec<_>>()
     };
-    succeeds(train(&["--dtype", "bf16"]));
-    let (run, f32) = (at("run"), finished());
+    succeeds(train("run", &["--dtype", "bf16"]));
+    succeeds(train("f32", &[]));
+    let (run, f32) = (&at("run"), &at("f32"));
     let toml = fs::read_to_string(run.join("config.toml")).expect("a configuration");
     assert_eq!(toml.matches("dtype = \"bf16\"").count(), 2, "{toml}");
     let toml = fs::read_to_string(f32.join("config.toml")).expect("a configuration");
@@ -72,29 +65,32 @@ fn a_run_in_bf16_learns_what_the_run_in_f32_does() {
             .expect("f32");
         values.into_iter().map(f64::from).collect::<Vec<_>>()
     };
-    let (ours, theirs) = (features(&run), features(f32));
+    let (ours, theirs) = (features(run), features(f32));
     assert!(ours != theirs, "bit for bit: was it bf16?");
     // Rounding to 8 bits at each of some 65 layers and sums, see predict.rs.
     let off = relative(&ours, &theirs);
     assert!(off < 4e-2, "features are off by {off}");
-    for (ours, theirs) in losses(&run).iter().zip(losses(f32)) {
+    for (ours, theirs) in losses(run).iter().zip(losses(f32)) {
         assert!(
             (ours / theirs - 1.0).abs() < 0.02,
             "loss {ours}, in f32 {theirs}"
         );
     }
-    let r = pearson(&predictions(&run), &predictions(f32));
-    assert!(r > 0.99, "predictions correlate with those of f32 by {r}");
+    let off = relative(&predictions(run), &predictions(f32));
+    assert!(off > 0.0 && off < 1e-2, "predictions are off by {off}");
 
     // Neither resumed nor evaluated as what it is not.
-    fails(train(&["--resume"]), &["config.toml", "configuration"]);
-    succeeds(train(&["--resume", "--dtype", "bf16"]));
+    fails(
+        train("run", &["--resume"]),
+        &["config.toml", "configuration"],
+    );
+    succeeds(train("run", &["--resume", "--dtype", "bf16"]));
     let (tiles, out) = (cohort().join("tiles"), at("scored"));
     let evaluate = |more: &[&'static str]| {
         let words = [
             "evaluate",
             "--run",
-            text(&run),
+            text(run),
             "--data",
             text(&tiles),
             "--no-expression",
