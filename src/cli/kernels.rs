@@ -23,6 +23,9 @@ use sass::Instructions;
 pub struct KernelsArgs {
     /// Only kernels with this in their name, such as matmul or backward_bf16
     filter: Option<String>,
+    /// Leave out the instructions, which take a minute to count for all kernels
+    #[arg(long)]
+    no_sass: bool,
     /// Bytes of shared memory that a launch asks for besides the kernel's own, for its occupancy
     #[arg(long, default_value_t = 0)]
     shared: u32,
@@ -145,7 +148,10 @@ pub fn kernels(args: &KernelsArgs, json: bool) -> Result<()> {
             .as_ref()
             .is_none_or(|f| name.contains(f.as_str()))
     };
-    let (counted, instructions) = sass::count(wanted)?;
+    let (counted, instructions) = match args.no_sass {
+        true => (sass::Counted::new(), "not asked for".to_owned()),
+        false => sass::count(wanted)?,
+    };
     for line in &mut lines {
         let key = (line.kernel.clone(), line.architecture.clone());
         line.instructions = counted.get(&key).copied();

@@ -1,8 +1,10 @@
 //! The machine code's instructions, by cuobjdump.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::tool;
@@ -33,47 +35,51 @@ pub type Counted = BTreeMap<(String, String), Instructions>;
 /// # Errors
 /// The disassembler is there and fails.
 pub fn count(wanted: impl Fn(&str) -> bool) -> Result<(Counted, String)> {
-    let mut counted = Counted::new();
     let images = MODULES.iter().filter_map(|m| m.image);
     if images.count() == 0 {
         let why = "not counted: this build has no machine code, since it found no nvcc";
-        return Ok((counted, why.to_owned()));
+        return Ok((Counted::new(), why.to_owned()));
     }
     let (Some(program), Some(_)) = (tool("cuobjdump"), tool("nvdisasm")) else {
         let why = "not counted: cuobjdump and nvdisasm were not found; scripts/cuda-toolkit.sh \
                    installs them, or set CUDA_HOME to a CUDA toolkit";
-        return Ok((counted, why.to_owned()));
+        return Ok((Counted::new(), why.to_owned()));
     };
-    for (place, module) in MODULES.iter().enumerate() {
-        let held = ALL.iter().any(|k| k.module == place && wanted(k.name));
-        let Some(image) = module.image.filter(|_| held) else {
-            continue;
-        };
-        let failed = |why: String| {
-            Error::usage(
-                format!("cuobjdump cannot read {}: {why}", module.file),
-                "install the cuobjdump and nvdisasm of nvcc's version or a later one",
-            )
-        };
-        let file = Scratch::new(image)?;
-        let output = Command::new(&program).arg("-sass").arg(&file.0).output();
-        let output = output.map_err(|e| failed(e.to_string()))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let line = said.lines().next().unwrap_or("it says nothing");
-            return Err(failed(line.to_owned()));
-        }
-        counted.extend(parse(&String::from_utf8_lossy(&output.stdout)));
-    }
+    let images: Vec<(&str, &[u8])> = (MODULES.iter().enumerate())
+        .filter(|(place, _)| ALL.iter().any(|k| k.module == *place && wanted(k.name)))
+        .filter_map(|(_, module)| Some((module.file, module.image?)))
+        .collect();
+    let counted: Vec<Counted> = (images.par_iter())
+        .map(|(name, image)| disassembled(&program, name, image))
+        .collect::<Result<_>>()?;
+    let counted = counted.into_iter().flatten().collect();
     Ok((counted, "counted by cuobjdump".to_owned()))
 }
 
+fn disassembled(program: &Path, name: &str, image: &[u8]) -> Result<Counted> {
+    let failed = |why: String| {
+        Error::usage(
+            format!("cuobjdump cannot read {name}: {why}"),
+            "install the cuobjdump and nvdisasm of nvcc's version or a later one",
+        )
+    };
+    let file = Scratch::new(name, image)?;
+    let output = Command::new(program).arg("-sass").arg(&file.0).output();
+    let output = output.map_err(|e| failed(e.to_string()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let line = said.lines().next().unwrap_or("it says nothing");
+        return Err(failed(line.to_owned()));
+    }
+    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
+}
+
 /// A file that goes with it.
-struct Scratch(std::path::PathBuf);
+struct Scratch(PathBuf);
 
 impl Scratch {
-    fn new(bytes: &[u8]) -> Result<Self> {
-        let name = format!("eosin-{}.fatbin", std::process::id());
+    fn new(name: &str, bytes: &[u8]) -> Result<Self> {
+        let name = format!("eosin-{}-{name}.fatbin", std::process::id());
         let path = std::env::temp_dir().join(name);
         let file = Self(path);
         std::fs::write(&file.0, bytes).map_err(|e| Error::io("write", &file.0, e))?;
