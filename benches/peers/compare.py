@@ -26,7 +26,8 @@ from pathlib import Path
 import tasks
 
 ROOT = Path(__file__).resolve().parents[2]
-NEEDED = {"onnxruntime": ["onnxruntime", "onnx", "onnxscript"], "openvino": ["openvino", "onnx", "onnxscript"]}
+EXPORT = ["onnx", "onnxscript"]
+NEEDED = {"onnxruntime": ["onnxruntime", *EXPORT], "openvino": ["openvino", *EXPORT]}
 
 
 class Eosin:

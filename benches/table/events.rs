@@ -13,7 +13,7 @@ use eosin::{DType, Device, Result, Tensor};
 use super::Run;
 
 /// Events that are open at once.
-const OPEN: u64 = 64;
+const OPEN: usize = 64;
 
 /// The device time of `calls` calls of `runs`, in turns. Before each, `flushed`
 /// bytes are written outside the measured time.
@@ -23,18 +23,16 @@ const OPEN: u64 = 64;
 pub fn time(device: &CudaDevice, runs: &mut [Run], calls: u64, flushed: usize) -> Result<Duration> {
     let driver = device.driver();
     let place = Device::Cuda(device.clone());
+    let calls: Vec<usize> = (0..calls as usize).map(|i| i % runs.len()).collect();
     let mut milliseconds = 0.0;
-    let mut done = 0;
-    while done < calls {
-        let mut events = Vec::new();
-        for call in done..calls.min(done + OPEN) {
-            let run = &mut runs[call as usize % runs.len()];
+    for calls in calls.chunks(OPEN) {
+        let mut events = Vec::with_capacity(OPEN);
+        for &set in calls {
             drop(Tensor::full_on(0.0, &[flushed / 4], DType::F32, &place)?);
             let start = driver.event()?;
-            let results = run()?;
+            let results = runs[set]()?;
             events.push((start, driver.event()?));
             drop(results);
-            done += 1;
         }
         for (start, end) in events {
             milliseconds += f64::from(driver.elapsed(start, end)?);

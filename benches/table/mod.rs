@@ -18,7 +18,7 @@ use eosin::random::Philox;
 use eosin::shape::Format;
 use eosin::{DType, Device, Error, Result, Tensor};
 
-use plain::Plain;
+use plain::{Plain, Taps, Whole};
 use shapes::{Convolution, ROWS, Work};
 
 const DROPPED: f64 = 0.25;
@@ -466,11 +466,7 @@ impl Bench {
         }
     }
 
-    fn check_product(
-        &self,
-        taps: &dyn Fn(usize, &mut dyn FnMut(usize, usize)),
-        device: &Device,
-    ) -> Result<Result<(), String>> {
+    fn check_product(&self, taps: &Taps, device: &Device) -> Result<Result<(), String>> {
         let mut given = self.given(0)?;
         let operands: Vec<Vec<f32>> = (given.inputs.iter())
             .map(|t| t.to_f32_vec())
@@ -526,11 +522,7 @@ impl Bench {
         Ok(close(&found, &expected, self.tolerance()))
     }
 
-    fn check_whole(
-        &self,
-        plain: &dyn Fn(&[Vec<f64>]) -> Vec<f64>,
-        device: &Device,
-    ) -> Result<Result<(), String>> {
+    fn check_whole(&self, plain: &Whole, device: &Device) -> Result<Result<(), String>> {
         const STEP: f64 = 1e-7;
         let given = self.given(0)?;
         let host = |ts: &[Tensor]| -> Result<Vec<Vec<f64>>> {
@@ -595,12 +587,13 @@ fn close(found: &[f64], expected: &[f64], tolerance: f64) -> Result<(), String> 
         return Err(format!("{} values, not {}", found.len(), expected.len()));
     }
     let size = expected.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    // A comparison that NaN fails.
-    let far = |i: &usize| !((found[*i] - expected[*i]).abs() <= tolerance * size);
-    match (0..found.len()).find(far) {
-        Some(i) => Err(format!("value {i} is {}, not {}", found[i], expected[i])),
-        None => Ok(()),
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let error = (found - expected).abs();
+        if error.is_nan() || error > tolerance * size {
+            return Err(format!("value {i} is {found}, not {expected}"));
+        }
     }
+    Ok(())
 }
 
 /// Whether the arguments of a run name benches: criterion takes a filter as a

@@ -14,8 +14,8 @@ pub enum Plain {
     Whole(Box<Whole>),
 }
 
-type Taps = dyn Fn(usize, &mut dyn FnMut(usize, usize));
-type Whole = dyn Fn(&[Vec<f64>]) -> Vec<f64>;
+pub type Taps = dyn Fn(usize, &mut dyn FnMut(usize, usize));
+pub type Whole = dyn Fn(&[Vec<f64>]) -> Vec<f64>;
 
 impl Plain {
     pub fn of(work: Work, batch: usize) -> Self {

@@ -3,7 +3,7 @@
 //! [`observe`] watches the operators of one closure on the calling thread. It is
 //! no global state: other threads are not watched, and with nobody watching an
 //! operator pays for one look at a thread-local flag. Every piece of work of an
-//! operator runs inside [`call`]; composites, which are made of other
+//! operator runs inside `call`; composites, which are made of other
 //! operators, appear as what they are made of. With the feature `nvtx` the same
 //! places open NVTX ranges, for NVIDIA's own profilers.
 //!
