@@ -71,7 +71,7 @@ fn short() -> Criterion {
 criterion_group! {
     name = all;
     config = short();
-    targets = models::resnet50_features, models::resnet18_step,
+    targets = operators::described, models::resnet50_features, models::resnet18_step,
         models::deeppt_autoencoder, models::deeppt_mlp,
         operators::cpu, operators::cuda, host::launch, host::step
 }

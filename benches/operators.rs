@@ -48,6 +48,15 @@ fn add<T>(
     group.finish();
 }
 
+/// Writes the table for peers on a GPU (`benches/peers/gpu.py`) to the file that
+/// the environment names.
+pub fn described(_: &mut Criterion) {
+    if let Some(file) = std::env::var_os("EOSIN_BENCH_TABLE") {
+        std::fs::write(&file, table::described())
+            .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    }
+}
+
 /// The benches of the CPU.
 pub fn cpu(c: &mut Criterion) {
     let all = every_shape();

@@ -128,7 +128,9 @@ impl Work {
     /// What CUDA has kernels for.
     fn cuda_dtypes(self) -> &'static [DType] {
         match self {
-            Self::Matmul { .. } | Self::Linear { .. } => &[DType::F32, DType::BF16, DType::F16],
+            Self::Matmul { .. } | Self::Linear { .. } | Self::Conv2d(_) => {
+                &[DType::F32, DType::BF16, DType::F16]
+            }
             _ => &[DType::F32],
         }
     }
@@ -273,6 +275,36 @@ fn normal(random: &mut Philox, shape: &[usize]) -> Result<Tensor> {
     let mut values = vec![0.0; shape.iter().product()];
     random.fill_normal(&mut values, 0.0, 1.0);
     Tensor::from_slice(&values, shape)
+}
+
+/// The benches of a CUDA device as JSON, for peers that do the same: by name, what
+/// goes in and how.
+pub fn described() -> String {
+    let one = |bench: Bench| {
+        let (group, work) = (bench.group(), bench.work);
+        let geometry = match work {
+            Work::Conv2d(c) | Work::ConvBnAct(c) | Work::ConvTranspose2d(c) => format!(
+                r#", "stride": {}, "padding": {:?}, "groups": {}"#,
+                c.stride, c.padding, c.groups
+            ),
+            _ => String::new(),
+        };
+        let floor = match bench.throughput() {
+            Ok(Throughput::Flops(n)) => format!(r#", "flops": {n}"#),
+            Ok(Throughput::Bytes(n)) => format!(r#", "bytes": {n}"#),
+            Err(_) => String::new(),
+        };
+        format!(
+            r#"{{"name": "{group}/{}", "op": "{}", "dtype": "{}", "inputs": {:?}, "gradients": {:?}{geometry}{floor}}}"#,
+            bench.name(),
+            work.op(),
+            group.rsplit('/').next().unwrap_or_default(),
+            work.input_shapes(bench.batch),
+            bench.variant.gradients,
+        )
+    };
+    let all: Vec<String> = on_cuda().into_iter().map(one).collect();
+    format!("[\n{}\n]\n", all.join(",\n"))
 }
 
 impl Bench {

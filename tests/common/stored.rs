@@ -4,8 +4,13 @@ use std::path::PathBuf;
 
 use safetensors::SafeTensors;
 
+/// That of the source, or, where the tests were built on another machine, the one
+/// that `EOSIN_GOLDEN` names.
 pub fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+    match std::env::var_os("EOSIN_GOLDEN") {
+        Some(folder) => folder.into(),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
+    }
 }
 
 /// |a - b| / |b| in the L2 norm; the absolute norm where b is zero.

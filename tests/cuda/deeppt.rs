@@ -14,7 +14,7 @@ use eosin::train::step::{Loss, TrainingStep};
 use eosin::{DType, Device, Tensor};
 use eosin_emulator::Schedule;
 
-use crate::emulated::Emulated;
+use crate::under_test;
 
 // ---- what one step launches
 
@@ -100,7 +100,7 @@ fn launches_of_a_regression_step() {
 // ---- steps against those of the CPU
 
 fn emulated() -> Device {
-    Device::Cuda(CudaDevice::new(Emulated::new(Schedule::Greedy(2))).unwrap())
+    Device::Cuda(under_test::device(Schedule::Greedy(2)).unwrap())
 }
 
 /// Losses of the steps, and the parameters in the end.

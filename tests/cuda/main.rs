@@ -21,3 +21,5 @@ mod optim;
 mod products;
 mod table;
 mod training;
+#[path = "../common/under_test.rs"]
+mod under_test;

@@ -8,12 +8,13 @@ use eosin::train::step::TrainingStep;
 use eosin::{DType, Device, Tensor, ops};
 use eosin_emulator::Schedule;
 
-use crate::emulated::{Binary, Emulated, assert_every_kernel_ran};
+use crate::emulated::{Binary, assert_every_kernel_ran};
+use crate::under_test;
 
 const SHAPES: [&[usize]; 3] = [&[2500], &[3, 5], &[1]];
 
 fn emulated() -> CudaDevice {
-    CudaDevice::new(Emulated::new(Schedule::Random(5))).unwrap()
+    under_test::device(Schedule::Random(5)).unwrap()
 }
 
 fn values(seed: usize, shape: &[usize]) -> Tensor {

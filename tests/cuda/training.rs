@@ -17,10 +17,10 @@ use eosin::train::step::{GRAPHS, Losses, TrainingStep};
 use eosin::{Device, Result, Tensor, ops};
 use eosin_emulator::Schedule;
 
-use crate::emulated::Emulated;
+use crate::under_test;
 
 fn emulated(schedule: Schedule) -> CudaDevice {
-    CudaDevice::new(Emulated::new(schedule)).unwrap()
+    under_test::device(schedule).unwrap()
 }
 
 /// Everything that a step can change: parameters, running statistics, a counter.

@@ -21,8 +21,8 @@ use eosin::{Device, Result};
 use eosin_emulator::Schedule;
 use libtest_mimic::Trial;
 
-use crate::emulated::Emulated;
 use crate::trial::trial;
+use crate::under_test;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -163,8 +163,7 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 fn emulated() -> Result<Device> {
-    let driver = Emulated::new(Schedule::Greedy(2));
-    Ok(Device::Cuda(CudaDevice::new(driver)?))
+    Ok(Device::Cuda(under_test::device(Schedule::Greedy(2))?))
 }
 
 /// `tolerance` is for the losses on the CPU.

@@ -18,9 +18,9 @@ use eosin::{Device, Result};
 use eosin_emulator::Schedule;
 use libtest_mimic::Trial;
 
-use crate::emulated::Emulated;
 use crate::stored::relative_l2;
 use crate::trial::trial;
+use crate::under_test;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -59,8 +59,7 @@ fn few(data: &DataConfig, samples: usize) -> Result<Cohort> {
 }
 
 fn emulated() -> Result<Device> {
-    let driver = Emulated::new(Schedule::Greedy(7));
-    Ok(Device::Cuda(CudaDevice::new(driver)?))
+    Ok(Device::Cuda(under_test::device(Schedule::Greedy(7))?))
 }
 
 fn close(what: &str, got: &[f32], want: &[f32], tolerance: f64) {

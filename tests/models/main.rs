@@ -20,6 +20,8 @@ mod formula;
 mod stored;
 #[path = "../common/trial.rs"]
 mod trial;
+#[path = "../common/under_test.rs"]
+mod under_test;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();

@@ -11,10 +11,10 @@ use eosin::{Device, Error, Result, Tensor, ops};
 use eosin_emulator::Schedule;
 use libtest_mimic::Trial;
 
-use crate::emulated::Emulated;
 use crate::formula_weights::{fill, input, state_bits};
 use crate::stored::relative_l2;
 use crate::trial::trial;
+use crate::under_test;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -25,7 +25,7 @@ pub fn trials() -> Vec<Trial> {
             calibration_averages(&Device::Cpu)
         }),
         trial("passes::calibration_averages::cuda", || {
-            let gpu = CudaDevice::new(Emulated::new(Schedule::Random(8)))?;
+            let gpu = under_test::device(Schedule::Random(8))?;
             calibration_averages(&Device::Cuda(gpu))
         }),
         trial("passes::calibration_of_one_batch", calibration_of_one_batch),

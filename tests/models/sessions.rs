@@ -9,10 +9,10 @@ use eosin::{Device, Result, Runner, Session, Tensor, Threads, ops};
 use eosin_emulator::Schedule;
 use libtest_mimic::Trial;
 
-use crate::emulated::Emulated;
 use crate::formula_weights::{bits, fill, input};
 use crate::stored::relative_l2;
 use crate::trial::trial;
+use crate::under_test;
 
 /// Makes a model that computes on a device; shapes are those of one caller's input.
 type Make = fn(&Device) -> Result<Session>;
@@ -60,9 +60,7 @@ pub fn trials() -> Vec<Trial> {
             alone_as_in_a_batch(&session, &[1, 3, 32, 32])
         },
     ));
-    // Images only: a matrix product of one row sums in another order than one
-    // of several, so a row of the autoencoder's code differs in its last bits.
-    for (name, make, shape) in &models[..1] {
+    for (name, make, shape) in &models {
         let (make, shape) = (*make, *shape);
         all.push(trial(
             format!("sessions::{name}::alone_as_in_a_batch::cpu"),
@@ -77,7 +75,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn emulated() -> Result<CudaDevice> {
-    CudaDevice::new(Emulated::new(Schedule::Random(6)))
+    under_test::device(Schedule::Random(6))
 }
 
 fn resnet18(device: &Device) -> Result<Session> {

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::common::formula;
 use crate::common::stored::{folder, parts, relative_l2};
-use crate::emulated::Emulated;
 use crate::harness::Suite;
+use crate::under_test;
 
 /// One case: the operator's attributes and its inputs by argument name.
 pub struct Case {
@@ -119,7 +119,7 @@ pub fn tests(suite: &mut Suite) {
                 let device = if on_cuda { "cuda" } else { "cpu" };
                 suite.test(format!("golden::{file}::{name}::{device}"), move || {
                     let device = match on_cuda {
-                        true => Device::Cuda(CudaDevice::new(Emulated::new(Schedule::Greedy(1)))?),
+                        true => Device::Cuda(under_test::device(Schedule::Greedy(1))?),
                         false => Device::Cpu,
                     };
                     run(&manifest["cases"][i], &manifest["tensors"], &bytes, &device)

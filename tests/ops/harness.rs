@@ -15,7 +15,7 @@ use libtest_mimic::Trial;
 
 use crate::common::trial::trial;
 use crate::common::{relative_l2, tensor};
-use crate::emulated::Emulated;
+use crate::under_test;
 
 type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 
@@ -299,9 +299,9 @@ fn second_gradients_by(
     second.iter().flatten().map(Tensor::to_f64_vec).collect()
 }
 
-/// A device of the emulator.
+/// The CUDA device under test.
 pub fn emulated(schedule: Schedule) -> Result<Device> {
-    Ok(Device::Cuda(CudaDevice::new(Emulated::new(schedule))?))
+    Ok(Device::Cuda(under_test::device(schedule)?))
 }
 
 /// The sample's inputs on a device of the emulator.

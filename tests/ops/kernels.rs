@@ -8,8 +8,8 @@ use eosin::shape::Format;
 use eosin::{DType, Device, Result, Tensor};
 use eosin_emulator::Schedule;
 
-use crate::emulated::Emulated;
 use crate::harness::{Sample, Suite};
+use crate::under_test;
 
 const DTYPES: [DType; 7] = [
     DType::F32,
@@ -102,7 +102,7 @@ fn values(seed: usize, dtype: DType) -> Result<Tensor> {
 }
 
 fn emulated(schedule: Schedule) -> Result<Device> {
-    Ok(Device::Cuda(CudaDevice::new(Emulated::new(schedule))?))
+    Ok(Device::Cuda(under_test::device(schedule)?))
 }
 
 fn moves((_, _, call): Move, dtype: DType) -> Result<()> {

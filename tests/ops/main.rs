@@ -29,6 +29,8 @@ mod pool;
 mod reduce;
 mod resize;
 mod softmax;
+#[path = "../common/under_test.rs"]
+mod under_test;
 
 use emulated::{Binary, assert_every_kernel_ran};
 use harness::{Sample, Suite};

@@ -9,7 +9,7 @@ use eosin::device::cuda::CudaDevice;
 use eosin_emulator::Schedule;
 
 use super::*;
-use crate::emulated::Emulated;
+use crate::under_test;
 
 pub fn trials() -> Vec<Trial> {
     let eval = |name: &'static str, depth: Depth| {
@@ -36,8 +36,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn emulated() -> Result<Device> {
-    let driver = Emulated::new(Schedule::Greedy(4));
-    Ok(Device::Cuda(CudaDevice::new(driver)?))
+    Ok(Device::Cuda(under_test::device(Schedule::Greedy(4))?))
 }
 
 fn deeppt_predict() -> Result<()> {
