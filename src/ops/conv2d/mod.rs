@@ -149,6 +149,7 @@ pub(crate) fn forward_sizes(
 
 /// The convolution of the module's formula, correlation in the strict sense.
 /// The result is channels-last.
+/// bf16 and f16 are summed in f32 and rounded once.
 ///
 /// # Errors
 /// Shapes that do not fit each other or the geometry, or two dtypes.

@@ -76,7 +76,7 @@ impl Cut {
 /// Bytes of the widest copies, 16, 8 or 4, that start at `address` and at multiples
 /// of all `strides` of 16-bit elements after it; 2, elements alone, if none do.
 pub(crate) fn width(address: Address, strides: impl IntoIterator<Item = usize>) -> usize {
-    let starts = (strides.into_iter()).fold(address.0, |all, stride| all | 2 * stride as u64);
+    let starts = (strides.into_iter()).fold(address.0, |all, stride| all | (2 * stride as u64));
     let fits = |width: &usize| starts.is_multiple_of(*width as u64);
     [16, 8, 4].into_iter().find(fits).unwrap_or(2)
 }
