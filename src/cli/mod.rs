@@ -328,7 +328,7 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         }
         Command::Doctor => doctor::doctor(cli.global.device, json),
         Command::Bench(command) => bench::bench(command, json),
-        Command::Profile(args) => profile::profile(args, cli.global.device, json, control),
+        Command::Profile(args) => profile::profile(args, dtype, cli.global.device, json, control),
         Command::Kernels(args) => kernels::kernels(args, json),
     }
 }

@@ -21,6 +21,7 @@ use crate::ops::{self, Cost};
 use crate::profile::workload::{self, Mode};
 use crate::profile::{Call, Phase, Profile, observe};
 use crate::tensor::Tensor;
+use crate::train::config::Precision;
 use crate::train::progress::Control;
 
 mod trace;
@@ -117,6 +118,7 @@ struct Report {
     model: String,
     mode: &'static str,
     batch: u32,
+    dtype: Precision,
     device: String,
     threads: usize,
     ceilings: Ceilings,
@@ -146,6 +148,7 @@ struct DeviceMemory {
 
 pub fn profile(
     args: &ProfileArgs,
+    dtype: Precision,
     choice: DeviceChoice,
     json: bool,
     control: Control,
@@ -171,7 +174,7 @@ pub fn profile(
         ModeChoice::Train => Mode::Train,
     };
     let ceilings = ceilings(args, dry, &device, control)?;
-    let (steps, memory) = observed(args, mode, dry, &device, control)?;
+    let (steps, memory) = observed(args, mode, dry, (&device, dtype), control)?;
     let mut seconds: Vec<f64> = steps.iter().map(total).collect();
     let median = median(&seconds);
     let Some(step) = median.and_then(|at| steps.get(at)) else {
@@ -192,6 +195,7 @@ pub fn profile(
         model: args.model.clone(),
         mode: mode_name(args.mode),
         batch: args.batch,
+        dtype,
         device: match dry {
             true => "none: a dry run".into(),
             false => device::name(&device),
@@ -237,12 +241,12 @@ fn observed(
     args: &ProfileArgs,
     mode: Mode,
     dry: bool,
-    device: &Device,
+    (device, dtype): (&Device, Precision),
     control: Control,
 ) -> Result<(Vec<Profile>, Option<DeviceMemory>)> {
     let count = if dry { 1 } else { args.steps as usize };
     let batch = args.batch as usize;
-    workload::with(&args.model, mode, batch, device, |step| {
+    workload::in_dtype(&args.model, mode, batch, (device, dtype.dtype()), |step| {
         control.progress.begin("profiling", 2 + count);
         for done in 0..2 {
             control.check("nothing was written")?;
@@ -363,8 +367,13 @@ fn rows(step: &Profile, ceilings: &Ceilings, seconds: Option<f64>) -> Vec<Row> {
 impl Report {
     fn text(&self) -> String {
         let mut text = format!(
-            "{} {}, batch {}, on {}, {} threads\n",
-            self.model, self.mode, self.batch, self.device, self.threads
+            "{} {}, batch {}, {}, on {}, {} threads\n",
+            self.model,
+            self.mode,
+            self.batch,
+            self.dtype.dtype(),
+            self.device,
+            self.threads
         );
         let Ceilings {
             gflops,

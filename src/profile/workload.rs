@@ -38,18 +38,34 @@ pub const CLASSES: usize = 1000;
 pub const GENES: usize = 4096;
 pub const TILES: usize = 16;
 
-/// Hands `f` a function that takes one step of `model` on `device`. `batch`
-/// counts images of a ResNet, tiles of the autoencoder and of a prediction by
-/// the regression, and samples of [`TILES`] tiles when that is trained. The
-/// data are on the device before.
+/// [`in_dtype`] in f32.
 ///
 /// # Errors
-/// No such model, an empty batch, what `f` returns.
+/// Those of [`in_dtype`].
 pub fn with<R>(
     model: &str,
     mode: Mode,
     batch: usize,
     device: &Device,
+    f: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<R>,
+) -> Result<R> {
+    in_dtype(model, mode, batch, (device, DType::F32), f)
+}
+
+/// Hands `f` a function that takes one step of `model` on a device. `batch`
+/// counts images of a ResNet, tiles of the autoencoder and of a prediction by
+/// the regression, and samples of [`TILES`] tiles when that is trained. The
+/// data are on the device before. In bf16 and f16 parameters are f32 with shadows
+/// of that dtype, which is what `--dtype` makes of a run.
+///
+/// # Errors
+/// No such model, an empty batch, an operator that the device does not have in
+/// this dtype, what `f` returns.
+pub fn in_dtype<R>(
+    model: &str,
+    mode: Mode,
+    batch: usize,
+    (device, dtype): (&Device, DType),
     f: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<R>,
 ) -> Result<R> {
     let named = Model::named(model)?;
@@ -61,17 +77,18 @@ pub fn with<R>(
     }
     let random = &mut Philox::new(0);
     match (named.name, mode) {
-        ("resnet18", _) => resnet(Depth::ResNet18, mode, batch, device, f),
-        ("resnet50", _) => resnet(Depth::ResNet50, mode, batch, device, f),
+        ("resnet18", _) => resnet(Depth::ResNet18, mode, batch, (device, dtype), f),
+        ("resnet50", _) => resnet(Depth::ResNet50, mode, batch, (device, dtype), f),
         ("deeppt-autoencoder", Mode::Infer) => {
             let model = AutoEncoder::new(FEATURES, CODE, random)?;
             model.to_device(device)?;
-            predicting(&model, &normal(&[batch, FEATURES], device)?, f)
+            let x = ops::cast(&normal(&[batch, FEATURES], device)?, dtype)?;
+            predicting(&model, &x, f)
         }
         ("deeppt-autoencoder", _) => {
             let model = AutoEncoder::new(FEATURES, CODE, random)?;
-            model.to_device(device)?;
-            let features = normal(&[batch, FEATURES], device)?;
+            ready(&model, device, dtype)?;
+            let features = ops::cast(&normal(&[batch, FEATURES], device)?, dtype)?;
             let loss =
                 |inputs: &[Tensor], pass: &Pass| autoencoder_loss(&model, &features, inputs, pass);
             training(&model, &loss, &[numbers(batch, batch, device)?], mode, f)
@@ -79,18 +96,19 @@ pub fn with<R>(
         ("deeppt", Mode::Infer) => {
             let model = Mlp::new(CODE, CODE, &[0.0; GENES], 0.2, random)?;
             model.to_device(device)?;
-            predicting(&model, &normal(&[batch, CODE], device)?, f)
+            let x = ops::cast(&normal(&[batch, CODE], device)?, dtype)?;
+            predicting(&model, &x, f)
         }
         ("deeppt", _) => {
             let model = Mlp::new(CODE, CODE, &[0.0; GENES], 0.2, random)?;
-            model.to_device(device)?;
+            ready(&model, device, dtype)?;
             let tiles = batch.saturating_mul(TILES);
             let bags = Bags {
                 codes: normal(&[tiles, CODE], device)?,
                 targets: normal(&[batch, GENES], device)?,
                 code_scale: Standardisation::identity(CODE, device)?,
                 target_scale: Standardisation::identity(GENES, device)?,
-                dtype: DType::F32,
+                dtype,
             };
             let loss = |inputs: &[Tensor], pass: &Pass| bags.loss(&model, inputs, pass);
             let inputs = [
@@ -111,21 +129,31 @@ fn resnet<R>(
     depth: Depth,
     mode: Mode,
     batch: usize,
-    device: &Device,
+    (device, dtype): (&Device, DType),
     f: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<R>,
 ) -> Result<R> {
     let model = ResNet::new(depth, CLASSES, &mut Philox::new(0))?;
     let images = normal(&[batch, 3, IMAGE, IMAGE], &Device::Cpu)?;
     let images = images.to_format(Format::ChannelsLast)?.to(device)?;
     if mode == Mode::Infer {
-        return predicting(&ResNetFeatures::new(model, device)?, &images, f);
+        return predicting(&ResNetFeatures::in_dtype(model, device, dtype)?, &images, f);
     }
-    model.to_device(device)?;
+    ready(&model, device, dtype)?;
+    let images = ops::cast(&images, dtype)?;
     let loss = |inputs: &[Tensor], pass: &Pass| {
-        ops::cross_entropy(&model.forward(&images, pass)?.logits, &inputs[0])
+        let logits = ops::cast(&model.forward(&images, pass)?.logits, DType::F32)?;
+        ops::cross_entropy(&logits, &inputs[0])
     };
     let labels = numbers(batch, CLASSES, device)?;
     training(&model, &loss, &[labels], mode, f)
+}
+
+fn ready(model: &dyn State, device: &Device, dtype: DType) -> Result<()> {
+    model.to_device(device)?;
+    match dtype {
+        DType::F32 => Ok(()),
+        _ => model.keep_shadows(),
+    }
 }
 
 fn predicting<R>(

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use eosin::cohort::Cohort;
-use eosin::device::cuda::CudaDevice;
 use eosin::random::Philox;
 use eosin::simulate::{SimulateConfig, simulate};
 use eosin::train::config::{

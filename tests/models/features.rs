@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use eosin::cohort::Cohort;
-use eosin::device::cuda::CudaDevice;
 use eosin::formats::read_weights;
 use eosin::simulate::{SimulateConfig, simulate};
 use eosin::train::config::{

@@ -1,7 +1,6 @@
 //! What a forward pass may change, and gradients through changed weights.
 
 use eosin::autograd::grad;
-use eosin::device::cuda::CudaDevice;
 use eosin::models::deeppt::AutoEncoder;
 use eosin::models::resnet::{Depth, ResNet};
 use eosin::nn::{Pass, Slot, State};

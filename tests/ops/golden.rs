@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use eosin::autograd::grad;
-use eosin::device::cuda::CudaDevice;
 use eosin::{DType, Device, Result, Tensor};
 use eosin_emulator::Schedule;
 use safetensors::SafeTensors;

@@ -2,7 +2,6 @@
 //! variants for other element sizes, bit for bit as on the CPU, and for large
 //! shapes.
 
-use eosin::device::cuda::CudaDevice;
 use eosin::ops::{self, Activation, Comparison, Conv2d, Pool};
 use eosin::shape::Format;
 use eosin::{DType, Device, Result, Tensor};

@@ -5,7 +5,6 @@
 //! what it leaves out.
 
 use eosin::Device;
-use eosin::device::cuda::CudaDevice;
 use eosin_emulator::Schedule;
 
 use super::*;
