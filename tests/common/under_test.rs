@@ -8,7 +8,6 @@ use std::sync::OnceLock;
 
 use eosin::device::cuda::CudaDevice;
 use eosin::device::cuda::driver::{Driver, Event, Graph, Launch};
-use eosin::device::cuda::nvidia::NvidiaDriver;
 use eosin::{Error, Result};
 use eosin_emulator::Schedule;
 
@@ -29,15 +28,29 @@ pub fn device(schedule: Schedule) -> Result<CudaDevice> {
     };
     if GPU.get().is_none() {
         let problem = |_| Error::op("tests", format!("{VARIABLE}={named} is not a number"));
-        let driver = NvidiaDriver::new(named.parse().map_err(problem)?)?;
+        let driver = gpu(named.parse().map_err(problem)?)?;
         eprintln!("tests run on {}", driver.name());
         // Lost where another thread was faster.
-        let _ = GPU.set(CudaDevice::new(Watched(Box::new(driver)))?);
+        let _ = GPU.set(CudaDevice::new(Watched(driver))?);
     }
     match GPU.get() {
         Some(gpu) => gpu.stream(),
         None => Err(Error::op("tests", "the GPU was not opened")),
     }
+}
+
+#[cfg(feature = "cuda")]
+fn gpu(number: usize) -> Result<Box<dyn Driver>> {
+    use eosin::device::cuda::nvidia::NvidiaDriver;
+    Ok(Box::new(NvidiaDriver::new(number)?))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu(_: usize) -> Result<Box<dyn Driver>> {
+    Err(Error::usage(
+        "this build has not the feature cuda",
+        "build it with the feature cuda",
+    ))
 }
 
 /// A GPU of which is noted what runs there, and whose every buffer holds NaN until

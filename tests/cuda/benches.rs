@@ -135,6 +135,21 @@ fn the_default_set_is_short_and_whole() {
     assert_eq!(missing, ["leaky_relu", "tanh"], "as relu and gelu are");
 }
 
+/// `benches/peers/gpu.py` reads it.
+#[test]
+fn peers_get_the_table_as_json() {
+    let table: serde_json::Value = serde_json::from_str(&table::described()).unwrap();
+    let entries = table.as_array().unwrap();
+    assert_eq!(entries.len(), table::on_cuda().len());
+    for entry in entries {
+        let of = |key: &str| entry.get(key);
+        assert!(of("flops").is_some() != of("bytes").is_some(), "{entry}");
+        for key in ["name", "op", "dtype", "inputs", "gradients"] {
+            assert!(of(key).is_some(), "{entry}: no {key}");
+        }
+    }
+}
+
 /// Criterion's baselines are found by name.
 #[test]
 fn names_are_unique() {
