@@ -71,9 +71,9 @@ fi
 if (($#)); then
     run "$@"
 else
-    run --test cuda -- --skip planted
-    # The one golden case that takes minutes when it is instrumented; its kernels
-    # run in the other cases of conv2d.
-    echo "sanitize.sh: not run: golden::ops_conv::conv_patch32"
+    # What takes minutes when it is instrumented, and whose kernels the other tests
+    # of `ops` run: the benches' table and one golden case of conv2d.
+    echo "sanitize.sh: not run: benches, golden::ops_conv::conv_patch32"
+    run --test cuda -- --skip planted --skip benches
     run --test ops -- cuda --skip golden::ops_conv::conv_patch32
 fi
