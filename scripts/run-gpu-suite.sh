@@ -15,7 +15,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 part=${1:-}
 filter=${2:-}
 results=${OUT:-$here/results}
-mkdir -p "$results"
 export EOSIN_GOLDEN=$here/golden
 export EOSIN_TEST_GPU=0
 
@@ -92,7 +91,10 @@ models() {
 }
 
 case $part in
-correctness | kernels | models) "$part" ;;
+correctness | kernels | models)
+    mkdir -p "$results"
+    "$part"
+    ;;
 *)
     sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 2
