@@ -24,8 +24,10 @@ use std::{env, fs, io, thread};
 /// features of Hopper alone, and PTX for what comes later.
 const ARCHITECTURES: &str = "sm_80,sm_90a,compute_80";
 
-const FLAGS: [&str; 7] = [
+const FLAGS: [&str; 8] = [
     "-fatbin",
+    // Every program that embeds the kernels would be four times as large.
+    "-Xfatbin=-compress-all",
     "-std=c++17",
     "-O3",
     "-lineinfo",

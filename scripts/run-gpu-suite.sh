@@ -93,6 +93,8 @@ models() {
 case $part in
 correctness | kernels | models)
     mkdir -p "$results"
+    [[ -d $here/bin ]] || python3 -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' \
+        "$here/bin.tar.xz" "$here" || exit 1
     "$part"
     ;;
 *)

@@ -311,6 +311,7 @@ pub fn tests(suite: &mut Suite) {
             Ok(())
         });
     }
+    suite.test("conv2d::cpu::fewer_multiplications", fewer_multiplications);
     suite.test("conv2d::cpu::larger_than_a_tile", || {
         // Several tiles, panels and blocks of rows and of pixels.
         let geometry = Conv2d {
@@ -406,6 +407,56 @@ pub fn tests(suite: &mut Suite) {
         assert!(ops::fold_batch_norm(&one, None, [&one; 4], 1e-5).is_err());
         Ok(())
     });
+}
+
+/// 3x3 convolutions of stride 1 take another way in f32 than in f64.
+fn fewer_multiplications() -> Result<()> {
+    let sizes = [[1, 1], [2, 3], [4, 4], [5, 7], [7, 2], [13, 30], [56, 9]];
+    for ([c, k], [height, width]) in [[16, 24], [40, 16], [72, 128]]
+        .into_iter()
+        .flat_map(|channels| sizes.map(|size| (channels, size)))
+    {
+        for padding in [[1, 1], [2, 1], [1, 2], [0, 2], [2, 0], [3, 3]] {
+            if height + 2 * padding[0] < 3 || width + 2 * padding[1] < 3 {
+                continue;
+            }
+            let geometry = Conv2d {
+                padding,
+                ..Conv2d::default()
+            };
+            let x = tensor("x", &[3, c, height, width], -1.0, 1.0, DType::F32)?
+                .to_format(Format::ChannelsLast)?;
+            let w = tensor("w", &[k, c, 3, 3], -0.1, 0.1, DType::F32)?;
+            let bias = tensor("bias", &[k], -1.0, 1.0, DType::F32)?;
+            let wide = |t: &Tensor| ops::cast(t, DType::F64);
+            let all = |x: &Tensor, w: &Tensor, bias: &Tensor| -> Result<[Tensor; 3]> {
+                let y = ops::conv2d(x, w, None, geometry)?;
+                let residual = ops::cast(
+                    &tensor("residual", y.shape(), -1.0, 1.0, DType::F32)?,
+                    x.dtype(),
+                )?;
+                let fused = PreparedConv::new(w, Some(bias), Activation::Relu, geometry)?
+                    .apply(x, Some(&residual))?;
+                let x = x.detach().variable();
+                let recorded = ops::conv2d(&x, w, None, geometry)?;
+                let gx = grad(&[&recorded], Some(&[&residual]), &[&x], false)?;
+                Ok([y, fused, gx[0].clone().expect("a gradient")])
+            };
+            let got = all(&x, &w, &bias)?;
+            let want = all(&wide(&x)?, &wide(&w)?, &wide(&bias)?)?;
+            let what = format!("{c} to {k} channels, {height}x{width}, padding {padding:?}");
+            for (got, want) in got.iter().zip(&want) {
+                let error = relative_l2(&got.to_f64_vec()?, &want.to_f64_vec()?);
+                assert!(error <= 1e-6, "{what}: off by {error:e}");
+            }
+            // The last image alone has the bits that it has in the batch.
+            let last = ops::slice(&x, 0, 2, 1)?;
+            let alone = ops::conv2d(&last, &w, None, geometry)?;
+            let together = ops::slice(&got[0], 0, 2, 1)?;
+            assert_eq!(alone.to_vec::<f32>()?, together.to_vec::<f32>()?, "{what}");
+        }
+    }
+    Ok(())
 }
 
 fn empty_batch() -> Result<()> {

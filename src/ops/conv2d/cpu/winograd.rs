@@ -1,0 +1,360 @@
+//! 3x3 convolutions of stride 1 with 16 instead of 36 multiplications for four
+//! outputs: F(2x2, 3x3) of Lavin and Gray 2016 (arXiv:1509.09308, section 4.1).
+//!
+//! The images are cut into tiles of 2x2 outputs, which see 4x4 inputs d. With
+//! the filter g,
+//!
+//! ```text
+//! y = A' [(G g G') * (B' d B)] A      * multiplies element by element
+//! ```
+//!
+//! so that each of the 16 elements is a product of matrices, (tiles, inputs)
+//! times (inputs, outputs), made by the loop that other convolutions use. A task
+//! transforms some rows of tiles, multiplies them with one panel of filters after
+//! the other, and transforms each result while it is in cache; nothing of the
+//! size of an image is written between.
+//!
+//! F(4x4, 3x3) would need 36 for sixteen, but its constants lose two digits
+//! more than the golden numbers allow. An infinity or NaN spreads to the outputs
+//! of its tiles, up to two pixels away.
+//!
+//! Only f32: f64, which checks gradients and this algorithm, takes the plain way.
+
+use rayon::prelude::*;
+
+use super::epilogue::Epilogue;
+use super::map::Map;
+use crate::device::cpu::with_scratch;
+use crate::dtype::{DType, Float};
+use crate::error::Result;
+use crate::ops::conv2d::Sizes;
+use crate::ops::matmul::cpu::kernel::{MR, Sums, multiply_add};
+use crate::tensor::Tensor;
+
+/// Elements of a tile's input, and so matrices to multiply.
+const ELEMENTS: usize = 16;
+
+/// Channels that are transformed at once.
+const LANES: usize = 8;
+
+/// Tiles of a task at most, unless one row of them is more: enough that the
+/// filters, which every task reads, cost little beside the multiplications.
+const TASK_TILES: usize = 48;
+
+/// Tasks that are wanted at least, for a balanced load.
+const TASKS: usize = 16;
+
+/// Fewer channels than this do not pay for their transforms.
+const FEWEST_CHANNELS: usize = 16;
+
+/// Keeps the 16 matrices of a task from starting at the same place of a page,
+/// where their stores would wait for each other.
+const SKEW: usize = 16;
+
+/// Whether a convolution, or its input gradient, is done this way.
+pub fn suits<T: Float>(sizes: &Sizes) -> bool {
+    let g = &sizes.geometry;
+    let whole = |c: usize| c >= FEWEST_CHANNELS && c.is_multiple_of(LANES);
+    T::DTYPE == DType::F32
+        && sizes.kernel == [3, 3]
+        && (g.stride, g.dilation, g.groups) == ([1, 1], [1, 1], 1)
+        && sizes.channels.into_iter().all(whole)
+}
+
+/// G g G' of every filter, as panels of NR outputs: (panel, element, input, NR),
+/// with zeros after the last output.
+pub struct Transformed<T, const NR: usize> {
+    panels: Vec<T>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl<T: Float, const NR: usize> Transformed<T, NR> {
+    /// For [`Map::forward`], or for [`Map::transposed`], whose filters are
+    /// turned by half and go from outputs to inputs.
+    pub fn new(w: &Tensor, sizes: &Sizes, transposed: bool) -> Result<Self> {
+        let from = w.elements_of::<T>("conv2d")?;
+        let offset = w.layout().offset();
+        let mut s = [0; 4];
+        s.copy_from_slice(w.layout().strides());
+        let [mut outputs, mut inputs, ..] = sizes.w_shape();
+        if transposed {
+            (outputs, inputs) = (inputs, outputs);
+            s.swap(0, 1);
+        }
+        let mut panels = vec![T::ZERO; outputs.div_ceil(NR) * ELEMENTS * inputs * NR];
+        let size = ELEMENTS * inputs * NR;
+        panels.par_chunks_mut(size).enumerate().for_each(|(p, to)| {
+            for j in 0..NR.min(outputs - p * NR) {
+                for i in 0..inputs {
+                    let at = offset + (p * NR + j) * s[0] + i * s[1];
+                    let filter: [[f64; 3]; 3] = std::array::from_fn(|r| {
+                        std::array::from_fn(|c| {
+                            let [r, c] = if transposed { [2 - r, 2 - c] } else { [r, c] };
+                            from[at + r * s[2] + c * s[3]].to_f64()
+                        })
+                    });
+                    for (e, value) in filter_transform(filter).into_iter().enumerate() {
+                        to[(e * inputs + i) * NR + j] = T::from_f64(value);
+                    }
+                }
+            }
+        });
+        Ok(Self {
+            panels,
+            inputs,
+            outputs,
+        })
+    }
+}
+
+/// G g G', row by row.
+fn filter_transform(g: [[f64; 3]; 3]) -> [f64; ELEMENTS] {
+    let along = |[a, b, c]: [f64; 3]| [a, (a + b + c) / 2.0, (a - b + c) / 2.0, c];
+    let rows = g.map(along);
+    let columns: [[f64; 4]; 4] = std::array::from_fn(|j| along(rows.map(|row| row[j])));
+    std::array::from_fn(|e| columns[e % 4][e / 4])
+}
+
+/// Two rows of an image's outputs.
+struct Pair<'a, T> {
+    image: usize,
+    /// The first row.
+    row: usize,
+    out: &'a mut [T],
+}
+
+/// `out` (N, H, W, outputs) = epilogue of the convolution of `x`
+/// (N, H', W', inputs).
+pub fn run<T: Float, const NR: usize>(
+    x: &[T],
+    map: &Map,
+    weights: &Transformed<T, NR>,
+    epilogue: &Epilogue<T>,
+    out: &mut [T],
+) {
+    let [height, width] = map.target;
+    let row = width * weights.outputs;
+    if out.is_empty() {
+        return;
+    }
+    let mut pairs: Vec<Pair<T>> = Vec::with_capacity(map.batch * height.div_ceil(2));
+    for (image, out) in out.chunks_mut(height * row).enumerate() {
+        let rows = out.chunks_mut(2 * row).enumerate();
+        pairs.extend(rows.map(|(i, out)| Pair {
+            image,
+            row: 2 * i,
+            out,
+        }));
+    }
+    let balanced = pairs.len().div_ceil(TASKS);
+    let together = TASK_TILES.div_ceil(width.div_ceil(2)).min(balanced).max(1);
+    let zeros = vec![T::ZERO; weights.inputs];
+    pairs.par_chunks_mut(together).for_each(|pairs| {
+        let task = Task {
+            x,
+            map,
+            weights,
+            epilogue,
+            zeros: &zeros,
+            along: width.div_ceil(2),
+        };
+        let tiles = task.along * pairs.len();
+        let inputs = ELEMENTS * (tiles * weights.inputs + SKEW);
+        with_scratch(inputs + ELEMENTS * tiles * NR, |scratch| {
+            let (transformed, products) = scratch.split_at_mut(inputs);
+            task.run(pairs, transformed, products);
+        });
+    });
+}
+
+struct Task<'a, T, const NR: usize> {
+    x: &'a [T],
+    map: &'a Map,
+    weights: &'a Transformed<T, NR>,
+    epilogue: &'a Epilogue<'a, T>,
+    /// Read in place of the padding.
+    zeros: &'a [T],
+    /// Tiles in a row.
+    along: usize,
+}
+
+impl<T: Float, const NR: usize> Task<'_, T, NR> {
+    fn run(&self, pairs: &mut [Pair<T>], inputs: &mut [T], products: &mut [T]) {
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has the instructions.
+            unsafe { self.run_avx2(pairs, inputs, products) };
+            return;
+        }
+        self.body::<{ cfg!(target_arch = "aarch64") }>(pairs, inputs, products);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn run_avx2(&self, pairs: &mut [Pair<T>], inputs: &mut [T], products: &mut [T]) {
+        self.body::<true>(pairs, inputs, products);
+    }
+
+    #[inline(always)]
+    fn body<const FUSED: bool>(&self, pairs: &mut [Pair<T>], inputs: &mut [T], products: &mut [T]) {
+        let tiles = self.along * pairs.len();
+        let matrix = inputs.len() / ELEMENTS;
+        for (i, pair) in pairs.iter().enumerate() {
+            for j in 0..self.along {
+                self.gather(
+                    pair,
+                    j,
+                    &mut inputs[(i * self.along + j) * self.zeros.len()..],
+                    matrix,
+                );
+            }
+        }
+        let size = ELEMENTS * self.weights.inputs * NR;
+        for (p, panel) in self.weights.panels.chunks_exact(size).enumerate() {
+            for e in 0..ELEMENTS {
+                let from = &inputs[e * matrix..(e + 1) * matrix];
+                let to = &mut products[e * tiles * NR..(e + 1) * tiles * NR];
+                self.multiply::<FUSED>(from, &panel[e * size / ELEMENTS..], to);
+            }
+            for (i, pair) in pairs.iter_mut().enumerate() {
+                for j in 0..self.along {
+                    let products = &products[(i * self.along + j) * NR..];
+                    self.scatter(products, tiles * NR, p * NR, pair, j);
+                }
+            }
+        }
+    }
+
+    /// B' d B of a tile; each of the 16 elements goes to the same place of its
+    /// matrix in `to`.
+    #[inline(always)]
+    fn gather(&self, pair: &Pair<T>, tile: usize, to: &mut [T], matrix: usize) {
+        let channels = self.zeros.len();
+        let padding = &self.map.geometry.padding;
+        let first = [pair.row, 2 * tile];
+        let source = |axis: usize, i: usize| {
+            let at = first[axis] + i;
+            let at = if self.map.transposed {
+                (at + padding[axis]).checked_sub(2)?
+            } else {
+                at.checked_sub(padding[axis])?
+            };
+            (at < self.map.source[axis]).then_some(at)
+        };
+        let mut pixels = [self.zeros.as_ptr(); ELEMENTS];
+        for (e, pixel) in pixels.iter_mut().enumerate() {
+            if let Some((i, j)) = source(0, e / 4).zip(source(1, e % 4)) {
+                let at = self.map.source_pixel(pair.image, i, j) * channels;
+                *pixel = self.x[at..at + channels].as_ptr();
+            }
+        }
+        let to = to[..(ELEMENTS - 1) * matrix + channels].as_mut_ptr();
+        for c in (0..channels).step_by(LANES) {
+            // SAFETY: a pixel has `channels` elements, whole lanes of them.
+            let d = |e: usize| unsafe { *pixels[e].add(c).cast::<[T; LANES]>() };
+            // [d0 - d2, d1 + d2, d2 - d1, d1 - d3], down the columns, then along the rows.
+            let mut t = [[T::ZERO; LANES]; ELEMENTS];
+            for j in 0..4 {
+                let (d0, d1, d2, d3) = (d(j), d(4 + j), d(8 + j), d(12 + j));
+                for l in 0..LANES {
+                    t[j][l] = d0[l] - d2[l];
+                    t[4 + j][l] = d1[l] + d2[l];
+                    t[8 + j][l] = d2[l] - d1[l];
+                    t[12 + j][l] = d1[l] - d3[l];
+                }
+            }
+            for i in 0..4 {
+                let (t0, t1, t2, t3) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
+                let mut row = [[T::ZERO; LANES]; 4];
+                for l in 0..LANES {
+                    row[0][l] = t0[l] - t2[l];
+                    row[1][l] = t1[l] + t2[l];
+                    row[2][l] = t2[l] - t1[l];
+                    row[3][l] = t1[l] - t3[l];
+                }
+                for (j, row) in row.iter().enumerate() {
+                    // SAFETY: the slice behind the pointer ends with the channels
+                    // of the last element.
+                    unsafe { *to.add((4 * i + j) * matrix + c).cast::<[T; LANES]>() = *row };
+                }
+            }
+        }
+    }
+
+    /// (tiles, inputs) times (inputs, NR) -> (tiles, NR).
+    #[inline(always)]
+    fn multiply<const FUSED: bool>(&self, from: &[T], panel: &[T], to: &mut [T]) {
+        let run = self.weights.inputs;
+        let tiles = to.len() / NR;
+        let panel = panel[..run * NR].as_ptr();
+        for first in (0..tiles).step_by(MR) {
+            // The last tile is repeated where fewer are left.
+            let rows = std::array::from_fn(|i| {
+                let tile = (first + i).min(tiles - 1);
+                from[tile * run..][..run].as_ptr()
+            });
+            let sums: Sums<T, NR> = [[T::ZERO; NR]; MR];
+            // SAFETY: each row has `run` elements, and the panel `run` times NR.
+            let sums = unsafe { multiply_add::<T, NR, FUSED>(rows, panel, run, sums) };
+            for (to, sum) in to[first * NR..].chunks_exact_mut(NR).zip(&sums) {
+                to.copy_from_slice(sum);
+            }
+        }
+    }
+
+    /// A' m A of a tile, for the outputs from `column` on, and what follows it.
+    #[inline(always)]
+    fn scatter(
+        &self,
+        products: &[T],
+        matrix: usize,
+        column: usize,
+        pair: &mut Pair<T>,
+        tile: usize,
+    ) {
+        let outputs = self.weights.outputs;
+        let width = NR.min(outputs - column);
+        // [m0 + m1 + m2, m1 - m2 - m3], down the columns, then along the rows.
+        let mut down = [[[T::ZERO; NR]; 4]; 2];
+        let products = products[..(ELEMENTS - 1) * matrix + NR].as_ptr();
+        // SAFETY: the slice behind the pointer ends with the last element's lanes.
+        let m = |e: usize| unsafe { *products.add(e * matrix).cast::<[T; NR]>() };
+        for j in 0..4 {
+            let (m0, m1, m2, m3) = (m(j), m(4 + j), m(8 + j), m(12 + j));
+            for l in 0..NR {
+                down[0][j][l] = m0[l] + m1[l] + m2[l];
+                down[1][j][l] = m1[l] - m2[l] - m3[l];
+            }
+        }
+        let mut bias = [T::ZERO; NR];
+        if let Some(all) = self.epilogue.bias {
+            bias[..width].copy_from_slice(&all[column..column + width]);
+        }
+        let mut y = [[[T::ZERO; NR]; 2]; 2];
+        for i in 0..2 {
+            for l in 0..NR {
+                let (t0, t1) = (down[i][0][l], down[i][1][l]);
+                let (t2, t3) = (down[i][2][l], down[i][3][l]);
+                y[i][0][l] = t0 + t1 + t2 + bias[l];
+                y[i][1][l] = t1 - t2 - t3 + bias[l];
+            }
+        }
+        let row = self.map.target[1] * outputs;
+        let start = (pair.image * self.map.target[0] + pair.row) * row;
+        for (i, (out, y)) in pair.out.chunks_exact_mut(row).zip(&mut y).enumerate() {
+            for (y, j) in y.iter_mut().zip(2 * tile..self.map.target[1]) {
+                let at = j * outputs + column;
+                if width == NR {
+                    // Of known length, which stays in registers.
+                    self.epilogue.finish(start + i * row + at, y);
+                    out[at..at + NR].copy_from_slice(y);
+                } else {
+                    let y = &mut y[..width];
+                    self.epilogue.finish(start + i * row + at, y);
+                    out[at..at + width].copy_from_slice(y);
+                }
+            }
+        }
+    }
+}
