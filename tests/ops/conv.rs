@@ -430,17 +430,18 @@ fn fewer_multiplications() -> Result<()> {
             let bias = tensor("bias", &[k], -1.0, 1.0, DType::F32)?;
             let wide = |t: &Tensor| ops::cast(t, DType::F64);
             let all = |x: &Tensor, w: &Tensor, bias: &Tensor| -> Result<[Tensor; 3]> {
-                let y = ops::conv2d(x, w, None, geometry)?;
+                let x = x.detach().variable();
+                let y = ops::conv2d(&x, w, None, geometry)?;
                 let residual = ops::cast(
                     &tensor("residual", y.shape(), -1.0, 1.0, DType::F32)?,
                     x.dtype(),
                 )?;
-                let fused = PreparedConv::new(w, Some(bias), Activation::Relu, geometry)?
-                    .apply(x, Some(&residual))?;
-                let x = x.detach().variable();
-                let recorded = ops::conv2d(&x, w, None, geometry)?;
-                let gx = grad(&[&recorded], Some(&[&residual]), &[&x], false)?;
-                Ok([y, fused, gx[0].clone().expect("a gradient")])
+                let gx = grad(&[&y], Some(&[&residual]), &[&x], false)?;
+                let x = x.detach();
+                let prepared = |bias, activation| PreparedConv::new(w, bias, activation, geometry);
+                let plain = prepared(None, Activation::None)?.apply(&x, None)?;
+                let fused = prepared(Some(bias), Activation::Relu)?.apply(&x, Some(&residual))?;
+                Ok([plain, fused, gx[0].clone().expect("a gradient")])
             };
             let got = all(&x, &w, &bias)?;
             let want = all(&wide(&x)?, &wide(&w)?, &wide(&bias)?)?;
@@ -451,7 +452,8 @@ fn fewer_multiplications() -> Result<()> {
             }
             // The last image alone has the bits that it has in the batch.
             let last = ops::slice(&x, 0, 2, 1)?;
-            let alone = ops::conv2d(&last, &w, None, geometry)?;
+            let alone =
+                PreparedConv::new(&w, None, Activation::None, geometry)?.apply(&last, None)?;
             let together = ops::slice(&got[0], 0, 2, 1)?;
             assert_eq!(alone.to_vec::<f32>()?, together.to_vec::<f32>()?, "{what}");
         }

@@ -78,7 +78,12 @@ impl PreparedConv {
         let weights = match w.device() {
             Device::Cpu => {
                 let bias = bias.map(wide).transpose()?;
-                Weights::Cpu(cpu::Weights::new(&wide(w)?, bias.as_ref(), &sizes)?)
+                Weights::Cpu(cpu::Weights::new(
+                    &wide(w)?,
+                    bias.as_ref(),
+                    &sizes,
+                    cpu::Way::FewerProducts,
+                )?)
             }
             Device::Cuda(_) => {
                 device_of(OP, &given)?;

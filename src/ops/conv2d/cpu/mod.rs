@@ -8,7 +8,7 @@
 //! the pixels, is products of patches
 //! ([`weight_gradient`](mod@weight_gradient)). Depthwise convolutions have
 //! loops of their own ([`depthwise`]), and 3x3 convolutions of stride 1 take
-//! fewer multiplications in f32 ([`winograd`]).
+//! fewer multiplications in f32 where that helps ([`winograd`], [`Way`]).
 
 mod dense;
 mod depthwise;
@@ -45,7 +45,7 @@ pub(super) fn forward(
         };
     }
     same_floats("conv2d", x, w)?;
-    Weights::new(w, bias, sizes)?.run(x, None, Activation::None, sizes)
+    Weights::new(w, bias, sizes, Way::Direct)?.run(x, None, Activation::None, sizes)
 }
 
 pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<Tensor> {
@@ -136,6 +136,19 @@ pub(super) fn depth_multiplier(sizes: &Sizes) -> Option<usize> {
     (c == sizes.geometry.groups && c > 1).then(|| k / c)
 }
 
+/// How the outputs of a dense convolution are summed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// One sum per output.
+    Direct,
+    /// By [`winograd`] where it suits: for weights that are used again. A network
+    /// in training takes it for its input gradients alone, since its transform
+    /// of the weights would be made in every step, and its rounding, two to
+    /// three times that of a sum, moves more choices (of ReLU, of max pooling)
+    /// that hang on the last digit.
+    FewerProducts,
+}
+
 /// Weights and bias in the order in which the CPU reads them.
 pub(crate) enum Weights {
     F32(Prepared<f32, F32_COLUMNS>),
@@ -158,10 +171,10 @@ impl Weights {
     ///
     /// # Errors
     /// Not f32 or f64, or a bias of another dtype.
-    pub fn new(w: &Tensor, bias: Option<&Tensor>, sizes: &Sizes) -> Result<Self> {
+    pub fn new(w: &Tensor, bias: Option<&Tensor>, sizes: &Sizes, way: Way) -> Result<Self> {
         match w.dtype() {
-            DType::F32 => Ok(Self::F32(Prepared::new(w, bias, sizes)?)),
-            DType::F64 => Ok(Self::F64(Prepared::new(w, bias, sizes)?)),
+            DType::F32 => Ok(Self::F32(Prepared::new(w, bias, sizes, way)?)),
+            DType::F64 => Ok(Self::F64(Prepared::new(w, bias, sizes, way)?)),
             other => Err(Error::dtype("conv2d", &[other], "f32 or f64 is needed")),
         }
     }
@@ -182,13 +195,13 @@ impl Weights {
 }
 
 impl<T: Float, const NR: usize> Prepared<T, NR> {
-    fn new(w: &Tensor, bias: Option<&Tensor>, sizes: &Sizes) -> Result<Self> {
+    fn new(w: &Tensor, bias: Option<&Tensor>, sizes: &Sizes, way: Way) -> Result<Self> {
         let kind = match depth_multiplier(sizes) {
             Some(times) => Kind::Depthwise {
                 taps: depthwise::weights(w, sizes)?,
                 times,
             },
-            None if winograd::suits::<T>(sizes) => {
+            None if way == Way::FewerProducts && winograd::suits::<T>(sizes) => {
                 Kind::Winograd(Transformed::new(w, sizes, false)?)
             }
             None => Kind::Dense(Packed::forward(w, sizes)?),
