@@ -23,6 +23,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats;
+use crate::models::backbone::Architecture;
 use crate::session::Threads;
 use crate::train::config::{Layout, Precision};
 use crate::train::progress::Control;
@@ -80,7 +81,7 @@ enum Command {
     Quickstart(QuickstartArgs),
     /// Make a cohort of H&E-like slides with known links from morphology to expression
     Simulate(SimulateArgs),
-    /// Extract ResNet-50 features of every tile of a folder
+    /// Extract ResNet-50 or DenseNet-121 features of every tile of a folder
     Features(FeaturesArgs),
     /// Train a model
     #[command(subcommand)]
@@ -170,7 +171,10 @@ struct FeaturesArgs {
     /// Folder to write one file per slide to
     #[arg(long)]
     out: PathBuf,
-    /// ResNet-50 weights with torchvision's keys; seeded random weights when left out
+    /// The network
+    #[arg(long, value_enum, default_value = "resnet50")]
+    encoder: EncoderChoice,
+    /// Its weights with torchvision's keys; seeded random weights when left out
     #[arg(long)]
     weights: Option<PathBuf>,
     /// Seed of random weights
@@ -179,6 +183,25 @@ struct FeaturesArgs {
     /// Side in pixels to which tiles are resized
     #[arg(long, default_value_t = 224)]
     tile_px: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum EncoderChoice {
+    /// ResNet-50, 2,048 features
+    #[value(name = "resnet50")]
+    ResNet50,
+    /// DenseNet-121, 1,024 features
+    #[value(name = "densenet121")]
+    DenseNet121,
+}
+
+impl From<EncoderChoice> for Architecture {
+    fn from(choice: EncoderChoice) -> Self {
+        match choice {
+            EncoderChoice::ResNet50 => Self::ResNet50,
+            EncoderChoice::DenseNet121 => Self::DenseNet121,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -230,7 +253,7 @@ struct EvaluateArgs {
 
 #[derive(Args)]
 struct PredictArgs {
-    /// resnet18, resnet50, deeppt-autoencoder or deeppt
+    /// resnet18, resnet50, densenet121, trnasformer, he2rna, deeppt-autoencoder or deeppt
     model: String,
     /// .pth, .pt or .safetensors
     #[arg(long)]

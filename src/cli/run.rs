@@ -81,13 +81,14 @@ pub fn features(
     let mut cohort = data.read(false)?;
     create_dir_all(&args.out)?;
     let config = FeatureConfig {
+        encoder: args.encoder.into(),
         weights: args.weights.clone(),
         tile_px: args.tile_px,
         dtype,
         ..FeatureConfig::default()
     };
     let encoder = match &args.weights {
-        Some(path) => published_encoder(path, dtype, device)?,
+        Some(path) => published_encoder(path, &config, device)?,
         None => {
             let all: Vec<usize> = (0..cohort.samples.len()).collect();
             let file = args.out.join("encoder.safetensors");

@@ -9,6 +9,7 @@ use crate::cohort::{self, Cohort};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::expression::{GeneChoice, Orientation, Transform};
+use crate::models::backbone::Architecture;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -183,7 +184,10 @@ impl DataConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeatureConfig {
-    /// ResNet-50 weights (.pth, .pt or .safetensors, torchvision's keys).
+    /// Which network.
+    #[serde(skip_serializing_if = "Architecture::is_default")]
+    pub encoder: Architecture,
+    /// Its weights (.pth, .pt or .safetensors, torchvision's keys).
     /// Without them the network has seeded random weights.
     pub weights: Option<PathBuf>,
     /// Side in pixels to which tiles are resized.
@@ -200,6 +204,7 @@ pub struct FeatureConfig {
 impl Default for FeatureConfig {
     fn default() -> Self {
         Self {
+            encoder: Architecture::default(),
             weights: None,
             tile_px: 224,
             batch: 32,
@@ -383,7 +388,7 @@ impl DeepPtConfig {
         if self.features.tile_px < 32 {
             return Err(Error::usage(
                 format!("features.tile_px = {} is too small", self.features.tile_px),
-                "ResNet-50 halves an image five times: use at least 32",
+                "the encoder halves an image five times: use at least 32",
             ));
         }
         if self.split.by == GroupBy::Sample {

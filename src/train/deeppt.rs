@@ -118,7 +118,7 @@ pub fn train(
     let reserved = reserved(config, &cohort);
     let (_, calibration) = folds(config, &cohort, &reserved)?;
     let published = config.features.weights.as_deref();
-    let published = published.map(|path| published_encoder(path, config.features.dtype, device));
+    let published = published.map(|path| published_encoder(path, &config.features, device));
     let published = published.transpose()?;
     // Only now: a mistake found so far leaves no folder that is in the way
     // when it is mended.
@@ -974,10 +974,10 @@ impl Ensemble {
         };
         let config = DeepPtConfig::read(&run.join("config.toml"))?;
         let encoder = match &config.features.weights {
-            Some(path) => published_encoder(path, config.features.dtype, device)?,
+            Some(path) => published_encoder(path, &config.features, device)?,
             None => {
                 let file = run.join("encoder.safetensors");
-                stored_encoder(&file, config.features.dtype, device)?
+                stored_encoder(&file, &config.features, device)?
             }
         };
         let mut folds = Vec::new();

@@ -123,11 +123,19 @@ fn simulate_draws_what_was_asked_for() {
 
 #[test]
 fn features_are_one_file_a_slide() {
+    features_of("resnet50", "ResNet-50", 2048);
+    features_of("densenet121", "DenseNet-121", 1024);
+}
+
+/// Of [`cohort`], by one of the encoders.
+fn features_of(choice: &str, title: &str, width: usize) {
     let folder = scratch();
     let out = folder.path().join("features");
     let tiles = cohort().join("tiles");
     let args = [
         "features",
+        "--encoder",
+        choice,
         "--json",
         "--data",
         text(&tiles),
@@ -144,10 +152,11 @@ fn features_are_one_file_a_slide() {
     assert_eq!((&made["slides"], &made["tiles"]), (&16.into(), &32.into()));
     assert_eq!(made["skipped"], serde_json::json!([]));
     let encoder = made["encoder"].as_str().expect("text");
-    assert!(encoder.contains("random weights (seed 1"), "{encoder}");
+    let says = format!("{title} with random weights (seed 1");
+    assert!(encoder.contains(&says), "{encoder}");
     let slide = eosin::formats::read_weights(out.join("features/S16.safetensors"));
     let slide = slide.expect("features");
-    assert_eq!(slide.get("features").expect("a key").shape, [2, 2048]);
+    assert_eq!(slide.get("features").expect("a key").shape, [2, width]);
     assert_eq!(slide.metadata["encoder"], encoder);
 
     // The file of random weights is a weights file like any other: with it the
@@ -156,6 +165,8 @@ fn features_are_one_file_a_slide() {
     let weights = out.join("encoder.safetensors");
     let text_out = succeeds([
         "features",
+        "--encoder",
+        choice,
         "--data",
         text(&tiles),
         "--layout",
@@ -168,7 +179,7 @@ fn features_are_one_file_a_slide() {
         text(&weights),
     ]);
     assert!(
-        text_out.contains("ResNet-50 with the weights of"),
+        text_out.contains(&format!("{title} with the weights of")),
         "{text_out}"
     );
     let same = eosin::formats::read_weights(given.join("features/S16.safetensors"));
