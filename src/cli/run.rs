@@ -10,10 +10,11 @@ use crate::expression::Table;
 use crate::formats::atomic::create_dir_all;
 use crate::simulate::{self, SimulateConfig};
 use crate::train::config::{DataConfig, DeepPtConfig, FeatureConfig, Precision};
-use crate::train::deeppt::{Ensemble, HeldOut, train};
+use crate::train::deeppt::{Ensemble, train};
 use crate::train::evaluate::{Scores, Summary, write_results};
 use crate::train::features::{extract, published_encoder, random_encoder};
 use crate::train::progress::Control;
+use crate::train::run::HeldOut;
 
 #[derive(Serialize)]
 struct Simulated {
