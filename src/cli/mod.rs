@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::formats;
 use crate::models::backbone::Architecture;
 use crate::session::Threads;
-use crate::train::config::{Layout, Precision};
+use crate::train::config::{Layout, Network, Precision};
 use crate::train::progress::Control;
 use device::DeviceChoice;
 
@@ -208,11 +208,15 @@ impl From<EncoderChoice> for Architecture {
 enum TrainCommand {
     /// DeepPT: tile features -> autoencoder -> expression (Hoang et al. 2024)
     Deeppt(TrainArgs),
+    /// tRNAsformer: bags of tile features -> expression and class (Alsaafin, Safarpoor et al. 2023)
+    Trnasformer(TrainArgs),
+    /// HE2RNA on the same bags (Schmauch et al. 2020)
+    He2rna(TrainArgs),
 }
 
 #[derive(Args)]
 struct TrainArgs {
-    /// The run file (TOML); src/models/deeppt/README.md lists its keys
+    /// The run file (TOML); the README.md in the model's folder under src/models lists its keys
     #[arg(long)]
     config: PathBuf,
     /// Folder of the run
@@ -338,6 +342,14 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         }
         Command::Train(TrainCommand::Deeppt(args)) => {
             run::train_deeppt(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::Trnasformer(args)) => {
+            let network = Network::Trnasformer;
+            run::train_trnasformer(args, network, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::He2rna(args)) => {
+            let network = Network::He2rna;
+            run::train_trnasformer(args, network, given, &device(cli, control)?, json, control)
         }
         Command::Evaluate(args) => {
             run::evaluate(args, given, &device(cli, control)?, json, control)

@@ -20,3 +20,5 @@ pub mod run;
 #[cfg(feature = "formats")]
 pub mod split;
 pub mod step;
+#[cfg(feature = "slides")]
+pub mod trnasformer;

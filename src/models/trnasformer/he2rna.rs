@@ -107,13 +107,23 @@ impl He2Rna {
         })
     }
 
-    /// The mean squared error of the expression from `k` tiles against `genes`
-    /// (B, G), one f32.
+    /// The mean squared error of the expression against `genes` (B, G), one f32.
+    /// Expression is from `k` tiles, or as in evaluation for `None`.
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn loss(&self, features: &Tensor, genes: &Tensor, k: usize, pass: &Pass) -> Result<Tensor> {
-        ops::mse_loss(&self.genes_at(features, k, pass)?, genes)
+    pub fn loss(
+        &self,
+        features: &Tensor,
+        genes: &Tensor,
+        k: Option<usize>,
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        let predicted = match k {
+            Some(k) => self.genes_at(features, k, pass)?,
+            None => self.genes(features)?,
+        };
+        ops::mse_loss(&predicted, genes)
     }
 }
 

@@ -305,9 +305,9 @@ impl Trnasformer {
         })
     }
 
-    /// The loss of a batch, one f32: half the mean squared error of the expression
-    /// from `k` tiles, if the network has genes, plus the cross-entropy of the
-    /// classes, if there are labels.
+    /// The loss of a batch, one f32: half the mean squared error of the expression,
+    /// if there is any to learn, plus the cross-entropy of the classes, if there are
+    /// labels. Expression is from `k` tiles, or as in evaluation for `None`.
     ///
     /// # Errors
     /// Shapes that do not fit; neither genes nor labels.
@@ -315,14 +315,17 @@ impl Trnasformer {
         &self,
         features: &Tensor,
         targets: &Targets,
-        k: usize,
+        k: Option<usize>,
         pass: &Pass,
     ) -> Result<Tensor> {
         let tokens = self.tokens(features, pass)?;
         let of_genes = match targets.genes {
             Some(genes) => {
-                let mse = ops::mse_loss(&self.genes_at(&tokens, k, pass)?, genes)?;
-                Some(ops::affine(&mse, 0.5, 0.0)?)
+                let predicted = match k {
+                    Some(k) => self.genes_at(&tokens, k, pass)?,
+                    None => self.genes(&tokens)?,
+                };
+                Some(ops::affine(&ops::mse_loss(&predicted, genes)?, 0.5, 0.0)?)
             }
             None => None,
         };

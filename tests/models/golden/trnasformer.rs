@@ -129,7 +129,7 @@ fn train(name: &str, device: &Device) -> Result<()> {
             genes: Some(&inputs[1]),
             labels: Some(&inputs[2]),
         };
-        model.loss(&inputs[0], &targets, k, pass)
+        model.loss(&inputs[0], &targets, Some(k), pass)
     })?;
     case.finish();
     Ok(())
@@ -221,7 +221,7 @@ fn he2rna_train(name: &str, device: &Device) -> Result<()> {
     let pass = Pass::train(Philox::new(0));
     case.tensor("gene_preds", &model.genes_at(&x, k, &pass)?, 1e-5)?;
     adam(&mut case, &model, &[x, genes], &|inputs, pass| {
-        model.loss(&inputs[0], &inputs[1], k, pass)
+        model.loss(&inputs[0], &inputs[1], Some(k), pass)
     })?;
     case.finish();
     Ok(())
@@ -273,7 +273,7 @@ fn train_on_cuda(name: &str) -> Result<()> {
                 genes: Some(&inputs[1]),
                 labels: Some(&inputs[2]),
             };
-            model.loss(&inputs[0], &targets, k(&case), pass)
+            model.loss(&inputs[0], &targets, Some(k(&case)), pass)
         };
         let params = model.parameters();
         let gradients = {
