@@ -23,8 +23,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats;
+use crate::models::backbone::Architecture;
 use crate::session::Threads;
-use crate::train::config::{Layout, Precision};
+use crate::train::config::{Layout, Network, Precision};
 use crate::train::progress::Control;
 use device::DeviceChoice;
 
@@ -80,7 +81,7 @@ enum Command {
     Quickstart(QuickstartArgs),
     /// Make a cohort of H&E-like slides with known links from morphology to expression
     Simulate(SimulateArgs),
-    /// Extract ResNet-50 features of every tile of a folder
+    /// Extract ResNet-50 or DenseNet-121 features of every tile of a folder
     Features(FeaturesArgs),
     /// Train a model
     #[command(subcommand)]
@@ -170,7 +171,10 @@ struct FeaturesArgs {
     /// Folder to write one file per slide to
     #[arg(long)]
     out: PathBuf,
-    /// ResNet-50 weights with torchvision's keys; seeded random weights when left out
+    /// The network
+    #[arg(long, value_enum, default_value = "resnet50")]
+    encoder: EncoderChoice,
+    /// Its weights with torchvision's keys; seeded random weights when left out
     #[arg(long)]
     weights: Option<PathBuf>,
     /// Seed of random weights
@@ -181,15 +185,38 @@ struct FeaturesArgs {
     tile_px: usize,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum EncoderChoice {
+    /// ResNet-50, 2,048 features
+    #[value(name = "resnet50")]
+    ResNet50,
+    /// DenseNet-121, 1,024 features
+    #[value(name = "densenet121")]
+    DenseNet121,
+}
+
+impl From<EncoderChoice> for Architecture {
+    fn from(choice: EncoderChoice) -> Self {
+        match choice {
+            EncoderChoice::ResNet50 => Self::ResNet50,
+            EncoderChoice::DenseNet121 => Self::DenseNet121,
+        }
+    }
+}
+
 #[derive(Subcommand)]
 enum TrainCommand {
     /// DeepPT: tile features -> autoencoder -> expression (Hoang et al. 2024)
     Deeppt(TrainArgs),
+    /// tRNAsformer: bags of tile features -> expression and class (Alsaafin, Safarpoor et al. 2023)
+    Trnasformer(TrainArgs),
+    /// HE2RNA on the same bags (Schmauch et al. 2020)
+    He2rna(TrainArgs),
 }
 
 #[derive(Args)]
 struct TrainArgs {
-    /// The run file (TOML); src/models/deeppt/README.md lists its keys
+    /// The run file (TOML); the README.md in the model's folder under src/models lists its keys
     #[arg(long)]
     config: PathBuf,
     /// Folder of the run
@@ -230,7 +257,7 @@ struct EvaluateArgs {
 
 #[derive(Args)]
 struct PredictArgs {
-    /// resnet18, resnet50, deeppt-autoencoder or deeppt
+    /// resnet18, resnet50, densenet121, trnasformer, he2rna, deeppt-autoencoder or deeppt
     model: String,
     /// .pth, .pt or .safetensors
     #[arg(long)]
@@ -315,6 +342,14 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         }
         Command::Train(TrainCommand::Deeppt(args)) => {
             run::train_deeppt(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::Trnasformer(args)) => {
+            let network = Network::Trnasformer;
+            run::train_trnasformer(args, network, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::He2rna(args)) => {
+            let network = Network::He2rna;
+            run::train_trnasformer(args, network, given, &device(cli, control)?, json, control)
         }
         Command::Evaluate(args) => {
             run::evaluate(args, given, &device(cli, control)?, json, control)

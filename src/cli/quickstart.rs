@@ -17,9 +17,10 @@ use crate::train::config::{
     AutoEncoderConfig, DataConfig, DeepPtConfig, ExpressionConfig, FeatureConfig, Layout,
     MlpConfig, Precision, SplitConfig, default_checkpoint_seconds,
 };
-use crate::train::deeppt::{HeldOut, train};
+use crate::train::deeppt::train;
 use crate::train::evaluate::{GeneScore, Scores, Summary, write_results};
 use crate::train::progress::Control;
+use crate::train::run::HeldOut;
 
 #[derive(Serialize)]
 struct Figures {

@@ -10,9 +10,10 @@ use crate::report::{
 };
 use crate::slides::{image, tile};
 use crate::train::config::DeepPtConfig;
-use crate::train::deeppt::{HeldOut, Outcome};
+use crate::train::deeppt::Outcome;
 use crate::train::evaluate::{GeneScore, Scores, Summary};
 use crate::train::fit::History;
+use crate::train::run::HeldOut;
 
 /// The page of a training run.
 pub fn run(config: &DeepPtConfig, outcome: &Outcome, scores: &Scores, s: &Summary) -> Report {

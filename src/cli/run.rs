@@ -9,11 +9,15 @@ use crate::error::{Error, Result};
 use crate::expression::Table;
 use crate::formats::atomic::create_dir_all;
 use crate::simulate::{self, SimulateConfig};
-use crate::train::config::{DataConfig, DeepPtConfig, FeatureConfig, Precision};
-use crate::train::deeppt::{Ensemble, HeldOut, train};
+use crate::train::config::{
+    DataConfig, DeepPtConfig, FeatureConfig, Network, Precision, TrnasformerConfig,
+};
+use crate::train::deeppt::{Ensemble, train};
 use crate::train::evaluate::{Scores, Summary, write_results};
 use crate::train::features::{extract, published_encoder, random_encoder};
 use crate::train::progress::Control;
+use crate::train::run::HeldOut;
+use crate::train::trnasformer;
 
 #[derive(Serialize)]
 struct Simulated {
@@ -81,13 +85,14 @@ pub fn features(
     let mut cohort = data.read(false)?;
     create_dir_all(&args.out)?;
     let config = FeatureConfig {
+        encoder: args.encoder.into(),
         weights: args.weights.clone(),
         tile_px: args.tile_px,
         dtype,
         ..FeatureConfig::default()
     };
     let encoder = match &args.weights {
-        Some(path) => published_encoder(path, dtype, device)?,
+        Some(path) => published_encoder(path, &config, device)?,
         None => {
             let all: Vec<usize> = (0..cohort.samples.len()).collect();
             let file = args.out.join("encoder.safetensors");
@@ -171,6 +176,42 @@ pub fn train_deeppt(
         &summary,
         &described(&summary, &args.out.join("report.html")),
     )
+}
+
+/// tRNAsformer or HE2RNA; `dtype`, if given, in place of what the run file says.
+pub fn train_trnasformer(
+    args: &TrainArgs,
+    network: Network,
+    dtype: Option<Precision>,
+    device: &Device,
+    json: bool,
+    control: Control,
+) -> Result<()> {
+    let mut config = TrnasformerConfig::read(&args.config)?;
+    config.model.network = network;
+    if let Some(seed) = args.seed {
+        config.seed = seed;
+    }
+    if let Some(dtype) = dtype {
+        (config.dtype, config.features.dtype) = (dtype, dtype);
+    }
+    config.resolve(&std::env::current_dir().unwrap_or_default());
+    let outcome = trnasformer::train(&config, &args.out, args.resume, device, control)?;
+    let held = &outcome.held_out;
+    let samples = held.samples.len();
+    let scores = Scores::new(&held.genes, samples, &held.predicted, &held.measured)?;
+    let summary = Summary::new(&scores, held.same_patient, &outcome.encoder.description);
+    write_results(&args.out, held, &scores, &summary)?;
+    let mut text = described(&summary, &args.out.join("genes.csv"));
+    if let Some(classes) = &outcome.classes {
+        let path = args.out.join("classes.csv");
+        let accuracy = classes.write(&path)?;
+        text += &format!("\nclass accuracy     {accuracy:.3} ({})", path.display());
+    }
+    for skipped in &outcome.skipped {
+        text += &format!("\nskipped {}: {}", skipped.what, skipped.why);
+    }
+    console::print(json, &summary, &text)
 }
 
 /// The figures as a person reads them.

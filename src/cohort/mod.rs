@@ -18,8 +18,10 @@
 //! makes the numbers themselves doubtful (a gene twice, text in a count) stops
 //! the reading with an error.
 
+pub mod bags;
 mod extract;
 pub mod her2st;
+pub mod kmeans;
 pub mod tiles;
 
 use std::path::{Path, PathBuf};

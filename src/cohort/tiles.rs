@@ -179,7 +179,7 @@ fn patients(root: &Path, slides: &[String], options: &Options) -> Result<Vec<Str
         None if default.is_file() => default.as_path(),
         None => return Ok(slides.iter().map(|s| patient_of(s)).collect()),
     };
-    let patient = read_patients(path)?;
+    let patient = read_of_slides(path, "patient")?;
     slides
         .iter()
         .map(|slide| {
@@ -210,7 +210,11 @@ fn patient_of(slide: &str) -> String {
     }
 }
 
-fn read_patients(path: &Path) -> Result<HashMap<String, String>> {
+/// What the table `path` says of each slide in the column `what`.
+///
+/// # Errors
+/// No such columns, an empty field, a slide that stands twice.
+pub fn read_of_slides(path: &Path, what: &str) -> Result<HashMap<String, String>> {
     let (delimiter, text) = table::open(path)?;
     let mut csv = csv::ReaderBuilder::new()
         .delimiter(delimiter)
@@ -221,7 +225,7 @@ fn read_patients(path: &Path) -> Result<HashMap<String, String>> {
             path,
             "",
             format!("cannot be read ({e})"),
-            "write it as CSV with the columns slide and patient",
+            format!("write it as CSV with the columns slide and {what}"),
         )
     };
     let header = csv.headers().map_err(fail)?.clone();
@@ -231,29 +235,29 @@ fn read_patients(path: &Path) -> Result<HashMap<String, String>> {
                 path,
                 "line 1",
                 format!("has no column {wanted}"),
-                "it needs the columns slide and patient",
+                format!("it needs the columns slide and {what}"),
             )
         })
     };
-    let (slide_at, patient_at) = (column("slide")?, column("patient")?);
-    let mut patients = HashMap::new();
+    let (slide_at, value_at) = (column("slide")?, column(what)?);
+    let mut values = HashMap::new();
     for record in csv.records() {
         let record = record.map_err(fail)?;
         let line = record.position().map_or(0, |p| p.line());
-        let (slide, patient) = (
+        let (slide, value) = (
             record.get(slide_at).unwrap_or_default(),
-            record.get(patient_at).unwrap_or_default(),
+            record.get(value_at).unwrap_or_default(),
         );
-        if slide.is_empty() || patient.is_empty() {
+        if slide.is_empty() || value.is_empty() {
             return Err(Error::file(
                 path,
                 format!("line {line}"),
-                "slide or patient is empty",
+                format!("slide or {what} is empty"),
                 "fill in both",
             ));
         }
-        if patients
-            .insert(slide.to_string(), patient.to_string())
+        if values
+            .insert(slide.to_string(), value.to_string())
             .is_some()
         {
             return Err(Error::file(
@@ -264,5 +268,5 @@ fn read_patients(path: &Path) -> Result<HashMap<String, String>> {
             ));
         }
     }
-    Ok(patients)
+    Ok(values)
 }

@@ -3,13 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::str::FromStr;
 
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::formats::Weights;
+use crate::models::backbone::Architecture;
 use crate::models::deeppt::{AutoEncoder, Mlp};
+use crate::models::densenet::{self, DenseNet, DenseNetFeatures};
 use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
+use crate::models::trnasformer::{self, He2Rna, Trnasformer};
 use crate::nn::{self, State};
 use crate::random::Philox;
 use crate::session::{Predict, Session};
@@ -26,7 +30,9 @@ pub struct Model {
     /// Rows that may be computed apart from each other; `None` when the rows
     /// belong together.
     pub batch: Option<usize>,
-    load: fn(&Weights, &Path, &Device, DType) -> Result<Session>,
+    /// What weights leave open, and what a user may therefore set.
+    pub settings: &'static [&'static str],
+    load: fn(&Weights, &Path, &Settings, (&Device, DType)) -> Result<Session>,
 }
 
 pub const MODELS: &[Model] = &[
@@ -35,24 +41,47 @@ pub const MODELS: &[Model] = &[
         input: "images (N, 3, H, W), ImageNet-normalised",
         outputs: &["features", "logits"],
         batch: Some(32),
-        load: |weights, path, device, dtype| {
-            resnet(Depth::ResNet18, weights, path, (device, dtype))
-        },
+        settings: &[],
+        load: |weights, path, _, place| resnet(Depth::ResNet18, weights, path, place),
     },
     Model {
         name: "resnet50",
         input: "images (N, 3, H, W), ImageNet-normalised",
         outputs: &["features", "logits"],
         batch: Some(32),
-        load: |weights, path, device, dtype| {
-            resnet(Depth::ResNet50, weights, path, (device, dtype))
-        },
+        settings: &[],
+        load: |weights, path, _, place| resnet(Depth::ResNet50, weights, path, place),
+    },
+    Model {
+        name: "densenet121",
+        input: "images (N, 3, H, W), ImageNet-normalised",
+        outputs: &["features", "logits"],
+        batch: Some(32),
+        settings: &["bn_eps"],
+        load: densenet,
+    },
+    Model {
+        name: "trnasformer",
+        input: "images of bags (N, 1, 224, 224)",
+        outputs: &["genes", "logits", "cls"],
+        batch: Some(64),
+        settings: &["n_heads"],
+        load: trnasformer,
+    },
+    Model {
+        name: "he2rna",
+        input: "images of bags (N, 1, 224, 224)",
+        outputs: &["genes"],
+        batch: Some(64),
+        settings: &[],
+        load: he2rna,
     },
     Model {
         name: "deeppt-autoencoder",
         input: "tile features (tiles, 2048)",
         outputs: &["code", "reconstruction"],
         batch: Some(1024),
+        settings: &[],
         load: autoencoder,
     },
     Model {
@@ -60,6 +89,7 @@ pub const MODELS: &[Model] = &[
         input: "one slide's codes (tiles, 512)",
         outputs: &["genes"],
         batch: None,
+        settings: &[],
         load: mlp,
     },
 ];
@@ -102,14 +132,30 @@ impl Model {
         device: &Device,
         dtype: DType,
     ) -> Result<Session> {
-        if let Some(key) = settings.keys().next() {
-            return Err(Error::usage(
-                format!("{} has no setting `{key}`", self.name),
-                "leave it out: everything is inferred from the weights",
-            ));
+        let known = |key: &&String| self.settings.contains(&key.as_str());
+        if let Some(key) = settings.keys().find(|key| !known(key)) {
+            let remedy = match self.settings {
+                [] => "leave it out: everything is inferred from the weights".to_owned(),
+                some => format!("leave it out, or set {}", some.join(", ")),
+            };
+            let problem = format!("{} has no setting `{key}`", self.name);
+            return Err(Error::usage(problem, remedy));
         }
-        (self.load)(weights, path, device, dtype)
+        (self.load)(weights, path, settings, (device, dtype))
     }
+}
+
+/// The number that a setting gives, or `default`.
+fn setting<T: FromStr>(settings: &Settings, key: &str, default: T) -> Result<T> {
+    let Some(text) = settings.get(key) else {
+        return Ok(default);
+    };
+    text.parse().map_err(|_| {
+        Error::usage(
+            format!("{key} = {text} is not a number that it can be"),
+            format!("write --set {key}=NUMBER"),
+        )
+    })
 }
 
 /// Rows and columns of the matrix `key`, if it has any elements.
@@ -148,7 +194,34 @@ fn resnet(
     )?))
 }
 
-fn autoencoder(weights: &Weights, path: &Path, device: &Device, dtype: DType) -> Result<Session> {
+fn densenet(
+    weights: &Weights,
+    path: &Path,
+    settings: &Settings,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
+    let weights = Architecture::DenseNet121.with_present_keys(weights.clone())?;
+    let classes = rows(&weights, "classifier.weight", densenet::FEATURES);
+    let eps: f64 = setting(settings, "bn_eps", 1e-5)?;
+    if !(eps > 0.0 && eps.is_finite()) {
+        return Err(Error::usage(
+            format!("bn_eps = {eps} is no small positive number"),
+            "leave it out for PyTorch's 1e-5, or set Keras' 1.001e-5",
+        ));
+    }
+    let model = DenseNet::new(classes, &mut Philox::new(0))?.with_epsilon(eps);
+    nn::load(&model, &weights, path)?;
+    Ok(Session::new(DenseNetFeatures::in_dtype(
+        model, device, dtype,
+    )?))
+}
+
+fn autoencoder(
+    weights: &Weights,
+    path: &Path,
+    _: &Settings,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
     let features = columns(weights, "encoder.0.weight");
     let code = rows(weights, "encoder.0.weight", features);
     let model = AutoEncoder::new(features, code, &mut Philox::new(0))?;
@@ -157,11 +230,75 @@ fn autoencoder(weights: &Weights, path: &Path, device: &Device, dtype: DType) ->
     ready(model, dtype)
 }
 
-fn mlp(weights: &Weights, path: &Path, device: &Device, dtype: DType) -> Result<Session> {
+fn mlp(
+    weights: &Weights,
+    path: &Path,
+    _: &Settings,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
     let code = columns(weights, "layer0.0.weight");
     let hidden = rows(weights, "layer0.0.weight", code);
     let genes = vec![0.0; rows(weights, "layer1.weight", hidden)];
     let model = Mlp::new(code, hidden, &genes, 0.0, &mut Philox::new(0))?;
+    nn::load(&model, weights, path)?;
+    model.to_device(device)?;
+    ready(model, dtype)
+}
+
+fn trnasformer(
+    weights: &Weights,
+    path: &Path,
+    settings: &Settings,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
+    let qkv = |block: usize| matrix(weights, &format!("blocks.{block}.attn.qkv.weight"));
+    let fc1 = |block: usize| matrix(weights, &format!("blocks.{block}.mlp.fc1.weight"));
+    let width = match qkv(0) {
+        Some([rows, width]) if rows == 3 * width => width,
+        _ => 0,
+    };
+    let hidden = rows(weights, "blocks.0.mlp.fc1.weight", width);
+    let fits = |&block: &usize| {
+        qkv(block) == Some([3 * width, width]) && fc1(block) == Some([hidden, width])
+    };
+    let config = trnasformer::Config {
+        width,
+        depth: (0..).take_while(fits).count(),
+        heads: setting(settings, "n_heads", trnasformer::HEADS)?,
+        hidden,
+        genes: weights.get("conv.weight").map(|w| match w.shape[..] {
+            [genes, columns, 1] if columns == width => genes,
+            _ => 0,
+        }),
+        classes: rows(weights, "head.weight", width),
+        positions: weights.get("pos_embed").is_some(),
+    };
+    let model = Trnasformer::new(config, &mut Philox::new(0))?;
+    nn::load(&model, weights, path)?;
+    model.to_device(device)?;
+    ready(model, dtype)
+}
+
+fn he2rna(
+    weights: &Weights,
+    path: &Path,
+    _: &Settings,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
+    let layer = |i: usize| match weights.get(&format!("conv{i}.weight"))?.shape[..] {
+        [outputs, inputs, 1] if inputs > 0 && outputs > 0 => Some([outputs, inputs]),
+        _ => None,
+    };
+    let mut widths = match layer(0) {
+        Some([outputs, inputs]) if inputs <= trnasformer::bag::FEATURES => vec![inputs, outputs],
+        _ => vec![0, 0],
+    };
+    while let Some([outputs, inputs]) = layer(widths.len() - 1)
+        && widths.last() == Some(&inputs)
+    {
+        widths.push(outputs);
+    }
+    let model = He2Rna::new(&widths, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
     model.to_device(device)?;
     ready(model, dtype)

@@ -15,14 +15,14 @@ pub use files::{load, state_weights};
 pub(crate) use files::{to_array, to_tensor};
 pub use modules::{
     BatchNorm, Conv2d, ConvGeometry, ConvTranspose2d, ConvTransposeGeometry, Dropout, Lambda,
-    LayerNorm, Linear, Pool, Sequential,
+    LayerNorm, Linear, Pointwise, Pool, Sequential,
 };
 pub(crate) use param::Values;
 pub use param::{Buffer, Param, Pass};
 
 use crate::device::Device;
 use crate::device::cuda::Address;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
 /// A named member of a module's state.
@@ -88,6 +88,28 @@ pub trait State: Send + Sync {
     /// A parameter that is not f32; no memory left.
     fn keep_shadows(&self) -> Result<()> {
         (self.parameters().iter()).try_for_each(|(_, param)| param.keep_shadow())
+    }
+
+    /// Gives `twin`, which has the same structure, the same values on `device`.
+    /// Between streams of one GPU they share their memory until one of them is
+    /// updated.
+    ///
+    /// # Errors
+    /// Another structure; no memory left on the device.
+    fn share(&self, twin: &dyn State, device: &Device) -> Result<()> {
+        let (ours, theirs) = (self.state(), twin.state());
+        if ours.len() != theirs.len() {
+            return Err(Error::op("share", "internal: the twin is another model"));
+        }
+        for ((_, from), (_, to)) in ours.into_iter().zip(theirs) {
+            to.set(from.value().to(device)?)?;
+            if let (Slot::Param(from), Slot::Param(to)) = (from, to)
+                && from.shadow().is_some()
+            {
+                to.keep_shadow()?;
+            }
+        }
+        Ok(())
     }
 
     /// Moves every parameter and buffer to `device`; those that are there stay

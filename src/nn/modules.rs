@@ -103,6 +103,65 @@ impl Module for Linear {
     }
 }
 
+/// PyTorch's Conv1d of kernel 1, which is [`Linear`] with a weight (K, C, 1), for
+/// rows of channels: (.., C) -> (.., K), in the dtype of x as [`Linear`].
+pub struct Pointwise {
+    pub weight: Param,
+    pub bias: Param,
+}
+
+impl Pointwise {
+    pub fn new(inputs: usize, outputs: usize, random: &mut Philox) -> Result<Self> {
+        let bound = inverse_sqrt(inputs);
+        Ok(Self {
+            weight: uniform("weight", &[outputs, inputs, 1], bound, random)?,
+            bias: uniform("bias", &[outputs], bound, random)?,
+        })
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.bias.value().elements()
+    }
+
+    /// With an activation in the same pass.
+    ///
+    /// # Errors
+    /// As [`ops::linear`].
+    pub fn activated(&self, x: &Tensor, activation: Activation, pass: &Pass) -> Result<Tensor> {
+        let (weight, bias) = self.tensors(x, pass)?;
+        ops::linear(x, &weight, Some(&bias), activation)
+    }
+
+    /// Outputs `start..start + len` alone.
+    ///
+    /// # Errors
+    /// As [`ops::linear`]; outputs that are not there.
+    pub fn part(&self, x: &Tensor, start: usize, len: usize, pass: &Pass) -> Result<Tensor> {
+        let (weight, bias) = self.tensors(x, pass)?;
+        let part = |t: &Tensor| ops::slice(t, 0, start, len);
+        ops::linear(x, &part(&weight)?, Some(&part(&bias)?), Activation::None)
+    }
+
+    fn tensors(&self, x: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+        let dtype = dtype_for(x, &self.weight);
+        let weight = pass.tensor_in(&self.weight, dtype)?;
+        let matrix = ops::reshape(&weight, &weight.shape()[..2])?;
+        Ok((matrix, pass.tensor_in(&self.bias, dtype)?))
+    }
+}
+
+impl State for Pointwise {
+    fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot)) {
+        visit_params!(prefix, visit, "weight" => Some(&self.weight), "bias" => Some(&self.bias));
+    }
+}
+
+impl Module for Pointwise {
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        self.activated(x, Activation::None, pass)
+    }
+}
+
 /// 2-D convolution: weight (K, C / groups, R, S), in the dtype of x as [`Linear`].
 pub struct Conv2d {
     pub weight: Param,

@@ -9,6 +9,7 @@ use crate::cohort::{self, Cohort};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::expression::{GeneChoice, Orientation, Transform};
+use crate::models::backbone::Architecture;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -183,7 +184,10 @@ impl DataConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FeatureConfig {
-    /// ResNet-50 weights (.pth, .pt or .safetensors, torchvision's keys).
+    /// Which network.
+    #[serde(skip_serializing_if = "Architecture::is_default")]
+    pub encoder: Architecture,
+    /// Its weights (.pth, .pt or .safetensors, torchvision's keys).
     /// Without them the network has seeded random weights.
     pub weights: Option<PathBuf>,
     /// Side in pixels to which tiles are resized.
@@ -200,6 +204,7 @@ pub struct FeatureConfig {
 impl Default for FeatureConfig {
     fn default() -> Self {
         Self {
+            encoder: Architecture::default(),
             weights: None,
             tile_px: 224,
             batch: 32,
@@ -331,59 +336,71 @@ impl DeepPtConfig {
     /// # Errors
     /// TOML that does not parse, an unknown key, a value out of its range.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-        let mut config: Self = toml::from_str(&text).map_err(|e| {
-            let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
-            let place = line.map_or_else(String::new, |l| format!("line {l}"));
-            let remedy = "see the keys in src/models/deeppt/README.md";
-            Error::file(path, place, e.message().replace('\n', " "), remedy)
-        })?;
+        let mut config: Self = read_toml(path, "src/models/deeppt/README.md")?;
         config.resolve(path.parent().unwrap_or(Path::new("")));
         config.validate()?;
         Ok(config)
     }
 
+    /// What it has in common with the other families' run files.
+    pub fn common(&self) -> Common<'_> {
+        Common {
+            seed: self.seed,
+            features: &self.features,
+            split: &self.split,
+        }
+    }
+
     /// Makes relative paths relative to `base`.
     pub fn resolve(&mut self, base: &Path) {
         self.data.resolve(base);
-        if let Some(weights) = &mut self.features.weights {
-            *weights = base.join(&*weights);
-        }
-        if let GeneChoice::File(list) = &mut self.expression.genes {
-            *list = base.join(&*list);
-        }
+        self.features.resolve(base);
+        self.expression.resolve(base);
     }
 
     /// # Errors
     /// A value out of its range.
     pub fn validate(&self) -> Result<()> {
-        let positive = [
-            ("features.tile_px", self.features.tile_px),
-            ("features.batch", self.features.batch),
-            (
-                "features.calibration_tiles",
-                self.features.calibration_tiles,
-            ),
+        at_least_one(&[
             ("autoencoder.epochs", self.autoencoder.epochs),
             ("autoencoder.batch", self.autoencoder.batch),
             ("mlp.hidden", self.mlp.hidden),
             ("mlp.epochs", self.mlp.epochs),
             ("mlp.batch", self.mlp.batch),
             ("mlp.genes_per_group", self.mlp.genes_per_group),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, v)| *v == 0) {
-            return Err(Error::usage(format!("{name} is 0"), "set it to at least 1"));
-        }
-        if !(0.0..1.0).contains(&self.mlp.dropout) {
+        ])?;
+        is_share("mlp.dropout", self.mlp.dropout)?;
+        self.common().validate()
+    }
+
+    /// The resolved configuration as TOML.
+    pub fn to_toml(&self) -> Result<String> {
+        to_toml(self)
+    }
+}
+
+/// What every family's run file has.
+#[derive(Clone, Copy)]
+pub struct Common<'a> {
+    pub seed: u64,
+    pub features: &'a FeatureConfig,
+    pub split: &'a SplitConfig,
+}
+
+impl Common<'_> {
+    /// # Errors
+    /// A value out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let features = self.features;
+        at_least_one(&[
+            ("features.tile_px", features.tile_px),
+            ("features.batch", features.batch),
+            ("features.calibration_tiles", features.calibration_tiles),
+        ])?;
+        if features.tile_px < 32 {
             return Err(Error::usage(
-                format!("mlp.dropout = {} is no share", self.mlp.dropout),
-                "set it to 0 or more and below 1",
-            ));
-        }
-        if self.features.tile_px < 32 {
-            return Err(Error::usage(
-                format!("features.tile_px = {} is too small", self.features.tile_px),
-                "ResNet-50 halves an image five times: use at least 32",
+                format!("features.tile_px = {} is too small", features.tile_px),
+                "the encoder halves an image five times: use at least 32",
             ));
         }
         if self.split.by == GroupBy::Sample {
@@ -394,10 +411,251 @@ impl DeepPtConfig {
         }
         Ok(())
     }
+}
+
+impl FeatureConfig {
+    fn resolve(&mut self, base: &Path) {
+        if let Some(weights) = &mut self.weights {
+            *weights = base.join(&*weights);
+        }
+    }
+}
+
+impl ExpressionConfig {
+    fn resolve(&mut self, base: &Path) {
+        if let GeneChoice::File(list) = &mut self.genes {
+            *list = base.join(&*list);
+        }
+    }
+}
+
+fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, readme: &str) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+    toml::from_str(&text).map_err(|e| {
+        let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
+        let place = line.map_or_else(String::new, |l| format!("line {l}"));
+        let remedy = format!("see the keys in {readme}");
+        Error::file(path, place, e.message().replace('\n', " "), remedy)
+    })
+}
+
+fn to_toml(config: &impl Serialize) -> Result<String> {
+    toml::to_string(config)
+        .map_err(|e| Error::usage(format!("the configuration has no TOML: {e}"), "report this"))
+}
+
+fn at_least_one(numbers: &[(&str, usize)]) -> Result<()> {
+    match numbers.iter().find(|(_, v)| *v == 0) {
+        Some((name, _)) => Err(Error::usage(format!("{name} is 0"), "set it to at least 1")),
+        None => Ok(()),
+    }
+}
+
+fn is_share(name: &str, value: f64) -> Result<()> {
+    if (0.0..1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::usage(
+        format!("{name} = {value} is no share"),
+        "set it to 0 or more and below 1",
+    ))
+}
+
+/// tRNAsformer or HE2RNA on bags of a slide's tiles.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrnasformerConfig {
+    /// Decides initial weights, bags, order, k, dropout and splits.
+    #[serde(default)]
+    pub seed: u64,
+    /// What the network is trained in.
+    #[serde(default, skip_serializing_if = "Precision::is_f32")]
+    pub dtype: Precision,
+    /// As for DeepPT.
+    #[serde(default = "default_checkpoint_seconds")]
+    pub checkpoint_seconds: u64,
+    pub data: DataConfig,
+    #[serde(default = "densenet")]
+    pub features: FeatureConfig,
+    #[serde(default = "log10p1")]
+    pub expression: ExpressionConfig,
+    #[serde(default)]
+    pub split: SplitConfig,
+    #[serde(default)]
+    pub bags: BagConfig,
+    #[serde(default)]
+    pub model: NetworkConfig,
+    #[serde(default)]
+    pub training: TrainingConfig,
+}
+
+/// Features as long as the networks take them.
+fn densenet() -> FeatureConfig {
+    FeatureConfig {
+        encoder: Architecture::DenseNet121,
+        ..FeatureConfig::default()
+    }
+}
+
+/// The paper's scale: log10(1 + x) of what the table holds.
+fn log10p1() -> ExpressionConfig {
+    ExpressionConfig {
+        transforms: vec![Transform::Log10p1],
+        ..ExpressionConfig::default()
+    }
+}
+
+/// What tells a slide's tiles apart when they are clustered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClusterBy {
+    Features,
+    Positions,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BagConfig {
+    /// Bags of each slide.
+    pub per_slide: usize,
+    pub by: ClusterBy,
+}
+
+impl Default for BagConfig {
+    fn default() -> Self {
+        Self {
+            per_slide: 100,
+            by: ClusterBy::Features,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    Trnasformer,
+    He2rna,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NetworkConfig {
+    /// The command decides: `train trnasformer` or `train he2rna`.
+    pub network: Network,
+    /// tRNAsformer: width, blocks, heads, and whether tokens know their place.
+    pub width: usize,
+    pub depth: usize,
+    pub heads: usize,
+    pub positions: bool,
+    /// HE2RNA: hidden widths.
+    pub hidden: Vec<usize>,
+    pub dropout: f64,
+    /// tRNAsformer: columns slide, class; without it there is no classification.
+    pub classes: Option<PathBuf>,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            network: Network::Trnasformer,
+            width: 384,
+            depth: 1,
+            heads: 6,
+            positions: true,
+            hidden: vec![1024],
+            dropout: 0.25,
+            classes: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainingConfig {
+    pub epochs: usize,
+    pub patience: usize,
+    /// Bags in a step.
+    pub batch: usize,
+    pub learning_rate: f64,
+    /// AdamW's, of every parameter.
+    pub weight_decay: f64,
+    /// The learning rate is multiplied by `plateau_factor` after more than so many
+    /// epochs without a better validation loss.
+    pub plateau_patience: u64,
+    pub plateau_factor: f64,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 100,
+            patience: 20,
+            batch: 64,
+            learning_rate: 3e-4,
+            weight_decay: 0.01,
+            plateau_patience: 2,
+            plateau_factor: 0.5,
+        }
+    }
+}
+
+impl TrnasformerConfig {
+    /// As [`DeepPtConfig::read`].
+    ///
+    /// # Errors
+    /// As [`DeepPtConfig::read`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut config: Self = read_toml(path, "src/models/trnasformer/README.md")?;
+        config.resolve(path.parent().unwrap_or(Path::new("")));
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// What it has in common with the other families' run files.
+    pub fn common(&self) -> Common<'_> {
+        Common {
+            seed: self.seed,
+            features: &self.features,
+            split: &self.split,
+        }
+    }
+
+    /// Makes relative paths relative to `base`.
+    pub fn resolve(&mut self, base: &Path) {
+        self.data.resolve(base);
+        self.features.resolve(base);
+        self.expression.resolve(base);
+        if let Some(classes) = &mut self.model.classes {
+            *classes = base.join(&*classes);
+        }
+    }
+
+    /// # Errors
+    /// A value out of its range.
+    pub fn validate(&self) -> Result<()> {
+        at_least_one(&[
+            ("bags.per_slide", self.bags.per_slide),
+            ("model.width", self.model.width),
+            ("model.heads", self.model.heads),
+            ("training.epochs", self.training.epochs),
+            ("training.batch", self.training.batch),
+        ])?;
+        if self.model.hidden.contains(&0) {
+            return Err(Error::usage(
+                "model.hidden has a 0",
+                "give widths of at least 1",
+            ));
+        }
+        is_share("model.dropout", self.model.dropout)?;
+        is_share("training.plateau_factor", self.training.plateau_factor)?;
+        self.common().validate()
+    }
 
     /// The resolved configuration as TOML.
+    ///
+    /// # Errors
+    /// A value that TOML does not have.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self)
-            .map_err(|e| Error::usage(format!("the configuration has no TOML: {e}"), "report this"))
+        to_toml(self)
     }
 }

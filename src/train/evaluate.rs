@@ -17,7 +17,7 @@ use crate::metrics::correlation::{pearson_columns, spearman_columns};
 use crate::metrics::multiple_testing::{Correction, adjust};
 use crate::metrics::regression::column_errors;
 use crate::metrics::summary::median;
-use crate::train::deeppt::HeldOut;
+use crate::train::run::HeldOut;
 
 /// The level of the corrected test.
 pub const LEVEL: f64 = 0.01;

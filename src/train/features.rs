@@ -1,4 +1,4 @@
-//! ResNet-50 features of a cohort's tiles, one file per slide, so that an
+//! Features of a cohort's tiles, one file per slide, so that an
 //! interrupted extraction goes on with the next slide and several runs can
 //! share one folder. Images are decoded on the CPU; the network computes on any
 //! device. Since devices round differently, what was made on one is not taken
@@ -15,11 +15,10 @@ use crate::error::{Error, Result};
 use crate::formats::atomic::create_dir_all;
 use crate::formats::hash::{sha256_bytes, sha256_file};
 use crate::formats::{Array, Weights, read_weights, safetensors};
-use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
-use crate::nn::{self, State};
+use crate::models::backbone::{Architecture, Backbone, Extract, RESIDUAL_SCALE};
+use crate::nn;
 use crate::ops;
 use crate::random::Philox;
-use crate::session::Predict;
 use crate::shape::Format;
 use crate::tensor::Tensor;
 use crate::train::config::{FeatureConfig, Precision};
@@ -27,11 +26,6 @@ use crate::train::progress::Control;
 
 /// ImageNet's number of classes, which published weights have.
 const CLASSES: usize = 1000;
-
-/// Scale of each block's contribution in a network of random weights. Chosen on
-/// the simulated cohort: against 1 it raises the held-out correlation of a ridge
-/// regression on the features from 0.67 to 0.86.
-const RESIDUAL_SCALE: f64 = 0.2;
 
 /// Which network made features; printed wherever they are used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +41,9 @@ pub struct EncoderSource {
 /// A network ready to extract, and where it is from.
 pub struct Encoder {
     /// It computes on the device that it was made for.
-    pub network: ResNetFeatures,
+    pub network: Box<dyn Extract>,
+    /// Length of its features.
+    pub width: usize,
     pub source: EncoderSource,
 }
 
@@ -67,19 +63,25 @@ fn within(dtype: Precision) -> &'static str {
     }
 }
 
-/// Published weights; the file's keys must be those of torchvision's resnet50.
-pub fn published_encoder(path: &Path, dtype: Precision, device: &Device) -> Result<Encoder> {
-    let weights = read_weights(path)?;
+/// Published weights of `config.encoder`; the file's keys must be torchvision's.
+pub fn published_encoder(path: &Path, config: &FeatureConfig, device: &Device) -> Result<Encoder> {
+    let architecture = config.encoder;
+    let weights = architecture.with_present_keys(read_weights(path)?)?;
     let classes = weights
-        .get("fc.weight")
+        .get(architecture.head())
         .and_then(|a| a.shape.first().copied())
         .unwrap_or(CLASSES);
-    let model = ResNet::new(Depth::ResNet50, classes, &mut Philox::new(0))?;
-    nn::load(&model, &weights, path)?;
+    let model = architecture.network(classes, &mut Philox::new(0))?;
+    nn::load(&*model, &weights, path)?;
     Ok(Encoder {
-        network: ResNetFeatures::in_dtype(model, device, dtype.dtype())?,
+        network: model.ready(device, config.dtype.dtype())?,
+        width: architecture.features(),
         source: EncoderSource {
-            description: format!("ResNet-50 with the weights of {}", path.display()),
+            description: format!(
+                "{} with the weights of {}",
+                architecture.title(),
+                path.display()
+            ),
             sha256: sha256_file(path)?,
             random: false,
         },
@@ -103,7 +105,8 @@ pub fn random_encoder(
 ) -> Result<Encoder> {
     let tiles = calibration_tiles(cohort, calibration, config.calibration_tiles);
     let mut recipe = format!(
-        "resnet50 seed {seed} px {} batch {}{}",
+        "{} seed {seed} px {} batch {}{}",
+        config.encoder.name(),
         config.tile_px,
         config.batch,
         on(device)
@@ -112,42 +115,45 @@ pub fn random_encoder(
         recipe += &describe_tile(cohort, tile)?;
     }
     let recipe = sha256_bytes(recipe.as_bytes());
-    let model = ResNet::new(
-        Depth::ResNet50,
-        CLASSES,
-        &mut Philox::fork(seed, "resnet50"),
-    )?;
-    model.scale_residuals(RESIDUAL_SCALE)?;
+    let architecture = config.encoder;
+    let mut random = Philox::fork(seed, architecture.name());
+    let model = architecture.network(CLASSES, &mut random)?;
+    model.soften()?;
     let made = file.exists() && {
         let weights = read_weights(file)?;
-        weights.metadata.get("recipe") == Some(&recipe) && nn::load(&model, &weights, file).is_ok()
+        weights.metadata.get("recipe") == Some(&recipe) && nn::load(&*model, &weights, file).is_ok()
     };
     if !made {
         model.to_device(device)?;
-        calibrate(&model, cohort, &tiles, config, control)?;
+        calibrate(&*model, device, cohort, &tiles, config, control)?;
         let slides: HashSet<&str> = calibration
             .iter()
             .map(|&s| cohort.samples[s].slide.as_str())
             .collect();
+        let scale = match architecture {
+            Architecture::ResNet50 => format!(", residual scale {RESIDUAL_SCALE}"),
+            Architecture::DenseNet121 => String::new(),
+        };
         let description = format!(
-            "ResNet-50 with random weights (seed {seed}, residual scale {RESIDUAL_SCALE}), batch norm \
-             calibrated on {} tiles of {} training slides and frozen; not trained on any image",
+            "{} with random weights (seed {seed}{scale}), batch norm calibrated on {} tiles of {} \
+             training slides and frozen; not trained on any image",
+            architecture.title(),
             tiles.len(),
             slides.len()
         );
-        let mut weights = nn::state_weights(&model)?;
+        let mut weights = nn::state_weights(&*model)?;
         weights.metadata.insert("recipe".into(), recipe);
         weights.metadata.insert("description".into(), description);
         safetensors::write(file, &weights)?;
     }
-    stored_encoder(file, config.dtype, device)
+    stored_encoder(file, config, device)
 }
 
 /// An encoder that [`random_encoder`] made.
-pub fn stored_encoder(file: &Path, dtype: Precision, device: &Device) -> Result<Encoder> {
+pub fn stored_encoder(file: &Path, config: &FeatureConfig, device: &Device) -> Result<Encoder> {
     let weights = read_weights(file)?;
-    let model = ResNet::new(Depth::ResNet50, CLASSES, &mut Philox::new(0))?;
-    nn::load(&model, &weights, file)?;
+    let model = config.encoder.network(CLASSES, &mut Philox::new(0))?;
+    nn::load(&*model, &weights, file)?;
     let description = weights
         .metadata
         .get("description")
@@ -161,7 +167,8 @@ pub fn stored_encoder(file: &Path, dtype: Precision, device: &Device) -> Result<
             )
         })?;
     Ok(Encoder {
-        network: ResNetFeatures::in_dtype(model, device, dtype.dtype())?,
+        network: model.ready(device, config.dtype.dtype())?,
+        width: config.encoder.features(),
         source: EncoderSource {
             description,
             sha256: sha256_file(file)?,
@@ -184,7 +191,8 @@ fn calibration_tiles(cohort: &Cohort, samples: &[usize], most: usize) -> Vec<usi
 }
 
 fn calibrate(
-    model: &ResNet,
+    model: &dyn Backbone,
+    device: &Device,
     cohort: &Cohort,
     tiles: &[usize],
     config: &FeatureConfig,
@@ -195,14 +203,13 @@ fn calibrate(
         .begin("calibrating batch norm", tiles.len());
     let part = only_tiles(cohort, &tiles.iter().copied().collect());
     let mut done = 0;
-    let device = model.fc.weight.value().device();
     model.reset_statistics()?;
     for_each_batch(
         &part,
         &TileSpec::imagenet(config.tile_px, config.batch),
         |pixels, of| {
             control.check("run the same command with --resume to go on")?;
-            model.observe(&images(pixels, of.len(), config.tile_px)?.to(&device)?)?;
+            model.observe(&images(pixels, of.len(), config.tile_px)?.to(device)?)?;
             done += of.len();
             control.progress.at(done, "");
             Ok(())
@@ -288,7 +295,7 @@ pub fn extract(
     control: Control,
 ) -> Result<Features> {
     create_dir_all(folder)?;
-    let width = Depth::ResNet50.features();
+    let width = encoder.width;
     let mut values = vec![0.0; cohort.tiles.len() * width];
     let mut slides: Vec<&str> = Vec::new();
     for sample in &cohort.samples {
@@ -362,7 +369,7 @@ fn slide_features(
     if path.exists() {
         let stored = read_weights(path)?;
         if stored.metadata.get("recipe") == Some(&recipe) {
-            return stored_features(path, &stored);
+            return stored_features(path, &stored, encoder.width);
         }
     }
 
@@ -374,7 +381,7 @@ fn slide_features(
         tiles.extend_from_slice(of);
         progress(of.len())
     })?;
-    let width = Depth::ResNet50.features();
+    let width = encoder.width;
     let mut file = Weights::new();
     file.insert("features", Array::from_f32(&[tiles.len(), width], &rows)?)?;
     let index: Vec<i64> = tiles.iter().map(|&t| t as i64).collect();
@@ -407,7 +414,7 @@ fn slide_features(
     Ok((rows, tiles, unused))
 }
 
-fn stored_features(path: &Path, file: &Weights) -> Result<SlideFeatures> {
+fn stored_features(path: &Path, file: &Weights, width: usize) -> Result<SlideFeatures> {
     let broken = || {
         Error::file(
             path,
@@ -422,7 +429,7 @@ fn stored_features(path: &Path, file: &Weights) -> Result<SlideFeatures> {
     let listed = file.metadata.get("unused").ok_or_else(broken)?;
     let listed: Vec<Unused> = serde_json::from_str(listed).map_err(|_| broken())?;
     let tiles: Vec<usize> = tiles.to_i64()?.into_iter().map(|t| t as usize).collect();
-    if features.shape != [tiles.len(), Depth::ResNet50.features()] {
+    if features.shape != [tiles.len(), width] {
         return Err(broken());
     }
     let unused = listed

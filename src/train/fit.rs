@@ -14,6 +14,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::{Weights, read_weights, safetensors};
 use crate::nn::state_weights;
+use crate::optim::ReduceOnPlateau;
 use crate::random::Philox;
 use crate::tensor::Tensor;
 use crate::train::progress::Control;
@@ -59,6 +60,9 @@ pub struct Task<'a> {
     pub fingerprint: &'a str,
     pub step: TrainingStep<'a>,
     pub plan: Plan,
+    /// Lowers the learning rate by the validation loss, if it is to be lowered.
+    /// What it has seen comes back from the losses of a resumed stage.
+    pub schedule: Option<ReduceOnPlateau>,
     /// Where the checkpoint of the unfinished stage is kept.
     pub checkpoint: &'a Path,
     /// It is written at the end of the first epoch after this time.
@@ -113,6 +117,11 @@ impl Task<'_> {
             }
             history.train.push(train);
             history.validation.push(validation);
+            if let Some(schedule) = &mut self.schedule {
+                let optimizer = self.step.optimizer_mut();
+                let rate = schedule.step(validation, optimizer.learning_rate());
+                optimizer.set_learning_rate(rate)?;
+            }
             let stopping = control.check("").is_err();
             if stopping || saved.elapsed() >= self.checkpoint_every {
                 self.save(&history, &best)?;
@@ -191,6 +200,12 @@ impl Task<'_> {
             .optimizer_mut()
             .load_state(optimizer)
             .map_err(|e| broken(e.to_string()))?;
+        if let Some(schedule) = &mut self.schedule {
+            // The rate itself is part of the optimiser's state.
+            for &loss in &history.validation {
+                schedule.step(loss, 1.0);
+            }
+        }
         Ok(Some((history, part("best/")?)))
     }
 }

@@ -15,6 +15,10 @@ pub mod fit;
 pub mod genes;
 #[cfg(feature = "formats")]
 pub mod progress;
+#[cfg(feature = "slides")]
+pub mod run;
 #[cfg(feature = "formats")]
 pub mod split;
 pub mod step;
+#[cfg(feature = "slides")]
+pub mod trnasformer;

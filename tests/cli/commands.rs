@@ -123,11 +123,19 @@ fn simulate_draws_what_was_asked_for() {
 
 #[test]
 fn features_are_one_file_a_slide() {
+    features_of("resnet50", "ResNet-50", 2048);
+    features_of("densenet121", "DenseNet-121", 1024);
+}
+
+/// Of [`cohort`], by one of the encoders.
+fn features_of(choice: &str, title: &str, width: usize) {
     let folder = scratch();
     let out = folder.path().join("features");
     let tiles = cohort().join("tiles");
     let args = [
         "features",
+        "--encoder",
+        choice,
         "--json",
         "--data",
         text(&tiles),
@@ -144,10 +152,11 @@ fn features_are_one_file_a_slide() {
     assert_eq!((&made["slides"], &made["tiles"]), (&16.into(), &32.into()));
     assert_eq!(made["skipped"], serde_json::json!([]));
     let encoder = made["encoder"].as_str().expect("text");
-    assert!(encoder.contains("random weights (seed 1"), "{encoder}");
+    let says = format!("{title} with random weights (seed 1");
+    assert!(encoder.contains(&says), "{encoder}");
     let slide = eosin::formats::read_weights(out.join("features/S16.safetensors"));
     let slide = slide.expect("features");
-    assert_eq!(slide.get("features").expect("a key").shape, [2, 2048]);
+    assert_eq!(slide.get("features").expect("a key").shape, [2, width]);
     assert_eq!(slide.metadata["encoder"], encoder);
 
     // The file of random weights is a weights file like any other: with it the
@@ -156,6 +165,8 @@ fn features_are_one_file_a_slide() {
     let weights = out.join("encoder.safetensors");
     let text_out = succeeds([
         "features",
+        "--encoder",
+        choice,
         "--data",
         text(&tiles),
         "--layout",
@@ -168,7 +179,7 @@ fn features_are_one_file_a_slide() {
         text(&weights),
     ]);
     assert!(
-        text_out.contains("ResNet-50 with the weights of"),
+        text_out.contains(&format!("{title} with the weights of")),
         "{text_out}"
     );
     let same = eosin::formats::read_weights(given.join("features/S16.safetensors"));
@@ -333,4 +344,90 @@ fn inspect_tells_every_kind_of_file() {
     }
     fails(["inspect", "no-such-file.pth"], &["no-such-file.pth"]);
     fails(["inspect", text(&tiles)], &[text(&tiles)]);
+}
+
+/// Both networks from a folder of tiles to held-out predictions, and their weights by
+/// `predict`.
+#[test]
+fn trnasformer_and_he2rna_train() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let part = |name: &str| format!("{:?}", text(&cohort().join(name)));
+    let slides: Vec<String> = (1..=16).map(|s| format!("S{s:02}")).collect();
+    let lines = slides.iter().enumerate();
+    let lines: String = lines.map(|(i, s)| format!("{s},c{}\n", i % 2)).collect();
+    std::fs::write(at("classes.csv"), format!("slide,class\n{lines}")).expect("classes");
+    let common = format!(
+        "seed = 3\n\
+         [data]\nlayout = \"tiles\"\npath = {}\nexpression = {}\nslides = {}\n\
+         [features]\nencoder = \"densenet121\"\ntile_px = 64\n\
+         [split]\nouter_folds = 2\ninner_folds = 2\n\
+         [bags]\nper_slide = 2\n\
+         [training]\nepochs = 2\nbatch = 8\n\
+         [model]\nwidth = 12\nheads = 2\nhidden = [8]\n",
+        part("tiles"),
+        part("expression.csv"),
+        part("slides.csv")
+    );
+    let config = at("run.toml");
+    for (network, classes) in [
+        ("trnasformer", "classes = \"classes.csv\"\n"),
+        ("he2rna", ""),
+    ] {
+        std::fs::write(&config, format!("{common}{classes}")).expect("a run file");
+        let out = at(network);
+        let train = [
+            "train",
+            network,
+            "--config",
+            text(&config),
+            "--out",
+            text(&out),
+        ];
+        let said = succeeds(train);
+        assert!(said.contains("held-out samples   15"), "{said}");
+        assert_eq!(said.contains("class accuracy"), network == "trnasformer");
+        for file in [
+            "predictions.csv",
+            "measured.csv",
+            "genes.csv",
+            "summary.json",
+        ] {
+            assert!(out.join(file).exists(), "{file}");
+        }
+        assert_eq!(out.join("classes.csv").exists(), network == "trnasformer");
+        // A run that is there is not written over, and one that is finished stays.
+        fails(train, &["holds a run already", "--resume"]);
+        let before = files(&out);
+        succeeds(train.iter().chain(&["--resume"]));
+        assert_eq!(files(&out), before);
+
+        let x = eosin::formats::Array::from_f32(&[2, 1, 224, 224], &vec![0.5; 2 * 224 * 224]);
+        eosin::formats::npy::write(at("x.npy"), &x.expect("an array")).expect("an input");
+        let (weights, x, y) = (
+            out.join("fold0/model0.safetensors"),
+            at("x.npy"),
+            at("y.npy"),
+        );
+        let mut predict = vec!["predict", network, "--weights", text(&weights)];
+        predict.extend(["--input", text(&x), "--output", text(&y), "--json"]);
+        if network == "trnasformer" {
+            predict.extend(["--set", "n_heads=2"]);
+        }
+        let genes = eosin::formats::read_weights(&weights).expect("weights");
+        let genes: Vec<String> = serde_json::from_str(&genes.metadata["genes"]).expect("names");
+        assert_eq!(json(predict)["genes"], serde_json::json!([2, genes.len()]));
+    }
+    std::fs::write(&config, common.replace("densenet121", "resnet50")).expect("a run file");
+    let out = at("wide");
+    let train = [
+        "train",
+        "he2rna",
+        "--config",
+        text(&config),
+        "--out",
+        text(&out),
+    ];
+    fails(train, &["2048 features", "densenet121"]);
+    assert!(!out.exists());
 }

@@ -63,7 +63,7 @@ fn golden_state(manifest: &serde_json::Value) -> Weights {
             }
             "fan_in" => (-(3.0 / fan_in).sqrt(), (3.0 / fan_in).sqrt()),
             "scale" => (0.9, 1.1),
-            "bias" | "running_mean" => (-0.1, 0.1),
+            "bias" | "running_mean" | "pos" => (-0.1, 0.1),
             "running_var" => (0.5, 1.5),
             other => panic!("rule {other}"),
         };
@@ -128,6 +128,63 @@ fn resnet18_gives_torchvisions_numbers() {
         assert!(off > 1e-4, "{output} is off by {off}: was it bf16?");
         assert!(off < 2e-2, "{output} is off by {off}");
     }
+}
+
+/// Weights and input of a golden case by the formula, predicted with: the outputs and
+/// the golden arrays.
+fn predict_golden(case: &str, model: &str) -> (serde_json::Value, Weights, Weights) {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(case);
+    let manifest = std::fs::read(golden.with_extension("json")).expect("a manifest");
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    safetensors::write(at("w.safetensors"), &golden_state(&manifest)).expect("weights");
+    let input = &manifest["inputs"][0];
+    let shape: Vec<usize> = serde_json::from_value(input["shape"].clone()).expect("a shape");
+    let bound = |key: &str| input[key].as_f64().expect("a bound");
+    let name = input["name"].as_str().expect("a name");
+    let n = shape.iter().product();
+    let x = formula::values(name, n, bound("lo"), bound("hi"));
+    npy::write(at("x.npy"), &Array::from_f32(&shape, &x).expect("an array")).expect("an input");
+    let output = at("y.safetensors");
+    let shapes = predict(model, &at("w.safetensors"), &at("x.npy"), &output);
+    let ours = read_weights(output).expect("outputs");
+    let theirs = read_weights(golden.with_extension("safetensors")).expect("golden outputs");
+    (shapes, ours, theirs)
+}
+
+fn assert_golden((ours, theirs): (&Weights, &Weights), pairs: &[(&str, &str)]) {
+    for (output, reference) in pairs {
+        let of = |w: &Weights, key| w.get(key).expect("a key").to_f32().expect("f32");
+        let off = relative(&of(ours, output), &of(theirs, reference));
+        assert!(off < 1e-5, "{output} is off by {off}");
+    }
+}
+
+#[test]
+fn densenet121_gives_torchvisions_numbers() {
+    let (shapes, ours, theirs) = predict_golden("backbone_densenet121_eval", "densenet121");
+    let expected = serde_json::json!({"features": [2, 1024], "logits": [2, 1000]});
+    assert_eq!(shapes, expected);
+    assert_golden(
+        (&ours, &theirs),
+        &[("features", "pooled"), ("logits", "logits")],
+    );
+}
+
+#[test]
+fn trnasformer_and_he2rna_give_the_published_codes_numbers() {
+    let (shapes, ours, theirs) = predict_golden("trnasformer_eval_d2", "trnasformer");
+    let expected = serde_json::json!({"genes": [4, 512], "logits": [4, 3], "cls": [4, 384]});
+    assert_eq!(shapes, expected);
+    let pairs = [("genes", "gene_preds"), ("logits", "class_logits")];
+    assert_golden((&ours, &theirs), &pairs);
+
+    let (shapes, ours, theirs) = predict_golden("he2rna_eval", "he2rna");
+    assert_eq!(shapes, serde_json::json!({"genes": [4, 256]}));
+    assert_golden((&ours, &theirs), &[("genes", "gene_preds")]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use eosin::device::cuda::CudaDevice;
 use eosin::device::cuda::null::NullDriver;
 use eosin::formats::Weights;
 use eosin::nn::{BatchNorm, Dropout, Linear, Module, Pass, Slot, State, key, load, state_weights};
-use eosin::optim::{Adam, Kind, Optimizer, Sgd};
+use eosin::optim::{Adam, Goal, Kind, Optimizer, ReduceOnPlateau, Sgd};
 use eosin::random::Philox;
 use eosin::train::fit::{History, Plan, Task};
 use eosin::train::progress::{Control, Progress, Silent};
@@ -386,6 +386,7 @@ fn stage(device: &Device, checkpoint: &Path, stop_at: Option<usize>) -> Result<(
             epochs: 7,
             patience: 7,
         },
+        schedule: Some(ReduceOnPlateau::new(Goal::Lower, 0.5, 0)?),
         checkpoint,
         checkpoint_every: Duration::from_secs(3600),
     };

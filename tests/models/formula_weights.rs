@@ -17,6 +17,7 @@ pub fn rule(key: &str, shape: &[usize]) -> (&'static str, Option<[f64; 2]>) {
         "num_batches_tracked" => ("zero_i64", None),
         "running_var" => ("running_var", Some([0.5, 1.5])),
         "running_mean" => ("running_mean", around(0.1)),
+        "cls_token" | "pos_embed" => ("pos", around(0.1)),
         _ if shape.len() >= 2 => {
             let fan_in: usize = shape[1..].iter().product();
             ("fan_in", around((3.0 / fan_in as f64).sqrt()))

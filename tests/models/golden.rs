@@ -5,6 +5,8 @@
 //! alone, in f64, so there is no CUDA side of it.
 
 mod cuda;
+mod densenet;
+mod trnasformer;
 
 use std::collections::BTreeSet;
 
@@ -12,7 +14,7 @@ use eosin::autograd::grad;
 use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp, averaging};
 use eosin::models::resnet::{Depth, ResNet, ResNetFeatures};
 use eosin::nn::{Param, Pass, Slot, State};
-use eosin::optim::{Adam, Optimizer};
+use eosin::optim::{Adam, AdamW, Kind, Optimizer};
 use eosin::random::Philox;
 use eosin::session::Predict;
 use eosin::train::step::{Loss, TrainingStep};
@@ -50,6 +52,8 @@ pub fn trials() -> Vec<Trial> {
     all.extend(eval("backbone_resnet18_eval", Depth::ResNet18));
     all.extend(eval("backbone_resnet50_eval", Depth::ResNet50));
     all.extend(cuda::trials());
+    all.extend(densenet::trials());
+    all.extend(trnasformer::trials());
     all
 }
 
@@ -225,20 +229,32 @@ fn recorded(params: &[(String, Param)]) -> Vec<Tensor> {
     params.iter().map(|(_, p)| p.recorded()).collect()
 }
 
-/// Gradients, losses and weights of the manifest's steps of Adam, which are
+/// Gradients, losses and weights of the manifest's steps of Adam or AdamW, which are
 /// captured and replayed where the model is on CUDA.
 fn adam(case: &mut Case, model: &dyn State, inputs: &[Tensor], loss: &Loss) -> Result<()> {
     let number = |key: &str| {
         let value = case.manifest["optimiser"][key].as_f64();
         value.expect("a number")
     };
-    assert_eq!(case.manifest["optimiser"]["name"], "Adam");
     let betas = serde_json::from_value(case.manifest["optimiser"]["betas"].clone());
-    let kind = Adam {
-        lr: number("lr"),
-        betas: betas.expect("betas"),
-        eps: number("eps"),
-        weight_decay: number("weight_decay"),
+    let (lr, betas, eps) = (number("lr"), betas.expect("betas"), number("eps"));
+    let weight_decay = number("weight_decay");
+    let kind: Kind = match case.manifest["optimiser"]["name"].as_str() {
+        Some("Adam") => Adam {
+            lr,
+            betas,
+            eps,
+            weight_decay,
+        }
+        .into(),
+        Some("AdamW") => AdamW {
+            lr,
+            betas,
+            eps,
+            weight_decay,
+        }
+        .into(),
+        other => panic!("optimiser {other:?}"),
     };
     let steps = number("steps") as usize;
     let params = model.parameters();
@@ -259,7 +275,7 @@ fn adam(case: &mut Case, model: &dyn State, inputs: &[Tensor], loss: &Loss) -> R
         losses.push(step.take(inputs, random)?.item()?);
         let group = format!("param_after_{number}");
         if case.manifest["groups"].get(&group).is_some() {
-            let (lr, steps) = (kind.lr, number as f64);
+            let steps = number as f64;
             case.group(&group, &values(&params), Rule::Weight { lr, steps })?;
         }
     }

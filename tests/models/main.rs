@@ -11,6 +11,8 @@ mod passes;
 mod registry;
 mod sessions;
 mod training;
+#[cfg(feature = "slides")]
+mod trnasformer_run;
 
 #[path = "../common/emulated.rs"]
 mod emulated;
@@ -28,6 +30,8 @@ fn main() {
     let mut trials = golden::trials();
     #[cfg(feature = "slides")]
     trials.extend(deeppt_run::trials().into_iter().chain(features::trials()));
+    #[cfg(feature = "slides")]
+    trials.extend(trnasformer_run::trials());
     trials.extend(passes::trials());
     trials.extend(registry::trials());
     trials.extend(sessions::trials());

@@ -1,6 +1,7 @@
 //! What a forward pass may change, and gradients through changed weights.
 
 use eosin::autograd::grad;
+use eosin::models::backbone::Backbone;
 use eosin::models::deeppt::AutoEncoder;
 use eosin::models::resnet::{Depth, ResNet};
 use eosin::nn::{Pass, Slot, State};

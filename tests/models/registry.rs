@@ -4,8 +4,10 @@ use std::path::Path;
 
 use eosin::formats::{Array, Weights, read_weights, safetensors};
 use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp};
+use eosin::models::densenet::{DenseNet, KERAS_EPSILON};
 use eosin::models::registry::{MODELS, Model, Settings};
 use eosin::models::resnet::{Depth, ResNet};
+use eosin::models::trnasformer::{Config, He2Rna, Trnasformer};
 use eosin::nn::{self, Pass, State};
 use eosin::random::Philox;
 use eosin::session::Predict;
@@ -19,6 +21,17 @@ use crate::trial::trial;
 /// Classes and genes that no default has, since they are inferred.
 const CLASSES: usize = 11;
 const GENES: usize = 23;
+
+/// No width, depth or hidden width that is published.
+const TRNASFORMER: Config = Config {
+    width: 24,
+    depth: 3,
+    heads: 6,
+    hidden: 40,
+    genes: Some(GENES),
+    classes: CLASSES,
+    positions: true,
+};
 
 pub fn trials() -> Vec<Trial> {
     let mut all: Vec<Trial> = MODELS
@@ -40,6 +53,9 @@ pub fn trials() -> Vec<Trial> {
         trial("registry::misfits_set_nothing", misfits_set_nothing),
         trial("registry::integer_weights", integer_weights),
         trial("registry::counters_may_be_missing", missing_counters),
+        trial("registry::densenet121::old_keys", old_keys),
+        trial("registry::densenet121::epsilon", epsilon),
+        trial("registry::trnasformer::variants", variants),
         trial("registry::unknown_model", unknown_model),
         trial("registry::unknown_setting", unknown_setting),
     ]);
@@ -63,6 +79,28 @@ fn reference(name: &str) -> Result<(Weights, Tensor, Expected)> {
     match name {
         "resnet18" => resnet(Depth::ResNet18, random),
         "resnet50" => resnet(Depth::ResNet50, random),
+        "densenet121" => {
+            let model = DenseNet::new(CLASSES, random)?;
+            fill(&model)?;
+            let x = input("registry", &[2, 3, 64, 64])?;
+            let output = model.forward(&x, &Pass::eval())?;
+            let expected = vec![("features", output.features), ("logits", output.logits)];
+            Ok((weights(&model)?, x, expected))
+        }
+        "trnasformer" => {
+            let model = Trnasformer::new(TRNASFORMER, random)?;
+            fill(&model)?;
+            let x = input("registry", &[2, 1, 224, 224])?;
+            let expected = model.predict(&x)?;
+            Ok((weights(&model)?, x, expected))
+        }
+        "he2rna" => {
+            let model = He2Rna::new(&[FEATURES / 2, 10, 8, GENES], random)?;
+            fill(&model)?;
+            let x = input("registry", &[2, 1, 224, 224])?;
+            let expected = model.predict(&x)?;
+            Ok((weights(&model)?, x, expected))
+        }
         "deeppt-autoencoder" => {
             let model = AutoEncoder::new(FEATURES, CODE, random)?;
             fill(&model)?;
@@ -122,9 +160,15 @@ fn empty_file(model: &Model) -> Result<()> {
 fn hostile_shapes(model: &Model) -> Result<()> {
     let names = [
         "fc.weight",
+        "classifier.weight",
         "encoder.0.weight",
         "layer0.0.weight",
         "layer1.weight",
+        "blocks.0.attn.qkv.weight",
+        "blocks.0.mlp.fc1.weight",
+        "conv.weight",
+        "conv0.weight",
+        "cls_token",
     ];
     for shape in [
         &[1 << 40, 0][..],
@@ -245,6 +289,113 @@ fn unknown_setting() -> Result<()> {
         assert!(message.contains("`widht`"), "{message}");
         assert!(message.contains(model.name), "{message}");
         assert!(message.contains("leave it out"), "{message}");
+    }
+    Ok(())
+}
+
+/// torchvision's published file has the keys of PyTorch 0.3.
+fn old_keys() -> Result<()> {
+    let (present, x, expected) = reference("densenet121")?;
+    let mut old = Weights::new();
+    let mut renamed = 0;
+    for (key, array) in present {
+        if key.ends_with("num_batches_tracked") {
+            continue;
+        }
+        let mut before = key.clone();
+        for part in ["norm", "conv"] {
+            for n in [1, 2] {
+                let of_layer = before.contains("denselayer");
+                if of_layer {
+                    before = before.replace(&format!(".{part}{n}."), &format!(".{part}.{n}."));
+                }
+            }
+        }
+        renamed += usize::from(before != key);
+        old.insert(before, array)?;
+    }
+    assert_eq!(renamed, 58 * (2 * 4 + 2));
+    let model = Model::named("densenet121")?;
+    let path = Path::new("old.pth");
+    let session = model.session(&old, path, &Settings::new(), &Device::Cpu)?;
+    let outputs = session.runner(Threads::Own(2))?.run(&x)?;
+    for ((name, got), (_, want)) in outputs.iter().zip(&expected) {
+        let error = relative_l2(&got.to_f64_vec()?, &want.to_f64_vec()?);
+        assert!(error <= 1e-5, "{name}: off by {error:e}");
+    }
+    Ok(())
+}
+
+fn epsilon() -> Result<()> {
+    let (weights, x, plain) = reference("densenet121")?;
+    let model = Model::named("densenet121")?;
+    let with = |text: &str| {
+        let settings = Settings::from([("bn_eps".to_owned(), text.to_owned())]);
+        model.session(&weights, Path::new("w"), &settings, &Device::Cpu)
+    };
+    let network = DenseNet::new(CLASSES, &mut Philox::new(0))?.with_epsilon(KERAS_EPSILON);
+    fill(&network)?;
+    let want = network.forward(&x, &Pass::eval())?.features.to_f64_vec()?;
+    let outputs = with("1.001e-5")?.runner(Threads::Own(2))?.run(&x)?;
+    let got = outputs[0].1.to_f64_vec()?;
+    assert!(relative_l2(&got, &want) <= 1e-5);
+    let outputs = with("0.5")?.runner(Threads::Own(2))?.run(&x)?;
+    assert!(relative_l2(&outputs[0].1.to_f64_vec()?, &plain[0].1.to_f64_vec()?) > 1e-3);
+    for wrong in ["0", "-1", "inf", "nan", "small"] {
+        let error = with(wrong).err().expect("no epsilon").to_string();
+        assert!(error.contains("bn_eps"), "{error}");
+    }
+    Ok(())
+}
+
+/// Without positions, without genes and with other heads: what the file has is
+/// what the model has, and heads change the numbers.
+fn variants() -> Result<()> {
+    let model = Model::named("trnasformer")?;
+    let path = Path::new("w.pt");
+    let x = input("registry", &[2, 1, 224, 224])?;
+    let run = |config: Config, heads: &str| -> Result<Expected> {
+        let network = Trnasformer::new(config, &mut Philox::new(0))?;
+        fill(&network)?;
+        let settings = Settings::from([("n_heads".to_owned(), heads.to_owned())]);
+        let session = model.session(&weights(&network)?, path, &settings, &Device::Cpu)?;
+        let outputs = session.runner(Threads::Own(2))?.run(&x)?;
+        for ((name, got), (_, want)) in outputs.iter().zip(network.predict(&x)?) {
+            assert_eq!(got.to_f32_vec()?, want.to_f32_vec()?, "{name}");
+        }
+        Ok(outputs)
+    };
+    let plain = run(TRNASFORMER, "6")?;
+    assert_eq!(plain[0].1.shape(), [2, GENES]);
+    let positions = false;
+    let unplaced = run(
+        Config {
+            positions,
+            ..TRNASFORMER
+        },
+        "6",
+    )?;
+    assert!(unplaced[0].1.to_f32_vec()? != plain[0].1.to_f32_vec()?);
+    let classifier = run(
+        Config {
+            genes: None,
+            ..TRNASFORMER
+        },
+        "6",
+    )?;
+    assert_eq!(classifier[0].1.shape(), [2, 0]);
+    assert_eq!(classifier[1].1.to_f32_vec()?, plain[1].1.to_f32_vec()?);
+    let other = run(
+        Config {
+            heads: 1,
+            ..TRNASFORMER
+        },
+        "1",
+    )?;
+    assert!(other[0].1.to_f32_vec()? != plain[0].1.to_f32_vec()?);
+    for wrong in ["5", "0", "six"] {
+        let error = run(TRNASFORMER, wrong).err().expect("no such heads");
+        assert!(error.to_string().contains("n_heads"), "{error}");
     }
     Ok(())
 }

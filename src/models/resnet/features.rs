@@ -9,7 +9,8 @@ use crate::device::Device;
 use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::nn::{Module, Param, Pass};
+use crate::models::folding::{Place, folded};
+use crate::nn::{Module, Pass};
 use crate::ops::half::wide;
 use crate::ops::{self, Activation, PreparedConv};
 use crate::session::Predict;
@@ -38,38 +39,8 @@ impl PreparedBlock {
     }
 }
 
-/// Where and in which dtype to compute.
-type Place<'a> = (&'a Device, DType);
-
-fn prepare(
-    layer: &ConvNorm,
-    activation: Activation,
-    (device, dtype): Place,
-) -> Result<PreparedConv> {
-    let norm = &layer.norm;
-    let channels = [norm.running_mean.value().elements()];
-    let or = |p: &Option<Param>, constant: f64| match p {
-        Some(p) => Ok(p.value()),
-        None => Tensor::full(constant, &channels, DType::F32),
-    };
-    let (w, b) = ops::fold_batch_norm(
-        &layer.conv.weight.value(),
-        None,
-        [
-            &or(&norm.weight, 1.0)?,
-            &or(&norm.bias, 0.0)?,
-            &norm.running_mean.value(),
-            &norm.running_var.value(),
-        ],
-        norm.eps,
-    )?;
-    let there = |t: &Tensor| ops::cast(&t.to(device)?, dtype);
-    PreparedConv::new(
-        &there(&w)?,
-        Some(&there(&b)?),
-        activation,
-        layer.conv.geometry,
-    )
+fn prepare(layer: &ConvNorm, activation: Activation, place: Place) -> Result<PreparedConv> {
+    folded(&layer.conv, Some(&layer.norm), activation, place)
 }
 
 fn prepare_block(block: &Block, place: Place) -> Result<PreparedBlock> {

@@ -231,7 +231,7 @@ impl ResNet {
         })
     }
 
-    fn norms(&self) -> impl Iterator<Item = &BatchNorm> {
+    pub(super) fn norms(&self) -> impl Iterator<Item = &BatchNorm> {
         let blocks = self.stages.iter().flatten();
         let inner = blocks.flat_map(|b| b.layers.iter().chain(&b.downsample));
         std::iter::once(&self.stem).chain(inner).map(|c| &c.norm)
@@ -250,19 +250,6 @@ impl ResNet {
             }
         }
         Ok(())
-    }
-
-    /// Forgets every batch norm's running statistics. With [`Self::observe`]
-    /// it calibrates a network of random weights on images like those that it
-    /// will see; without that, activations of 50 layers drift in scale.
-    pub fn reset_statistics(&self) -> Result<()> {
-        self.norms().try_for_each(BatchNorm::reset)
-    }
-
-    /// Adds a batch of images to the running statistics, which become the plain
-    /// average over the batches since [`Self::reset_statistics`].
-    pub fn observe(&self, x: &Tensor) -> Result<()> {
-        self.forward(x, &Pass::calibration()).map(drop)
     }
 }
 

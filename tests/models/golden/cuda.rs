@@ -34,7 +34,7 @@ pub fn trials() -> Vec<Trial> {
     all
 }
 
-fn emulated() -> Result<Device> {
+pub(super) fn emulated() -> Result<Device> {
     Ok(Device::Cuda(under_test::device(Schedule::Greedy(4))?))
 }
 
@@ -43,7 +43,7 @@ fn deeppt_predict() -> Result<()> {
 }
 
 /// The middle of an image, `px` on a side.
-fn crop(x: &Tensor, px: usize) -> Result<Tensor> {
+pub(super) fn crop(x: &Tensor, px: usize) -> Result<Tensor> {
     let [_, _, height, width] = x.shape()[..] else {
         panic!("an image of shape {:?}", x.shape());
     };
@@ -51,7 +51,7 @@ fn crop(x: &Tensor, px: usize) -> Result<Tensor> {
     ops::slice(&rows, 3, (width - px) / 2, px)
 }
 
-fn close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> {
+pub(super) fn close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> {
     assert_eq!(got.shape(), want.shape(), "{what}");
     let error = relative_l2(&got.to_f64_vec()?, &want.to_f64_vec()?);
     assert!(error <= tolerance, "{what}: off by {error:e}");
@@ -60,7 +60,7 @@ fn close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> Result<()> 
 
 /// Says what of the case is not compared with golden numbers here, and what is
 /// done in its place.
-fn left_out(case: &Case, name: &str, instead: &str) {
+pub(super) fn left_out(case: &Case, name: &str, instead: &str) {
     let all = case.manifest["tensors"].as_object().expect("tensors");
     let groups = case.manifest["groups"].as_object();
     let left: Vec<&str> = (all.keys())

@@ -1,0 +1,201 @@
+//! A DenseNet ready for inference. A batch norm behind a convolution is folded into
+//! it. One in front of a convolution cannot be, since the ReLU is between them; it
+//! becomes a scale and a shift per channel.
+
+use std::sync::Arc;
+
+use super::{DenseLayer, DenseNet, STEM_POOL, TRANSITION_POOL, Transition};
+use crate::device::Device;
+use crate::device::cuda::CudaDevice;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::models::folding::{Place, folded, numbers};
+use crate::nn::{BatchNorm, Linear, Module, Pass};
+use crate::ops::half::wide;
+use crate::ops::{self, Activation, PreparedConv};
+use crate::session::Predict;
+use crate::tensor::Tensor;
+
+/// relu((x - mean) / sqrt(var + eps) w + b), with parameters where x is.
+struct Prologue {
+    /// Scale, shift, mean and variance, each (C), f32.
+    numbers: [Tensor; 4],
+    eps: f64,
+}
+
+impl Prologue {
+    fn new(norm: &BatchNorm, device: &Device) -> Result<Self> {
+        let there = Self {
+            numbers: numbers(norm)?,
+            eps: norm.eps,
+        };
+        there.to(device)
+    }
+
+    fn to(&self, device: &Device) -> Result<Self> {
+        let [w, b, mean, var] = &self.numbers;
+        Ok(Self {
+            numbers: [
+                w.to(device)?,
+                b.to(device)?,
+                mean.to(device)?,
+                var.to(device)?,
+            ],
+            eps: self.eps,
+        })
+    }
+
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let [w, b, mean, var] = &self.numbers;
+        ops::relu(&ops::batch_norm_eval(
+            x,
+            mean,
+            var,
+            Some(w),
+            Some(b),
+            self.eps,
+        )?)
+    }
+}
+
+/// norm1 and ReLU; conv1 with norm2 and ReLU; conv2.
+struct PreparedLayer {
+    prologue: Prologue,
+    conv1: PreparedConv,
+    conv2: PreparedConv,
+}
+
+impl PreparedLayer {
+    fn new(layer: &DenseLayer, place: Place) -> Result<Self> {
+        Ok(Self {
+            prologue: Prologue::new(&layer.norm1, place.0)?,
+            conv1: folded(&layer.conv1, Some(&layer.norm2), Activation::Relu, place)?,
+            conv2: folded(&layer.conv2, None, Activation::None, place)?,
+        })
+    }
+
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let y = self.conv1.apply(&self.prologue.apply(x)?, None)?;
+        self.conv2.apply(&y, None)
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Self> {
+        Ok(Self {
+            prologue: self.prologue.to(&Device::Cuda(stream.clone()))?,
+            conv1: self.conv1.on_stream(stream)?,
+            conv2: self.conv2.on_stream(stream)?,
+        })
+    }
+}
+
+struct PreparedTransition {
+    prologue: Prologue,
+    conv: PreparedConv,
+}
+
+impl PreparedTransition {
+    fn new(transition: &Transition, place: Place) -> Result<Self> {
+        Ok(Self {
+            prologue: Prologue::new(&transition.norm, place.0)?,
+            conv: folded(&transition.conv, None, Activation::None, place)?,
+        })
+    }
+
+    /// The mean of four pixels and a 1 x 1 convolution are both linear and neither
+    /// looks where the other does, so the mean comes first and the convolution
+    /// has a quarter of the pixels.
+    fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let y = ops::avg_pool2d(&self.prologue.apply(x)?, TRANSITION_POOL, true)?;
+        self.conv.apply(&y, None)
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Self> {
+        Ok(Self {
+            prologue: self.prologue.to(&Device::Cuda(stream.clone()))?,
+            conv: self.conv.on_stream(stream)?,
+        })
+    }
+}
+
+/// (N, 3, H, W) -> features (N, 1024) and logits.
+pub struct DenseNetFeatures {
+    dtype: DType,
+    stem: PreparedConv,
+    blocks: Vec<Vec<PreparedLayer>>,
+    transitions: Vec<PreparedTransition>,
+    last: Prologue,
+    classifier: Linear,
+}
+
+impl DenseNetFeatures {
+    /// Takes the network's present weights and running statistics, to compute
+    /// on `device`, as [`crate::models::resnet::ResNetFeatures::new`].
+    pub fn new(model: DenseNet, device: &Device) -> Result<Self> {
+        Self::in_dtype(model, device, DType::F32)
+    }
+
+    /// As [`Self::new`] with images and weights of the convolutions in `dtype`,
+    /// f32, bf16 or f16. Batch norms, the mean over the last image and the head
+    /// stay f32.
+    pub fn in_dtype(model: DenseNet, device: &Device, dtype: DType) -> Result<Self> {
+        let place = (device, dtype);
+        let block = |layers: &Vec<DenseLayer>| {
+            let layers = layers.iter().map(|l| PreparedLayer::new(l, place));
+            layers.collect::<Result<Vec<_>>>()
+        };
+        let transition = |t| PreparedTransition::new(t, place);
+        Ok(Self {
+            dtype,
+            stem: folded(&model.conv0, Some(&model.norm0), Activation::Relu, place)?,
+            blocks: model.blocks.iter().map(block).collect::<Result<_>>()?,
+            transitions: (model.transitions.iter().map(transition)).collect::<Result<_>>()?,
+            last: Prologue::new(&model.norm5, device)?,
+            classifier: model.classifier.to(device)?,
+        })
+    }
+
+    /// The features (N, 1024), f32, of x (N, 3, H, W), which is best
+    /// channels-last.
+    pub fn features(&self, x: &Tensor) -> Result<Tensor> {
+        let x = ops::cast(x, self.dtype)?;
+        let mut x = ops::max_pool2d(&self.stem.apply(&x, None)?, STEM_POOL)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            for layer in block {
+                x = ops::cat(&[&x, &layer.apply(&x)?], 1)?;
+            }
+            if let Some(transition) = self.transitions.get(i) {
+                x = transition.apply(&x)?;
+            }
+        }
+        ops::mean(&self.last.apply(&wide(&x)?)?, &[2, 3], false)
+    }
+}
+
+impl Predict for DenseNetFeatures {
+    fn predict(&self, x: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
+        let features = self.features(x)?;
+        let logits = self.classifier.forward(&features, &Pass::eval())?;
+        Ok(vec![("features", features), ("logits", logits)])
+    }
+
+    fn device(&self) -> Device {
+        self.stem.device()
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
+        let device = Device::Cuda(stream.clone());
+        let block = |layers: &Vec<PreparedLayer>| {
+            let layers = layers.iter().map(|l| l.on_stream(stream));
+            layers.collect::<Result<Vec<_>>>()
+        };
+        Ok(Arc::new(Self {
+            dtype: self.dtype,
+            stem: self.stem.on_stream(stream)?,
+            blocks: self.blocks.iter().map(block).collect::<Result<_>>()?,
+            transitions: (self.transitions.iter().map(|t| t.on_stream(stream)))
+                .collect::<Result<_>>()?,
+            last: self.last.to(&device)?,
+            classifier: self.classifier.to(&device)?,
+        }))
+    }
+}

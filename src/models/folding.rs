@@ -1,0 +1,52 @@
+//! Networks made ready for inference: batch norms folded into convolutions, whose
+//! weights are packed once.
+
+use crate::device::Device;
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::nn::{BatchNorm, Conv2d, Param};
+use crate::ops::{self, Activation, PreparedConv};
+use crate::tensor::Tensor;
+
+/// Where and in which dtype to compute.
+pub type Place<'a> = (&'a Device, DType);
+
+/// Scale, shift, running mean and running variance, each (C).
+///
+/// # Errors
+/// As [`Tensor::full`].
+pub fn numbers(norm: &BatchNorm) -> Result<[Tensor; 4]> {
+    let (mean, var) = (norm.running_mean.value(), norm.running_var.value());
+    let or = |p: &Option<Param>, constant: f64| match p {
+        Some(p) => Ok(p.value()),
+        None => Tensor::full_on(constant, mean.shape(), DType::F32, &mean.device()),
+    };
+    Ok([or(&norm.weight, 1.0)?, or(&norm.bias, 0.0)?, mean, var])
+}
+
+/// A convolution without bias, the batch norm behind it, if there is one, and an
+/// activation in one pass: folded where the parameters are, rounded once, to
+/// compute at `place`.
+///
+/// # Errors
+/// As [`PreparedConv::new`].
+pub fn folded(
+    conv: &Conv2d,
+    norm: Option<&BatchNorm>,
+    activation: Activation,
+    (device, dtype): Place,
+) -> Result<PreparedConv> {
+    let weight = conv.weight.value();
+    let (weight, bias) = match norm {
+        Some(norm) => {
+            let [gamma, beta, mean, var] = numbers(norm)?;
+            let numbers = [&gamma, &beta, &mean, &var];
+            let (w, b) = ops::fold_batch_norm(&weight, None, numbers, norm.eps)?;
+            (w, Some(b))
+        }
+        None => (weight, None),
+    };
+    let there = |t: &Tensor| ops::cast(&t.to(device)?, dtype);
+    let bias = bias.as_ref().map(there).transpose()?;
+    PreparedConv::new(&there(&weight)?, bias.as_ref(), activation, conv.geometry)
+}

@@ -1,0 +1,763 @@
+//! Trains tRNAsformer or HE2RNA on bags of a cohort's tiles and predicts what was
+//! held out.
+//!
+//! Each slide has a number of bags (`cohort/bags.rs`), all with the slide's
+//! expression and class. For each outer fold there is one network per inner fold,
+//! which stops on its validation loss and keeps its best weights; a held-out slide's
+//! prediction is the mean over its bags and the fold's networks. Each training step
+//! draws one number k of tiles, a function of seed and step; validation and
+//! prediction are the mean over all k, as published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cohort::bags::draw;
+use crate::cohort::tiles::read_of_slides;
+use crate::cohort::{Cohort, Skipped};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::expression::{FittedTransforms, Table};
+use crate::formats::atomic::{create_dir_all, write_bytes};
+use crate::formats::hash::sha256_bytes;
+use crate::metrics::classification::Confusion;
+use crate::models::trnasformer::bag::{FEATURES, TILES};
+use crate::models::trnasformer::{Config, He2Rna, KS, Targets, Trnasformer};
+use crate::nn::{Pass, State};
+use crate::ops;
+use crate::optim::{AdamW, Goal, Optimizer, ReduceOnPlateau};
+use crate::random::Philox;
+use crate::tensor::Tensor;
+use crate::train::config::{ClusterBy, Network, Precision, TrnasformerConfig};
+use crate::train::features::{EncoderSource, Features, extract, published_encoder, random_encoder};
+use crate::train::fit::{History, Plan, Task, checkpoint_path};
+use crate::train::progress::Control;
+use crate::train::run::{
+    Fold, HeldOut, Part, Predicted, claim, epoch_over, folds, held_out, index, json, reserved,
+    shuffled, targets,
+};
+use crate::train::step::TrainingStep;
+
+/// What an outer fold gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FoldRecord {
+    /// Ids of the held-out samples.
+    pub test: Vec<String>,
+    /// Whether a patient of the held-out samples is in training too.
+    pub same_patient: bool,
+    /// Patients whose samples trained or validated the fold's networks.
+    pub patients: Vec<String>,
+    pub genes: Vec<String>,
+    pub missing_genes: Vec<String>,
+    pub transforms: FittedTransforms,
+    /// Per inner network.
+    pub networks: Vec<History>,
+}
+
+/// Classes of samples and their probabilities while they were held out.
+pub struct HeldOutClasses {
+    pub names: Vec<String>,
+    pub samples: Vec<String>,
+    /// Index of each sample's class.
+    pub truth: Vec<usize>,
+    /// (samples, classes), the mean over bags and networks.
+    pub probabilities: Vec<f64>,
+}
+
+impl HeldOutClasses {
+    /// The class of highest probability of each sample; of equal ones the first.
+    pub fn predicted(&self) -> Vec<usize> {
+        let rows = self.probabilities.chunks(self.names.len().max(1));
+        let highest = |row: &[f64]| {
+            let all = row.iter().enumerate();
+            all.fold(
+                (0, f64::NEG_INFINITY),
+                |a, (i, &p)| if p > a.1 { (i, p) } else { a },
+            )
+            .0
+        };
+        rows.map(highest).collect()
+    }
+
+    /// Writes one line a sample: its class, the predicted one, and the probability of
+    /// each; returns the share of samples whose class is predicted.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn write(&self, path: &Path) -> Result<f64> {
+        let predicted = self.predicted();
+        let mut out = csv::Writer::from_writer(Vec::new());
+        let failed = |e: String| Error::usage(format!("no table: {e}"), "report this");
+        let header = ["sample", "class", "predicted"].into_iter();
+        let names = self.names.iter().map(String::as_str);
+        out.write_record(header.chain(names))
+            .map_err(|e| failed(e.to_string()))?;
+        let rows = self.probabilities.chunks(self.names.len().max(1));
+        for (i, row) in rows.enumerate() {
+            let [class, guess] = [self.truth[i], predicted[i]].map(|c| self.names[c].clone());
+            let mut fields = vec![self.samples[i].clone(), class, guess];
+            fields.extend(row.iter().map(f64::to_string));
+            out.write_record(fields)
+                .map_err(|e| failed(e.to_string()))?;
+        }
+        let bytes = out.into_inner().map_err(|e| failed(e.to_string()))?;
+        write_bytes(path, &bytes)?;
+        Ok(Confusion::new(&self.truth, &predicted, self.names.len())?.accuracy())
+    }
+}
+
+/// What a run leaves.
+pub struct Outcome {
+    pub encoder: EncoderSource,
+    pub folds: Vec<FoldRecord>,
+    pub held_out: HeldOut,
+    pub classes: Option<HeldOutClasses>,
+    pub skipped: Vec<Skipped>,
+}
+
+/// Runs `config` in the folder `run` on `device`; `resume` continues what is there.
+///
+/// # Errors
+/// Input that cannot be used, each named; a folder that holds another run, or parts
+/// of this one from another kind of device; a stop request, after the state was
+/// saved.
+pub fn train(
+    config: &TrnasformerConfig,
+    run: &Path,
+    resume: bool,
+    device: &Device,
+    control: Control,
+) -> Result<Outcome> {
+    config.validate()?;
+    if config.features.encoder.features() != FEATURES {
+        return Err(Error::usage(
+            format!(
+                "{} makes {} features of a tile, and a bag holds {FEATURES}",
+                config.features.encoder.title(),
+                config.features.encoder.features()
+            ),
+            "set features.encoder = \"densenet121\"",
+        ));
+    }
+    let mut cohort = config.data.read(true)?;
+    let common = config.common();
+    let reserved = reserved(&common, &cohort);
+    let (_, calibration) = folds(&common, &cohort, &reserved)?;
+    classes(config, &cohort)?;
+    let published = config.features.weights.as_deref();
+    let published = published.map(|path| published_encoder(path, &config.features, device));
+    let published = published.transpose()?;
+    // Only now: a mistake found so far leaves no folder that is in the way
+    // when it is mended.
+    claim(&config.to_toml()?, run, resume, device)?;
+    let encoder = match published {
+        Some(encoder) => encoder,
+        None => random_encoder(
+            config.seed,
+            &cohort,
+            &calibration,
+            &config.features,
+            &run.join("encoder.safetensors"),
+            device,
+            control,
+        )?,
+    };
+    if encoder.source.random {
+        let note = format!("features: {}", encoder.source.description);
+        control.progress.note(&note);
+    }
+    let folder = run.join("features");
+    let features = extract(&mut cohort, &encoder, &config.features, &folder, control)?;
+    let (folds, _) = folds(&common, &cohort, &reserved)?;
+    learn(
+        config,
+        run,
+        (&cohort, &features),
+        encoder.source,
+        &folds,
+        device,
+        control,
+    )
+}
+
+/// As [`train`] with features of the cohort's tiles that are there already, which
+/// `source` says where from. `config.features` is not used.
+///
+/// # Errors
+/// As [`train`]; features of another number of tiles, or not 1,024 of each.
+pub fn train_on_features(
+    config: &TrnasformerConfig,
+    run: &Path,
+    resume: bool,
+    (cohort, features): (&Cohort, &Features),
+    source: EncoderSource,
+    device: &Device,
+    control: Control,
+) -> Result<Outcome> {
+    config.validate()?;
+    if features.width != FEATURES || features.values.len() != cohort.tiles.len() * FEATURES {
+        return Err(Error::usage(
+            format!(
+                "{} features are not {FEATURES} of each of {} tiles",
+                features.values.len(),
+                cohort.tiles.len()
+            ),
+            "give features of every tile of the cohort",
+        ));
+    }
+    let (folds, _) = folds(&config.common(), cohort, &BTreeSet::new())?;
+    claim(&config.to_toml()?, run, resume, device)?;
+    learn(
+        config,
+        run,
+        (cohort, features),
+        source,
+        &folds,
+        device,
+        control,
+    )
+}
+
+/// Names of the classes, ascending, and each sample's.
+struct Classes {
+    names: Vec<String>,
+    of: Vec<usize>,
+}
+
+fn classes(config: &TrnasformerConfig, cohort: &Cohort) -> Result<Option<Classes>> {
+    let Some(path) = &config.model.classes else {
+        return Ok(None);
+    };
+    if config.model.network == Network::He2rna {
+        return Err(Error::usage(
+            "model.classes is given, and HE2RNA has no class head",
+            "leave it out, or use `train trnasformer`",
+        ));
+    }
+    let by_slide = read_of_slides(path, "class")?;
+    let class = |slide: &String| {
+        by_slide.get(slide).ok_or_else(|| {
+            let problem = format!("does not say which class slide {slide} is of");
+            Error::file(path, "", problem, "add a line for it")
+        })
+    };
+    let of = cohort.samples.iter().map(|s| class(&s.slide));
+    let of = of.collect::<Result<Vec<_>>>()?;
+    let names: BTreeSet<&String> = of.iter().copied().collect();
+    let names: Vec<String> = names.into_iter().cloned().collect();
+    let place = |name: &String| names.binary_search(name).unwrap_or(0);
+    Ok(Some(Classes {
+        of: of.into_iter().map(place).collect(),
+        names,
+    }))
+}
+
+/// Bags of each sample: 49 tiles of the cohort each.
+type Bags = Vec<Vec<Vec<usize>>>;
+
+fn bags(
+    config: &TrnasformerConfig,
+    cohort: &Cohort,
+    features: &Features,
+    control: Control,
+) -> Result<Bags> {
+    let mut all = Vec::with_capacity(cohort.samples.len());
+    control
+        .progress
+        .begin("clustering tiles", cohort.samples.len());
+    let (mut short, mut reseeded) = (Vec::new(), 0);
+    for (i, sample) in cohort.samples.iter().enumerate() {
+        control.check("run the same command with --resume to go on")?;
+        let (points, columns) = match config.bags.by {
+            ClusterBy::Features => (features.rows(&sample.tiles)?.to_f32_vec()?, features.width),
+            ClusterBy::Positions => (positions(cohort, &sample.tiles)?, 2),
+        };
+        let random = Philox::fork(config.seed, &format!("bags of {}", sample.id));
+        let count = config.bags.per_slide;
+        let found = draw(&points, columns, TILES, count, random).map_err(|e| match e {
+            Error::Usage { problem, remedy } => {
+                Error::usage(format!("sample {}: {problem}", sample.id), remedy)
+            }
+            other => other,
+        })?;
+        if found.short > 0 {
+            short.push(format!("{} ({})", sample.id, TILES - found.short));
+        }
+        reseeded += found.reseeded;
+        let tile = |place: Vec<usize>| place.into_iter().map(|p| sample.tiles[p]).collect();
+        all.push(found.bags.into_iter().map(tile).collect());
+        control.progress.at(i + 1, &sample.id);
+    }
+    control.progress.end();
+    if let Some(first) = short.first() {
+        control.progress.note(&format!(
+            "{} samples have fewer than {TILES} different tiles, first {first}: their bags hold some \
+             tiles more than once",
+            short.len()
+        ));
+    }
+    if reseeded > 0 {
+        let note = format!("{reseeded} clusters lost all their tiles and were moved");
+        control.progress.note(&note);
+    }
+    Ok(all)
+}
+
+fn positions(cohort: &Cohort, tiles: &[usize]) -> Result<Vec<f32>> {
+    let mut points = Vec::with_capacity(2 * tiles.len());
+    for &t in tiles {
+        let tile = &cohort.tiles[t];
+        let Some((x, y)) = tile.position else {
+            return Err(Error::file(
+                &cohort.images[tile.image].path,
+                "",
+                "does not say where on its slide the tile lies",
+                "name tiles like slide_x4096_y512.png, or set bags.by = \"features\"",
+            ));
+        };
+        points.extend([x as f32, y as f32]);
+    }
+    Ok(points)
+}
+
+/// Trains and predicts every fold.
+fn learn(
+    config: &TrnasformerConfig,
+    run: &Path,
+    (cohort, features): (&Cohort, &Features),
+    source: EncoderSource,
+    folds: &[Fold],
+    device: &Device,
+    control: Control,
+) -> Result<Outcome> {
+    let table = cohort.table.clone();
+    let mut table = table
+        .ok_or_else(|| Error::usage("the cohort has no expression", "give a table or counts"))?;
+    if config.expression.shuffle {
+        table = shuffled(&table, config.seed)?;
+    }
+    if let Some(at) = features.values.iter().position(|v| !v.is_finite()) {
+        let tile = &cohort.tiles[at / features.width];
+        return Err(Error::file(
+            &cohort.images[tile.image].path,
+            "",
+            format!(
+                "feature {} of its tile is {}",
+                at % features.width,
+                features.values[at]
+            ),
+            "remove the tile or its slide's file of features",
+        ));
+    }
+    let classes = classes(config, cohort)?;
+    let bags = bags(config, cohort, features, control)?;
+    let mut results = Vec::with_capacity(folds.len());
+    for (number, fold) in folds.iter().enumerate() {
+        let part = FoldRun {
+            config,
+            cohort,
+            table: &table,
+            features,
+            classes: classes.as_ref(),
+            bags: &bags,
+            encoder: &source,
+            fold,
+            name: format!("fold {}/{}", number + 1, folds.len()),
+            folder: run.join(format!("fold{number}")),
+            checkpoint: checkpoint_path(run),
+            device,
+            control,
+        };
+        results.push(part.run()?);
+    }
+    // The last finished part made it useless.
+    let _ = std::fs::remove_file(checkpoint_path(run));
+    let predicted = results.iter().map(|(record, predictions)| Predicted {
+        transforms: &record.transforms,
+        same_patient: record.same_patient,
+        values: &predictions.genes,
+    });
+    let held_out = held_out(cohort, &table, folds, &predicted.collect::<Vec<_>>())?;
+    let classes = classes.map(|classes| HeldOutClasses {
+        samples: held_out.samples.clone(),
+        truth: folds
+            .iter()
+            .flat_map(|f| &f.test)
+            .map(|&s| classes.of[s])
+            .collect(),
+        probabilities: results
+            .iter()
+            .flat_map(|(_, p)| p.classes.clone())
+            .collect(),
+        names: classes.names,
+    });
+    Ok(Outcome {
+        encoder: source,
+        folds: results.into_iter().map(|(record, _)| record).collect(),
+        held_out,
+        classes,
+        skipped: cohort.skipped.clone(),
+    })
+}
+
+/// A fold's predictions of its held-out samples.
+struct Predictions {
+    /// (samples, genes)
+    genes: Vec<f32>,
+    /// (samples, classes); empty without classes.
+    classes: Vec<f64>,
+}
+
+struct FoldRun<'a> {
+    config: &'a TrnasformerConfig,
+    cohort: &'a Cohort,
+    table: &'a Table,
+    features: &'a Features,
+    classes: Option<&'a Classes>,
+    bags: &'a Bags,
+    encoder: &'a EncoderSource,
+    fold: &'a Fold,
+    name: String,
+    folder: PathBuf,
+    checkpoint: PathBuf,
+    device: &'a Device,
+    control: Control<'a>,
+}
+
+/// A bag: a sample, and which of its bags.
+type Bag = (usize, usize);
+
+/// What the networks of a fold learn from. It is on the device once; a batch names
+/// its rows.
+struct Data<'a> {
+    /// (tiles of the fold, 1024), in the dtype of the computation.
+    features: Tensor,
+    /// Row of each tile of the cohort.
+    row: BTreeMap<usize, usize>,
+    /// (samples, genes)
+    targets: Tensor,
+    classes: Option<&'a Classes>,
+    bags: &'a Bags,
+}
+
+impl Data<'_> {
+    /// Rows of the bags' tiles (B 49), their samples (B) and, with classes, their
+    /// labels (B), all i64 on the CPU.
+    fn inputs(&self, bags: &[Bag]) -> Result<Vec<Tensor>> {
+        let tiles = bags.iter().flat_map(|&(s, bag)| &self.bags[s][bag]);
+        let mut inputs = vec![
+            index(tiles.map(|t| self.row[t]))?,
+            index(bags.iter().map(|&(s, _)| s))?,
+        ];
+        if let Some(classes) = self.classes {
+            inputs.push(index(bags.iter().map(|&(s, _)| classes.of[s]))?);
+        }
+        Ok(inputs)
+    }
+
+    fn features(&self, rows: &Tensor) -> Result<Tensor> {
+        let rows = ops::index_select(&self.features, 0, rows)?;
+        ops::reshape(&rows, &[rows.shape()[0] / TILES, TILES, FEATURES])
+    }
+}
+
+/// Either network.
+enum Model {
+    Trnasformer(Trnasformer),
+    He2Rna(He2Rna),
+}
+
+impl Model {
+    fn state(&self) -> &dyn State {
+        match self {
+            Self::Trnasformer(m) => m,
+            Self::He2Rna(m) => m,
+        }
+    }
+
+    /// The loss of what [`Data::inputs`] names, from `k` tiles or as in evaluation.
+    fn loss(
+        &self,
+        data: &Data,
+        inputs: &[Tensor],
+        k: Option<usize>,
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        let x = data.features(&inputs[0])?;
+        let genes = ops::index_select(&data.targets, 0, &inputs[1])?;
+        match self {
+            Self::Trnasformer(m) => {
+                let targets = Targets {
+                    genes: Some(&genes),
+                    labels: inputs.get(2),
+                };
+                m.loss(&x, &targets, k, pass)
+            }
+            Self::He2Rna(m) => m.loss(&x, &genes, k, pass),
+        }
+    }
+
+    /// Expression (B, G) and, of tRNAsformer, the classes' probabilities.
+    fn predict(&self, x: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        match self {
+            Self::Trnasformer(m) => {
+                let tokens = m.tokens(x, &Pass::eval())?;
+                let logits = m.classify(&tokens, &Pass::eval())?;
+                Ok((m.genes(&tokens)?, Some(ops::softmax(&logits, -1)?)))
+            }
+            Self::He2Rna(m) => Ok((m.genes(x)?, None)),
+        }
+    }
+}
+
+impl FoldRun<'_> {
+    fn run(&self) -> Result<(FoldRecord, Predictions)> {
+        create_dir_all(&self.folder)?;
+        let known = self.fold.known();
+        self.check_classes(&known)?;
+        let (chosen, transforms, values) = targets(&self.config.expression, self.table, &known)?;
+        let genes = transforms.genes().to_vec();
+        let fingerprint = self.fingerprint(&values)?;
+        let data = self.data(&values, genes.len())?;
+        let mut predictions = Predictions {
+            genes: vec![0.0; self.fold.test.len() * genes.len()],
+            classes: Vec::new(),
+        };
+        let mut networks = Vec::with_capacity(self.fold.inner.len());
+        for inner in 0..self.fold.inner.len() {
+            let (model, history) = self.network(inner, &genes, &data, &fingerprint)?;
+            networks.push(history);
+            self.predict(&model, &data, &mut predictions)?;
+        }
+        let trained: BTreeSet<&str> = (known.iter())
+            .map(|&s| self.cohort.samples[s].patient.as_str())
+            .collect();
+        let sample = |&s: &usize| &self.cohort.samples[s];
+        let test = &self.fold.test;
+        let record = FoldRecord {
+            test: test.iter().map(|s| sample(s).id.clone()).collect(),
+            same_patient: (test.iter()).any(|s| trained.contains(sample(s).patient.as_str())),
+            patients: trained.iter().map(|p| (*p).to_owned()).collect(),
+            genes,
+            missing_genes: chosen.missing,
+            transforms,
+            networks,
+        };
+        write_bytes(self.folder.join("fold.json"), json(&record)?.as_bytes())?;
+        Ok((record, predictions))
+    }
+
+    /// A class that only held-out samples have cannot be learned.
+    fn check_classes(&self, known: &[usize]) -> Result<()> {
+        let Some(classes) = self.classes else {
+            return Ok(());
+        };
+        let seen: BTreeSet<usize> = known.iter().map(|&s| classes.of[s]).collect();
+        match self
+            .fold
+            .test
+            .iter()
+            .find(|&&s| !seen.contains(&classes.of[s]))
+        {
+            None => Ok(()),
+            Some(&s) => Err(Error::usage(
+                format!(
+                    "{}: class {} of sample {} is in no training sample",
+                    self.name, classes.names[classes.of[s]], self.cohort.samples[s].id
+                ),
+                "use fewer outer folds, another seed, or leave rare classes out",
+            )),
+        }
+    }
+
+    /// A hash of everything that the fold's networks depend on.
+    fn fingerprint(&self, targets: &[f32]) -> Result<String> {
+        let mut text = self.config.to_toml()?;
+        text += &self.encoder.sha256;
+        text += &format!("{:?}", self.fold);
+        if let Some(classes) = self.classes {
+            text += &format!("{:?} {:?}", classes.names, classes.of);
+        }
+        text += &sha256_bytes(bytemuck::cast_slice(&self.features.values));
+        text += &sha256_bytes(bytemuck::cast_slice(targets));
+        Ok(sha256_bytes(text.as_bytes()))
+    }
+
+    fn data(&self, targets: &[f32], genes: usize) -> Result<Data<'_>> {
+        let samples = self
+            .fold
+            .known()
+            .into_iter()
+            .chain(self.fold.test.iter().copied());
+        let tiles: BTreeSet<usize> = samples
+            .flat_map(|s| &self.cohort.samples[s].tiles)
+            .copied()
+            .collect();
+        let tiles: Vec<usize> = tiles.into_iter().collect();
+        let features = self.features.rows(&tiles)?.to(self.device)?;
+        let shape = [self.table.samples.len(), genes];
+        Ok(Data {
+            features: ops::cast(&features, self.config.dtype.dtype())?,
+            row: tiles
+                .into_iter()
+                .enumerate()
+                .map(|(row, t)| (t, row))
+                .collect(),
+            targets: Tensor::from_slice(targets, &shape)?.to(self.device)?,
+            classes: self.classes,
+            bags: self.bags,
+        })
+    }
+
+    fn bags_of(&self, samples: &[usize]) -> Vec<Bag> {
+        let of = |&s: &usize| (0..self.bags[s].len()).map(move |bag| (s, bag));
+        samples.iter().flat_map(of).collect()
+    }
+
+    fn model(&self, name: &str, genes: usize) -> Result<Model> {
+        let config = &self.config.model;
+        let mut random = Philox::fork(self.config.seed, name);
+        Ok(match config.network {
+            Network::Trnasformer => {
+                let shape = Config {
+                    width: config.width,
+                    depth: config.depth,
+                    heads: config.heads,
+                    hidden: 4 * config.width,
+                    genes: Some(genes),
+                    // Without classes the head stays as it is drawn.
+                    classes: self.classes.map_or(1, |c| c.names.len()),
+                    positions: config.positions,
+                };
+                let mut model = Trnasformer::new(shape, &mut random)?;
+                model.dropout = config.dropout;
+                Model::Trnasformer(model)
+            }
+            Network::He2rna => {
+                let mut widths = vec![FEATURES];
+                widths.extend(&config.hidden);
+                widths.push(genes);
+                let mut model = He2Rna::new(&widths, &mut random)?;
+                model.dropout = config.dropout;
+                Model::He2Rna(model)
+            }
+        })
+    }
+
+    fn network(
+        &self,
+        inner: usize,
+        genes: &[String],
+        data: &Data,
+        fingerprint: &str,
+    ) -> Result<(Model, History)> {
+        let config = &self.config.training;
+        let seed = self.config.seed;
+        let name = format!("{}: model {}", self.name, inner + 1);
+        let (train, validation) = &self.fold.inner[inner];
+        let (train, validation) = (self.bags_of(train), self.bags_of(validation));
+        let model = self.model(&name, genes.len())?;
+        model.state().to_device(self.device)?;
+        let file = self.folder.join(format!("model{inner}.safetensors"));
+        let fingerprint = format!("{fingerprint} {inner}");
+        let names: Vec<&str> = genes.iter().map(String::as_str).collect();
+        let part = Part {
+            file: &file,
+            name: &name,
+            fingerprint: &fingerprint,
+            genes: &names,
+            features: &self.encoder.description,
+            control: self.control,
+        };
+        let history = part.ready(model.state(), &mut || {
+            if self.config.dtype == Precision::Bf16 {
+                model.state().keep_shadows()?;
+            }
+            let rule = AdamW {
+                lr: config.learning_rate,
+                weight_decay: config.weight_decay,
+                ..AdamW::default()
+            };
+            let optimizer = Optimizer::new(rule, model.state().parameters())?;
+            // The last input says k by its length, so that each k has a captured
+            // step of its own.
+            let loss = |inputs: &[Tensor], pass: &Pass| match inputs.split_last() {
+                Some((ranks, inputs)) => model.loss(data, inputs, Some(ranks.elements()), pass),
+                None => Err(Error::op("trnasformer", "internal: a step without inputs")),
+            };
+            let task = Task {
+                name: &name,
+                fingerprint: &fingerprint,
+                step: TrainingStep::new(model.state(), optimizer, &loss)?,
+                plan: Plan {
+                    epochs: config.epochs,
+                    patience: config.patience,
+                },
+                schedule: Some(ReduceOnPlateau::new(
+                    Goal::Lower,
+                    config.plateau_factor,
+                    config.plateau_patience,
+                )?),
+                checkpoint: &self.checkpoint,
+                checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+            };
+            let all: Vec<usize> = (0..train.len()).collect();
+            task.run(
+                &mut |epoch, steps| {
+                    let stage = format!("{name} epoch {epoch}");
+                    let mut draws = Philox::fork(seed, &format!("{stage} k"));
+                    epoch_over(&all, config.batch, seed, &stage, &mut |batch, random| {
+                        let bags: Vec<Bag> = batch.iter().map(|&i| train[i]).collect();
+                        let mut inputs = data.inputs(&bags)?;
+                        inputs.push(index(0..KS[draws.below(KS.len())])?);
+                        steps.step(&inputs, random, batch.len())
+                    })
+                },
+                &mut || self.validation(&model, data, &validation),
+                self.control,
+            )
+        })?;
+        Ok((model, history))
+    }
+
+    /// The mean loss over bags, with the mean over all k.
+    fn validation(&self, model: &Model, data: &Data, bags: &[Bag]) -> Result<f64> {
+        let mut total = 0.0;
+        for part in bags.chunks(self.config.training.batch) {
+            let inputs = data.inputs(part)?;
+            let inputs = inputs.iter().map(|x| x.to(self.device));
+            let inputs = inputs.collect::<Result<Vec<_>>>()?;
+            let loss = model.loss(data, &inputs, None, &Pass::eval())?.item()?;
+            total += loss * part.len() as f64;
+        }
+        Ok(total / bags.len().max(1) as f64)
+    }
+
+    /// Adds a network's share to the predictions of the held-out samples.
+    fn predict(&self, model: &Model, data: &Data, sum: &mut Predictions) -> Result<()> {
+        let networks = self.fold.inner.len() as f64;
+        let classes = self.classes.map_or(0, |c| c.names.len());
+        sum.classes.resize(self.fold.test.len() * classes, 0.0);
+        let genes = sum.genes.len() / self.fold.test.len().max(1);
+        for (place, &s) in self.fold.test.iter().enumerate() {
+            let share = 1.0 / (networks * self.bags[s].len() as f64);
+            for part in self.bags_of(&[s]).chunks(self.config.training.batch) {
+                let rows = data.inputs(part)?[0].to(self.device)?;
+                let (y, probabilities) = model.predict(&data.features(&rows)?)?;
+                let row = &mut sum.genes[place * genes..(place + 1) * genes];
+                for y in y.to_f64_vec()?.chunks(genes.max(1)) {
+                    (row.iter_mut().zip(y)).for_each(|(v, y)| *v += (share * y) as f32);
+                }
+                if let (Some(p), true) = (probabilities, classes > 0) {
+                    let row = &mut sum.classes[place * classes..(place + 1) * classes];
+                    for p in p.to_f64_vec()?.chunks(classes) {
+                        (row.iter_mut().zip(p)).for_each(|(v, p)| *v += share * p);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
