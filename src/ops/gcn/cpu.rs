@@ -166,12 +166,15 @@ fn by_rows<T: Float>(
     }))
 }
 
+/// What is done with row `row` of sample `b` of two results: `f(b, row, out, other)`.
+type PairRow<'a, A, B> = &'a (dyn Fn(usize, usize, &mut [A], &mut [B]) + Sync);
+
 /// Two tensors (B, rows, width) that `f(b, row, out, other)` fills row by row, where
 /// they hold zeros.
 fn by_rows_of_two<A: Element, B: Element>(
     [batch, rows]: [usize; 2],
     [width, other_width]: [usize; 2],
-    f: &(dyn Fn(usize, usize, &mut [A], &mut [B]) + Sync),
+    f: PairRow<A, B>,
 ) -> Result<[Tensor; 2]> {
     const ROWS: usize = 256;
     let layout = Layout::contiguous(Shape::new(&[batch, rows, width])?);
