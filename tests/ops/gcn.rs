@@ -43,16 +43,17 @@ fn as_tensor(graph: &GcnGraph) -> Result<Tensor> {
     ops::cat(&all, 1)
 }
 
-/// Batch, nodes, channels, edges, and whether transitions are reversed.
-const SHAPES: [(&str, [usize; 4], bool); 3] = [
-    ("few", [2, 5, 3, 7], false),
-    ("ragged", [3, 13, 46, 60], false),
-    ("reversed", [3, 11, 5, 41], true),
+/// Batch, nodes, channels of nodes and of edges, edges, and whether transitions are
+/// reversed. The ragged one has more channels than a warp takes at once.
+const SHAPES: [(&str, [usize; 5], bool); 3] = [
+    ("few", [2, 5, 3, 2, 7], false),
+    ("ragged", [2, 13, 46, 13, 40], false),
+    ("reversed", [3, 11, 5, 3, 31], true),
 ];
 
 pub fn samples() -> Vec<Sample> {
     let mut all = Vec::new();
-    for (name, [batch, nodes, channels, edges], reversed) in SHAPES {
+    for (name, [batch, nodes, channels, width, edges], reversed) in SHAPES {
         let by = move |ranking: &Tensor| -> Result<GcnGraph> {
             let graph = graph_of(ranking, edges)?;
             Ok(if reversed {
@@ -83,14 +84,14 @@ pub fn samples() -> Vec<Sample> {
         add(Sample::new(
             "gcn_edge",
             name,
-            &[&[batch, edges, channels], &[batch, nodes, 1], &[channels]],
+            &[&[batch, edges, width], &[batch, nodes, 1], &[width]],
             move |t| ops::gcn_edge(&t[0], &t[1], Some(&t[2]), &by(&t[3])?),
         )
         .range(-2.0, 2.0));
         add(Sample::new(
             "gcn_pool",
             name,
-            &[&[batch, edges, channels]],
+            &[&[batch, edges, width]],
             move |t| ops::gcn_pool(&t[0], &by(&t[1])?),
         ));
     }
