@@ -250,6 +250,31 @@ pub(super) const ATTENTION: Rule = Rule::Product(|inputs, y| match inputs {
     _ => 0,
 });
 
+/// x (B, N, C), .., edges (B, E): a product and a sum for each channel of an edge.
+pub(super) const GCN_NODE: Rule = Rule::Product(|inputs, _| match inputs {
+    [x, .., edges] => times(&[2, edges.elements(), x.last()]),
+    _ => 0,
+});
+
+/// z (B, E, F), v (B, N, 1), .., edges (B, E): the same for each of the 4 E^2 / N
+/// pairs of neighbouring edges, which are as many where every node has as many edges,
+/// and more elsewhere.
+pub(super) const GCN_EDGE: Rule = Rule::Product(|inputs, _| match inputs {
+    [z, v, .., edges] => {
+        let pairs = times(&[4, edges.elements(), edges.elements()]);
+        let pairs = pairs.checked_div(v.elements() as u64).unwrap_or(0);
+        times(&[2, z.last()]).saturating_mul(pairs)
+    }
+    _ => 0,
+});
+
+/// x (B, N, C), .., edges (B, E): three products of vectors and a difference. What is
+/// picked of the attention is left out, being less than the result.
+pub(super) const GCN_EDGE_FEATURES: Rule = Rule::Product(|inputs, _| match inputs {
+    [x, .., edges] => times(&[9, edges.elements(), x.last()]),
+    _ => 0,
+});
+
 /// Maximum, difference, exponential, sum, quotient.
 pub(super) const SOFTMAX: Rule = Rule::Each(5);
 

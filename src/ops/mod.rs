@@ -30,6 +30,7 @@ mod conv_transpose2d;
 pub mod cost;
 mod dropout;
 mod gather;
+mod gcn;
 mod group_norm;
 mod index_select;
 mod layer_norm;
@@ -57,6 +58,9 @@ pub use conv2d::{Conv2d, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
 pub use cost::{Cost, Operand, cost};
 pub use dropout::{dropout, dropout_blocks};
 pub use gather::{gather, scatter_add};
+pub use gcn::{
+    GcnGraph, edges_without_ties, gcn_edge, gcn_edge_features, gcn_graph, gcn_node, gcn_pool,
+};
 pub use group_norm::group_norm;
 pub use index_select::{index_add, index_select};
 pub use layer_norm::layer_norm;

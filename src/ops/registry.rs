@@ -27,6 +27,14 @@ const fn twice(name: &'static str, cost: Rule) -> Registered {
     }
 }
 
+const fn once(name: &'static str, cost: Rule) -> Registered {
+    Registered {
+        name,
+        order: Order::First,
+        cost,
+    }
+}
+
 const fn choice(name: &'static str, cost: Rule) -> Registered {
     Registered {
         name,
@@ -63,6 +71,11 @@ pub const REGISTRY: &[Registered] = &[
     twice("dropout", Each(1)),
     twice("exp", Each(1)),
     twice("gather", Picked(0)),
+    once("gcn_edge", cost::GCN_EDGE),
+    once("gcn_edge_features", cost::GCN_EDGE_FEATURES),
+    choice("gcn_graph", Each(1)),
+    once("gcn_node", cost::GCN_NODE),
+    once("gcn_pool", Each(2)),
     twice("gelu", Each(1)),
     twice("group_norm", cost::NORM),
     twice("index_add", Each(1)),

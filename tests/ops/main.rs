@@ -15,6 +15,7 @@ mod conv_half;
 mod dropout;
 #[path = "../common/emulated.rs"]
 mod emulated;
+mod gcn;
 mod golden;
 mod harness;
 mod index;
@@ -40,6 +41,7 @@ fn samples() -> Vec<Sample> {
     all.extend(arithmetic::samples());
     all.extend(conv::samples());
     all.extend(dropout::samples());
+    all.extend(gcn::samples());
     all.extend(index::samples());
     all.extend(attention::samples());
     all.extend(layout::samples());
@@ -79,6 +81,7 @@ fn main() {
     conv::tests(&mut suite);
     conv_half::tests(&mut suite);
     dropout::tests(&mut suite);
+    gcn::tests(&mut suite);
     index::tests(&mut suite);
     attention::tests(&mut suite);
     kernels::tests(&mut suite);
