@@ -198,12 +198,17 @@ pub const ROWS: &[Row] = &[
     more(linear(196, 184, 184), 8, 32),
     // Attention of tRNAsformer; of TCGN's four stages, graph and channels.
     often(attention(6, 50, 50, 64), 8, 64),
+    more(attention(1, 50, 50, 192), 8, 64),
     more(attention(1, 3136, 49, 46), 8, 32),
     more(attention(2, 784, 49, 46), 8, 32),
     often(attention(4, 196, 49, 46), 8, 32),
     more(attention(8, 49, 49, 46), 8, 32),
     more(attention(2, 196, 196, 92), 8, 32),
+    more(attention(2, 196, 196, 46), 8, 32),
+    more(attention(2, 196, 196, 24), 8, 32),
+    more(attention(2, 196, 196, 6), 8, 32),
     more(attention(4, 232, 232, 49), 8, 32),
+    more(attention(4, 60, 60, 49), 8, 32),
     // ResNet: stem, bottlenecks, the way around at half the side.
     often(Work::Conv2d(strided(same(3, 64, 224, [7; 2]), 2, 3)), 8, 64),
     often(conv(64, 256, 56, 1), 8, 64),

@@ -108,10 +108,14 @@ impl Backward<'_> {
         Ok(self.as_asked(saved, Some(self.node.clone())))
     }
 
+    /// Whether there is an input `i` and it wants a gradient.
+    pub fn wants(&self, i: usize) -> bool {
+        self.needs.get(i).copied().unwrap_or(false)
+    }
+
     /// `f()` if there is an input `i` and it wants a gradient.
     pub fn when(&self, i: usize, f: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
-        let wanted = self.needs.get(i).copied().unwrap_or(false);
-        wanted.then(f).transpose()
+        self.wants(i).then(f).transpose()
     }
 
     fn as_asked(&self, saved: &Tensor, node: Option<Arc<Node>>) -> Tensor {

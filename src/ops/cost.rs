@@ -175,9 +175,10 @@ impl Rule {
     }
 }
 
-/// What runs in the name of no operator: updates, clipping, copies within a device
-/// (`copy`) and between two (`to`).
+/// What runs in the name of no operator: all gradients of one at once, updates,
+/// clipping, copies within a device (`copy`) and between two (`to`).
 const OTHERS: &[(&str, Rule)] = &[
+    ("attention_gradient", ATTENTION_GRADIENT),
     ("clip_grad_norm", PER_NUMBER_READ),
     ("copy", Rule::Each(0)),
     ("count", Rule::Each(1)),
@@ -193,8 +194,8 @@ const PER_NUMBER_READ: Rule = Rule::Product(|inputs, _| {
     numbers.saturating_mul(3)
 });
 
-/// The rule of a registered operator, or of an update, clipping or copy by the
-/// name of its kernels; `None` for a name that is neither.
+/// The rule of a registered operator, or of what runs in the name of none, by its
+/// own; `None` for a name that is neither.
 pub fn rule(op: &str) -> Option<Rule> {
     let registered = REGISTRY.iter().find(|r| r.name == op).map(|r| r.cost);
     registered.or_else(|| OTHERS.iter().find(|(name, _)| *name == op).map(|o| o.1))
@@ -246,6 +247,18 @@ pub(super) const ATTENTION: Rule = Rule::Product(|inputs, y| match inputs {
         let keys = k.shape.len().checked_sub(2).map_or(1, |i| k.axis(i));
         let rows = y.elements().checked_div(y.last()).unwrap_or(0);
         times(&[rows, keys, 2 * q.last() + 2 * y.last() + 5])
+    }
+    _ => 0,
+});
+
+/// q (.., M, D), k (.., N, D), v (.., N, E) and what the gradient is made from: the
+/// scores again, three products of D and two of E, and of each score difference and
+/// exponential, product and sum, difference and product.
+const ATTENTION_GRADIENT: Rule = Rule::Product(|inputs, _| match inputs {
+    [q, k, v, ..] => {
+        let keys = k.shape.len().checked_sub(2).map_or(1, |i| k.axis(i));
+        let rows = q.elements().checked_div(q.last()).unwrap_or(0);
+        times(&[rows, keys, 6 * q.last() + 4 * v.last() + 6])
     }
     _ => 0,
 });
@@ -316,6 +329,13 @@ mod tests {
             &[2, 4, 3],
         );
         assert_eq!(attention.flops, 48 * 16 + 24 * 6 * 2 + 48 * 5);
+        // 48 scores: 3 times 8 products, twice 3, and 6.
+        let gradient = of(
+            "attention_gradient",
+            &[&[2, 4, 8], &[2, 6, 8], &[2, 6, 3], &[2, 4, 3]],
+            &[2, 4, 8],
+        );
+        assert_eq!(gradient.flops, 48 * (48 + 12 + 6));
     }
 
     /// A ResNet's 3 x 3: 118 MMAC per image in each direction.

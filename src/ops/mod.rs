@@ -49,7 +49,7 @@ mod sort;
 mod topk;
 
 pub use arithmetic::{Comparison, add, affine, compare, div, maximum, minimum, mul, select, sub};
-pub use attention::attention;
+pub use attention::{attention, attention_with_weights};
 pub use batch_norm::{BatchNorm, batch_norm_eval, batch_norm_train};
 pub use cat::cat;
 pub use conv_bn_act::{PreparedConv, conv_bn_act, fold_batch_norm};

@@ -1,5 +1,7 @@
+use eosin::autograd::grad;
 use eosin::{DType, Result, Tensor, ops};
 
+use crate::common::{relative_l2, tensor};
 use crate::golden::{Case, Outputs};
 use crate::harness::{Sample, Suite};
 
@@ -19,11 +21,83 @@ pub fn samples() -> Vec<Sample> {
         ),
         Sample::new(
             "attention",
+            "bias_of_samples_and_keys",
+            &[&[2, 3, 4, 2], &[2, 3, 5, 2], &[2, 3, 5, 3], &[2, 1, 1, 5]],
+            |x| ops::attention(&x[0], &x[1], &x[2], Some(&x[3]), 0.7),
+        ),
+        Sample::new(
+            "attention",
             "one_query",
             &[&[1, 46], &[5, 46], &[5, 46]],
             |x| ops::attention(&x[0], &x[1], &x[2], None, 0.147),
         ),
+        Sample::new(
+            "attention",
+            "more_rows_than_a_block",
+            &[&[101, 2], &[3, 2], &[3, 2], &[101, 3]],
+            |x| ops::attention(&x[0], &x[1], &x[2], Some(&x[3]), 0.7),
+        ),
+        Sample::new(
+            "attention",
+            "more_keys_than_a_tile",
+            &[&[2, 3], &[70, 3], &[70, 1], &[70]],
+            |x| ops::attention(&x[0], &x[1], &x[2], Some(&x[3]), 1.0),
+        ),
+        Sample::new(
+            "attention",
+            "wider_than_a_tile",
+            &[&[2, 2, 70], &[2, 3, 70], &[2, 3, 66]],
+            |x| ops::attention(&x[0], &x[1], &x[2], None, 0.1),
+        ),
+        Sample::new("attention", "packed", &[&[2, 5, 3 * 2 * 3]], |x| {
+            let [q, k, v] = unpacked(&x[0], 2)?;
+            ops::attention(&q, &k, &v, None, 0.577)
+        }),
+        // Leading axes that differ: made of products and a softmax.
+        Sample::new(
+            "attention",
+            "broadcast",
+            &[&[2, 1, 3, 2], &[3, 4, 2], &[4, 5], &[2, 1, 1, 4]],
+            |x| ops::attention(&x[0], &x[1], &x[2], Some(&x[3]), 0.7),
+        ),
+        Sample::new(
+            "attention",
+            "weights",
+            &[&[2, 3, 5, 7], &[2, 3, 4, 7], &[2, 3, 4, 6]],
+            |x| Ok(ops::attention_with_weights(&x[0], &x[1], &x[2], None, 0.378)?.1),
+        ),
+        Sample::new(
+            "attention",
+            "result_and_weights",
+            &[&[2, 2, 5, 3], &[2, 2, 5, 3], &[2, 2, 5, 4], &[2, 5, 5]],
+            |x| {
+                let (out, weights) =
+                    ops::attention_with_weights(&x[0], &x[1], &x[2], Some(&x[3]), 0.577)?;
+                ops::cat(&[&out, &weights], -1)
+            },
+        ),
+        Sample::new(
+            "attention",
+            "result_and_weights_broadcast",
+            &[&[2, 3, 2], &[4, 2], &[4, 2]],
+            |x| {
+                let (out, weights) = ops::attention_with_weights(&x[0], &x[1], &x[2], None, 0.7)?;
+                ops::cat(&[&out, &weights], -1)
+            },
+        ),
     ]
+}
+
+/// Queries, keys and values (B, heads, N, D) of (B, N, 3 heads D), as views.
+fn unpacked(x: &Tensor, heads: usize) -> Result<[Tensor; 3]> {
+    let (b, n, all) = (x.shape()[0], x.shape()[1], x.shape()[2]);
+    let split = ops::reshape(x, &[b, n, 3, heads, all / 3 / heads])?;
+    let turned = ops::permute(&split, &[2, 0, 3, 1, 4])?;
+    let part = |i: usize| -> Result<Tensor> {
+        let one = ops::slice(&turned, 0, i, 1)?;
+        ops::reshape(&one, &turned.shape()[1..])
+    };
+    Ok([part(0)?, part(1)?, part(2)?])
 }
 
 pub fn tests(suite: &mut Suite) {
@@ -38,7 +112,22 @@ pub fn tests(suite: &mut Suite) {
         );
         assert!(ops::attention(&zeros(&[2, 5, 6])?, &k, &k, None, 1.0).is_err());
         assert!(ops::attention(&zeros(&[7])?, &k, &k, None, 1.0).is_err());
-        assert!(ops::attention(&q, &k, &k, Some(&zeros(&[5, 5])?), 1.0).is_err());
+        let bias = zeros(&[5, 5])?;
+        let error = ops::attention(&q, &k, &k, Some(&bias), 1.0).expect_err("another bias");
+        assert_eq!(
+            error.to_string(),
+            "attention: shapes [2, 5, 7], [2, 4, 7], [2, 4, 7], [5, 5] do not fit: \
+             a bias that broadcasts against [5, 4], queries and keys"
+        );
+        let bias = zeros(&[3, 5, 4])?;
+        assert!(ops::attention(&q, &k, &k, Some(&bias), 1.0).is_err());
+        let doubles = ops::cast(&k, DType::F64)?;
+        let error = ops::attention_with_weights(&q, &k, &doubles, None, 1.0);
+        assert_eq!(
+            error.expect_err("two dtypes").to_string(),
+            "attention: dtypes [F32, F32, F64] do not fit: \
+             floats of one dtype are needed; convert the others with cast"
+        );
         Ok(())
     });
     suite.test("attention::empty", || {
@@ -46,40 +135,155 @@ pub fn tests(suite: &mut Suite) {
         let (q, k) = (zeros(&[0, 5, 7])?, zeros(&[0, 4, 7])?);
         let out = ops::attention(&q, &k, &k, None, 1.0)?;
         assert_eq!(out.shape(), [0, 5, 7]);
+        // Without queries nothing comes out, without keys nothing comes in.
+        for (m, n) in [(0, 4), (5, 0)] {
+            let (q, k) = (zeros(&[2, m, 7])?.variable(), zeros(&[2, n, 7])?.variable());
+            let (out, weights) = ops::attention_with_weights(&q, &k, &k, None, 1.0)?;
+            assert_eq!(
+                (out.shape(), weights.shape()),
+                (&[2, m, 7][..], &[2, m, n][..])
+            );
+            assert!(out.to_vec::<f32>()?.iter().all(|&v| v == 0.0));
+            let g = grad(&[&ops::sum_all(&out)?], None, &[&q, &k], false)?;
+            assert_eq!(g[0].as_ref().map(Tensor::shape), Some(q.shape()));
+            assert_eq!(g[1].as_ref().map(Tensor::shape), Some(k.shape()));
+        }
+        Ok(())
+    });
+    suite.test("attention::keys_that_are_left_out", || {
+        const LOW: f32 = f32::NEG_INFINITY;
+        let bias = Tensor::from_slice(&[0.0, LOW, LOW, LOW, LOW, LOW], &[2, 3])?;
+        let [q, k, v] = ["q", "k", "v"].map(|n| tensor(n, &[3, 3], -1.0, 1.0, DType::F32));
+        let (q, k, v) = (ops::slice(&q?, 0, 0, 2)?, k?, v?);
+        let (out, weights) = ops::attention_with_weights(&q, &k, &v, Some(&bias), 1.0)?;
+        let weights = weights.to_vec::<f32>()?;
+        assert_eq!(weights[..3], [1.0, 0.0, 0.0]);
+        assert!(weights[3..].iter().all(|v| v.is_nan()), "no key is left");
+        assert_eq!(out.to_vec::<f32>()?[..3], v.to_vec::<f32>()?[..3]);
+        Ok(())
+    });
+    suite.test(
+        "attention::one_pass_equals_its_parts",
+        one_pass_equals_its_parts,
+    );
+    suite.test(
+        "attention::gradients_in_one_pass_equal_the_recorded_ones",
+        || {
+            for &(_, shapes, heads) in SHAPES {
+                let [q, k, v, bias] = operands(shapes, heads, DType::F64)?.map(|t| t.variable());
+                let out = ops::attention(&q, &k, &v, Some(&bias), 0.147)?;
+                let g = tensor("g", out.shape(), -1.0, 1.0, DType::F64)?;
+                let gradients = |create_graph| -> Result<Vec<f64>> {
+                    let all = grad(&[&out], Some(&[&g]), &[&q, &k, &v, &bias], create_graph)?;
+                    let each = all.iter().flatten().map(Tensor::to_f64_vec);
+                    Ok(each.collect::<Result<Vec<_>>>()?.concat())
+                };
+                let error = relative_l2(&gradients(false)?, &gradients(true)?);
+                assert!(error < 1e-13, "{shapes:?}: {error:e}");
+            }
+            Ok(())
+        },
+    );
+    suite.test("attention::a_sample_alone_has_the_same_bits", || {
+        for &(_, shapes, heads) in SHAPES {
+            let all = operands(shapes, heads, DType::F32)?;
+            let alone: Vec<Tensor> = all[..3]
+                .iter()
+                .map(|t| ops::slice(t, 0, 1, 1))
+                .collect::<Result<_>>()?;
+            let whole = ops::attention(&all[0], &all[1], &all[2], Some(&all[3]), 0.147)?;
+            let one = ops::attention(&alone[0], &alone[1], &alone[2], Some(&all[3]), 0.147)?;
+            let same = ops::slice(&whole, 0, 1, 1)?;
+            assert_eq!(one.to_vec::<f32>()?, same.to_vec::<f32>()?, "{shapes:?}");
+            // So has a query.
+            let query = ops::slice(&all[0], 2, 2, 1)?;
+            let bias = ops::slice(&all[3], 1, 2, 1)?;
+            let one = ops::attention(&query, &all[1], &all[2], Some(&bias), 0.147)?;
+            let same = ops::slice(&whole, 2, 2, 1)?;
+            assert_eq!(one.to_vec::<f32>()?, same.to_vec::<f32>()?, "{shapes:?}");
+        }
         Ok(())
     });
 }
 
-/// `softmax(scores(q k^T))` and its product with v.
-fn with_scores(case: &Case, scores: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) -> Outputs {
-    let products = ops::matmul(case.input("q"), &ops::transpose(case.input("k"), -1, -2)?)?;
-    let n = products.shape()[3];
-    let diagonal: Vec<f32> = (0..n * n).map(|i| f32::from(i % (n + 1) == 0)).collect();
-    let identity = case.local(Tensor::from_slice(&diagonal, &[n, n])?)?;
-    let graph = ops::softmax(&scores(&products, &identity)?, -1)?;
-    let out = ops::matmul(&graph, case.input("v"))?;
-    Ok(vec![("out", out), ("graph", graph)])
+/// What for, (queries, keys, width), heads: those of tRNAsformer and TCGN.
+const SHAPES: &[(&str, [usize; 3], usize)] = &[
+    ("tokens", [50, 50, 64], 2),
+    ("tokens_of_one_head", [50, 50, 192], 1),
+    ("few_keys", [784, 49, 46], 2),
+    ("graph", [196, 196, 92], 2),
+    ("narrow_graph", [196, 196, 6], 2),
+    ("channels", [232, 232, 49], 1),
+];
+
+/// q, k, v of 2 samples and a bias of the heads.
+fn operands([m, n, d]: [usize; 3], heads: usize, dtype: DType) -> Result<[Tensor; 4]> {
+    Ok([
+        tensor("q", &[2, heads, m, d], -1.0, 1.0, dtype)?,
+        tensor("k", &[2, heads, n, d], -1.0, 1.0, dtype)?,
+        tensor("v", &[2, heads, n, d], -1.0, 1.0, dtype)?,
+        tensor("bias", &[heads, m, n], -1.0, 1.0, dtype)?,
+    ])
+}
+
+/// At the models' shapes, f32 and f64, result, weights and all gradients.
+fn one_pass_equals_its_parts() -> Result<()> {
+    for &(name, shapes, heads) in SHAPES {
+        let run = |dtype, in_parts: bool| -> Result<Vec<Vec<f64>>> {
+            let [q, k, v, bias] = operands(shapes, heads, dtype)?.map(|t| t.variable());
+            let (out, weights) = if in_parts {
+                let scores =
+                    ops::matmul(&ops::affine(&q, 0.147, 0.0)?, &ops::transpose(&k, -1, -2)?)?;
+                let weights = ops::softmax(&ops::add(&scores, &bias)?, -1)?;
+                (ops::matmul(&weights, &v)?, weights)
+            } else {
+                let plain = ops::attention(&q, &k, &v, Some(&bias), 0.147)?;
+                let (out, weights) = ops::attention_with_weights(&q, &k, &v, Some(&bias), 0.147)?;
+                assert_eq!(plain.to_f64_vec()?, out.to_f64_vec()?, "{name}");
+                (plain, weights)
+            };
+            let g = tensor("g", out.shape(), -1.0, 1.0, dtype)?;
+            let mut all = vec![out.to_f64_vec()?, weights.to_f64_vec()?];
+            for g in grad(&[&out], Some(&[&g]), &[&q, &k, &v, &bias], false)? {
+                all.push(g.expect("a gradient").to_f64_vec()?);
+            }
+            Ok(all)
+        };
+        let exact = run(DType::F64, true)?;
+        for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 2e-6)] {
+            for (i, (got, want)) in run(dtype, false)?.iter().zip(&exact).enumerate() {
+                let error = relative_l2(got, want);
+                assert!(
+                    error < tolerance,
+                    "{name} {dtype}: result {i} is off by {error:e}"
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 pub fn golden(case: &Case) -> Option<Outputs> {
     if case.op != "attention" {
         return None;
     }
+    let (q, k, v) = (case.input("q"), case.input("k"), case.input("v"));
     let scale = 1.0 / 14.0;
+    // What a multiple of the identity adds.
+    let with_diagonal = |diagonal: f64| {
+        let n = k.shape()[k.rank() - 2];
+        let bias: Vec<f64> = (0..n * n)
+            .map(|i| if i % (n + 1) == 0 { diagonal } else { 0.0 })
+            .collect();
+        let bias = ops::cast(&Tensor::from_slice(&bias, &[n, n])?, q.dtype())?;
+        let bias = case.local(bias)?;
+        let (out, graph) = ops::attention_with_weights(q, k, v, Some(&bias), scale)?;
+        Ok(vec![("out", out), ("graph", graph)])
+    };
     Some(match case.attrs["scores"].as_str() {
-        Some("(qk + I)/sqrt(196)") => {
-            with_scores(case, |qk, i| ops::affine(&ops::add(qk, i)?, scale, 0.0))
-        }
-        Some("qk/sqrt(196) + I") => {
-            with_scores(case, |qk, i| ops::add(&ops::affine(qk, scale, 0.0)?, i))
-        }
-        _ => ops::attention(
-            case.input("q"),
-            case.input("k"),
-            case.input("v"),
-            case.optional("bias"),
-            case.number("scale"),
-        )
-        .map(|t| vec![("out", t)]),
+        Some("(qk + I)/sqrt(196)") => with_diagonal(scale),
+        Some("qk/sqrt(196) + I") => with_diagonal(1.0),
+        _ => ops::attention(q, k, v, case.optional("bias"), case.number("scale"))
+            .map(|t| vec![("out", t)]),
     })
 }

@@ -19,12 +19,13 @@ use crate::under_test;
 
 type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 
-/// Operators that have bf16 and f16 on the CUDA device: products, convolutions,
+/// Operators that have bf16 and f16 on the CUDA device: products, attention, convolutions,
 /// what stands beside them in networks, and what the gradients and second gradients
 /// of all these need. Others refuse them by name.
 const HALVES_ON_CUDA: &[&str] = &[
     "add",
     "affine",
+    "attention",
     "broadcast_to",
     "conv2d",
     "conv2d_input_gradient",

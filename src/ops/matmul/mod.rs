@@ -53,8 +53,14 @@ pub fn matmul_to(a: &Tensor, b: &Tensor, to: DType) -> Result<Tensor> {
         Device::Cpu => cpu::matmul(a, b, &batch, to),
         Device::Cuda(_) => cuda::matmul(a, b, &batch, to),
     })?;
+    Ok(recorded(a, b, y))
+}
+
+/// The product `y` of `a` and `b` on the tape.
+pub(crate) fn recorded(a: &Tensor, b: &Tensor, y: Tensor) -> Tensor {
+    let dtype = a.dtype();
     let shapes = [*a.layout().shape(), *b.layout().shape()];
-    Ok(record("matmul", &[a, b], y, Save::ALL, move |g| {
+    record("matmul", &[a, b], y, Save::ALL, move |g| {
         let (a, b) = (g.input(0)?, g.input(1)?);
         let grad = cast(&g.grad, dtype)?;
         Ok(vec![
@@ -65,7 +71,7 @@ pub fn matmul_to(a: &Tensor, b: &Tensor, to: DType) -> Result<Tensor> {
                 sum_to(&matmul(&transpose(&a, -1, -2)?, &grad)?, &shapes[1])
             })?,
         ])
-    }))
+    })
 }
 
 /// The dtype that all of a product's operands have.

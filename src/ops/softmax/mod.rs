@@ -61,18 +61,39 @@ fn apply(kind: Kind, x: &Tensor, axis: isize) -> Result<Tensor> {
     })?;
     Ok(record(kind.name(), &[x], y, Save::OUTPUT, move |b| {
         let y = b.output()?;
-        let gradient = if b.create_graph {
-            recorded_gradient(kind, &b.grad, &y, axis as isize)
-        } else {
-            with_axis_last(axis, [&b.grad, &y], |[g, y]| {
-                profile::call(kind.name(), &[g, y], || match y.device() {
-                    Device::Cpu => cpu::backward(kind, g, y),
-                    Device::Cuda(_) => cuda::backward(kind, g, y),
-                })
-            })
-        };
-        Ok(vec![Some(gradient?)])
+        Ok(vec![Some(gradient_of(
+            kind,
+            &b.grad,
+            &y,
+            axis,
+            b.create_graph,
+        )?)])
     }))
+}
+
+/// The gradient of x from that of y = [`softmax`] of x along the last axis, f32 or
+/// f64, recorded if it is to be differentiated again.
+pub(crate) fn gradient(g: &Tensor, y: &Tensor, create_graph: bool) -> Result<Tensor> {
+    let axis = shape::axis("softmax", -1, y.shape())?;
+    gradient_of(Kind::Softmax, g, y, axis, create_graph)
+}
+
+fn gradient_of(
+    kind: Kind,
+    g: &Tensor,
+    y: &Tensor,
+    axis: usize,
+    create_graph: bool,
+) -> Result<Tensor> {
+    if create_graph {
+        return recorded_gradient(kind, g, y, axis as isize);
+    }
+    with_axis_last(axis, [g, y], |[g, y]| {
+        profile::call(kind.name(), &[g, y], || match y.device() {
+            Device::Cpu => cpu::backward(kind, g, y),
+            Device::Cuda(_) => cuda::backward(kind, g, y),
+        })
+    })
 }
 
 /// `f` of views in which `axis` is the last one; its result is turned back. An

@@ -20,6 +20,7 @@ use super::kernel::{F32_COLUMNS, F64_COLUMNS, MR, multiply_add, prefetch, prefet
 use super::transpose::transpose;
 use crate::device::cpu::with_scratch;
 use crate::dtype::{DType, Float};
+use crate::shape::Layout;
 
 /// Inner indices of a block: a panel of them takes half of a small first-level
 /// cache. Part of what the result is (see above), so never chosen by shape.
@@ -47,6 +48,22 @@ impl Matrix {
             start,
             row: columns,
             column: 1,
+        }
+    }
+
+    /// Matrix `i` of those that the last two axes of a layout make, in the order of
+    /// the others.
+    pub fn of(layout: &Layout, mut i: usize) -> Self {
+        let axes = layout.shape().len() - 2;
+        let mut start = layout.offset();
+        for axis in (0..axes).rev() {
+            start += i % layout.shape()[axis] * layout.strides()[axis];
+            i /= layout.shape()[axis];
+        }
+        Self {
+            start,
+            row: layout.strides()[axes],
+            column: layout.strides()[axes + 1],
         }
     }
 

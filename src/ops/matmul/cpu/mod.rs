@@ -32,42 +32,22 @@ fn run<T: Float>(a: &Tensor, b: &Tensor, batch: &Shape) -> Result<Tensor> {
     dims[batch.len()..batch.len() + 2].copy_from_slice(&[m, n]);
     let shape = Shape::new(&dims[..batch.len() + 2])?;
 
-    let matrices = |t: &Tensor| -> Result<(Layout, usize, usize)> {
-        let r = t.rank();
+    let matrices = |t: &Tensor| -> Result<Layout> {
         let mut wide = [0; MAX_RANK];
         wide[..batch.len()].copy_from_slice(batch);
-        wide[batch.len()..batch.len() + 2].copy_from_slice(&t.shape()[r - 2..]);
-        let layout = t
-            .layout()
-            .broadcast_to(Shape::new(&wide[..batch.len() + 2])?);
-        let s = t.layout().strides();
-        Ok((layout, s[r - 2], s[r - 1]))
+        wide[batch.len()..batch.len() + 2].copy_from_slice(&t.shape()[t.rank() - 2..]);
+        let shape = Shape::new(&wide[..batch.len() + 2])?;
+        Ok(t.layout().broadcast_to(shape))
     };
-    let (la, row_a, column_a) = matrices(a)?;
-    let (lb, row_b, column_b) = matrices(b)?;
-    let at = |l: &Layout, mut i: usize| {
-        let mut start = l.offset();
-        for axis in (0..batch.len()).rev() {
-            start += i % batch[axis] * l.strides()[axis];
-            i /= batch[axis];
-        }
-        start
-    };
+    let (la, lb) = (matrices(a)?, matrices(b)?);
     let (a, b) = (a.elements_of::<T>("matmul")?, b.elements_of::<T>("matmul")?);
     let count = batch.elements();
-    let one = |i: usize| {
-        let of = |layout, row, column| Matrix {
-            start: at(layout, i),
-            row,
-            column,
-        };
-        Product {
-            sizes: [m, k, n],
-            a: (a, of(&la, row_a, column_a)),
-            b: (b, of(&lb, row_b, column_b)),
-            accumulate: false,
-            finish: None,
-        }
+    let one = |i: usize| Product {
+        sizes: [m, k, n],
+        a: (a, Matrix::of(&la, i)),
+        b: (b, Matrix::of(&lb, i)),
+        accumulate: false,
+        finish: None,
     };
     let layout = Layout::contiguous(shape);
     Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
