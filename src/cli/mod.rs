@@ -230,7 +230,7 @@ struct EvaluateArgs {
 
 #[derive(Args)]
 struct PredictArgs {
-    /// resnet18, resnet50, deeppt-autoencoder or deeppt
+    /// resnet18, resnet50, deeppt-autoencoder, deeppt or tcgn
     model: String,
     /// .pth, .pt or .safetensors
     #[arg(long)]

@@ -5,3 +5,4 @@ pub mod deeppt;
 #[cfg(feature = "formats")]
 pub mod registry;
 pub mod resnet;
+pub mod tcgn;

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::formats::Weights;
 use crate::models::deeppt::{AutoEncoder, Mlp};
 use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
+use crate::models::tcgn::{self, Tcgn};
 use crate::nn::{self, State};
 use crate::random::Philox;
 use crate::session::{Predict, Session};
@@ -61,6 +62,13 @@ pub const MODELS: &[Model] = &[
         outputs: &["genes"],
         batch: None,
         load: mlp,
+    },
+    Model {
+        name: "tcgn",
+        input: "tiles (N, 3, 224, 224), ImageNet-normalised",
+        outputs: &["genes"],
+        batch: Some(32),
+        load: tcgn,
     },
 ];
 
@@ -162,6 +170,14 @@ fn mlp(weights: &Weights, path: &Path, device: &Device, dtype: DType) -> Result<
     let hidden = rows(weights, "layer0.0.weight", code);
     let genes = vec![0.0; rows(weights, "layer1.weight", hidden)];
     let model = Mlp::new(code, hidden, &genes, 0.0, &mut Philox::new(0))?;
+    nn::load(&model, weights, path)?;
+    model.to_device(device)?;
+    ready(model, dtype)
+}
+
+fn tcgn(weights: &Weights, path: &Path, device: &Device, dtype: DType) -> Result<Session> {
+    let config = tcgn::Config::of(weights, path)?;
+    let model = Tcgn::new(&config, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
     model.to_device(device)?;
     ready(model, dtype)

@@ -10,6 +10,7 @@ mod golden;
 mod passes;
 mod registry;
 mod sessions;
+mod tcgn;
 mod training;
 
 #[path = "../common/emulated.rs"]
@@ -31,6 +32,7 @@ fn main() {
     trials.extend(passes::trials());
     trials.extend(registry::trials());
     trials.extend(sessions::trials());
+    trials.extend(tcgn::trials());
     trials.extend(training::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
