@@ -313,10 +313,10 @@ impl Predict for Tcgn {
         let stream = Device::Cuda(stream.clone());
         for ((_, to), (_, from)) in there.state().into_iter().zip(self.state()) {
             to.set(from.value().to(&stream)?)?;
-            if let (Slot::Param(to), Slot::Param(from)) = (to, from) {
-                if from.shadow().is_some() {
-                    to.keep_shadow()?;
-                }
+            if let (Slot::Param(to), Slot::Param(from)) = (to, from)
+                && from.shadow().is_some()
+            {
+                to.keep_shadow()?;
             }
         }
         there.tables.to_device(&stream)?;
