@@ -257,7 +257,7 @@ struct EvaluateArgs {
 
 #[derive(Args)]
 struct PredictArgs {
-    /// resnet18, resnet50, densenet121, trnasformer, he2rna, deeppt-autoencoder or deeppt
+    /// resnet18, resnet50, densenet121, deeppt-autoencoder, deeppt, tcgn, trnasformer or he2rna
     model: String,
     /// .pth, .pt or .safetensors
     #[arg(long)]

@@ -28,7 +28,7 @@ mod trace;
 
 #[derive(Args)]
 pub struct ProfileArgs {
-    /// resnet18, resnet50, deeppt-autoencoder or deeppt
+    /// resnet18, resnet50, deeppt-autoencoder, deeppt or tcgn
     model: String,
     /// A forward pass, or forward pass, backward pass and update
     #[arg(long, value_enum, default_value = "infer")]

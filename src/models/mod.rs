@@ -8,4 +8,5 @@ mod folding;
 #[cfg(feature = "formats")]
 pub mod registry;
 pub mod resnet;
+pub mod tcgn;
 pub mod trnasformer;

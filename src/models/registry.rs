@@ -2,6 +2,7 @@
 //! architecture leaves open is inferred from the shapes of its weights.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -13,6 +14,7 @@ use crate::models::backbone::Architecture;
 use crate::models::deeppt::{AutoEncoder, Mlp};
 use crate::models::densenet::{self, DenseNet, DenseNetFeatures};
 use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
+use crate::models::tcgn::{self, Tcgn};
 use crate::models::trnasformer::{self, He2Rna, Trnasformer};
 use crate::nn::{self, State};
 use crate::random::Philox;
@@ -92,6 +94,14 @@ pub const MODELS: &[Model] = &[
         settings: &[],
         load: mlp,
     },
+    Model {
+        name: "tcgn",
+        input: "tiles (N, 3, 224, 224), ImageNet-normalised",
+        outputs: &["genes"],
+        batch: Some(32),
+        settings: &["reference_quirks"],
+        load: tcgn,
+    },
 ];
 
 impl Model {
@@ -145,15 +155,15 @@ impl Model {
     }
 }
 
-/// The number that a setting gives, or `default`.
-fn setting<T: FromStr>(settings: &Settings, key: &str, default: T) -> Result<T> {
+/// The value that a setting gives, or `default`.
+fn setting<T: FromStr + Display>(settings: &Settings, key: &str, default: T) -> Result<T> {
     let Some(text) = settings.get(key) else {
         return Ok(default);
     };
     text.parse().map_err(|_| {
         Error::usage(
-            format!("{key} = {text} is not a number that it can be"),
-            format!("write --set {key}=NUMBER"),
+            format!("{key} = {text} is not a value that it can have"),
+            format!("write for example --set {key}={default}, the default"),
         )
     })
 }
@@ -299,6 +309,22 @@ fn he2rna(
         widths.push(outputs);
     }
     let model = He2Rna::new(&widths, &mut Philox::new(0))?;
+    nn::load(&model, weights, path)?;
+    model.to_device(device)?;
+    ready(model, dtype)
+}
+
+fn tcgn(
+    weights: &Weights,
+    path: &Path,
+    settings: &Settings,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
+    let config = tcgn::Config {
+        reference_quirks: setting(settings, "reference_quirks", false)?,
+        ..tcgn::Config::of(weights, path)?
+    };
+    let model = Tcgn::new(&config, &mut Philox::new(0))?;
     nn::load(&model, weights, path)?;
     model.to_device(device)?;
     ready(model, dtype)

@@ -1,5 +1,6 @@
 //! A module's state from and to weight files.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -23,8 +24,62 @@ pub fn load(model: &dyn State, weights: &Weights, path: &Path) -> Result<()> {
         .map(|(key, slot)| (key.clone(), slot.value().shape().to_vec()))
         .collect();
     check_keys(path, &expected, weights)?;
+    set_known(&state, weights, path)
+}
+
+/// What [`load_partial`] did not find on either side, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partial {
+    /// Keys of the model that the file lacks: they stay as they were.
+    pub new: Vec<String>,
+    /// Keys of the file that the model lacks: they were left out.
+    pub unused: Vec<String>,
+}
+
+/// As [`load`] for what model and file have in common: to start from the weights
+/// of a network that the model is built around.
+///
+/// # Errors
+/// Misshapen keys, all in one message; nothing in common. Nothing is set then.
+pub fn load_partial(model: &dyn State, weights: &Weights, path: &Path) -> Result<Partial> {
+    let state = model.state();
+    let known: HashSet<&str> = state.iter().map(|(key, _)| key.as_str()).collect();
+    let mut common = Weights::new();
+    for (key, array) in weights.iter().filter(|(key, _)| known.contains(key)) {
+        common.insert(key, array.clone())?;
+    }
+    if common.is_empty() {
+        return Err(Error::file(
+            path,
+            "",
+            "has no key of the model",
+            "give weights of a part of the model: `eosin inspect` lists their keys",
+        ));
+    }
+    let expected: Vec<(String, Vec<usize>)> = (state.iter())
+        .filter(|(key, _)| common.get(key).is_some())
+        .map(|(key, slot)| (key.clone(), slot.value().shape().to_vec()))
+        .collect();
+    check_keys(path, &expected, &common)?;
+    set_known(&state, &common, path)?;
+    let absent = |(key, _): &&(String, Slot)| weights.get(key).is_none();
+    Ok(Partial {
+        new: state
+            .iter()
+            .filter(absent)
+            .map(|(key, _)| key.clone())
+            .collect(),
+        unused: (weights.names())
+            .filter(|name| !known.contains(name))
+            .map(str::to_owned)
+            .collect(),
+    })
+}
+
+/// Sets what `weights` has of a state; its shapes are known to fit.
+fn set_known(state: &[(String, Slot)], weights: &Weights, path: &Path) -> Result<()> {
     let mut ready: Vec<(&Slot, Tensor)> = Vec::with_capacity(state.len());
-    for (key, slot) in &state {
+    for (key, slot) in state {
         let Some(array) = weights.get(key) else {
             continue;
         };

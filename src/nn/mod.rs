@@ -10,7 +10,7 @@ mod modules;
 mod param;
 
 #[cfg(feature = "formats")]
-pub use files::{load, state_weights};
+pub use files::{Partial, load, load_partial, state_weights};
 #[cfg(feature = "formats")]
 pub(crate) use files::{to_array, to_tensor};
 pub use modules::{

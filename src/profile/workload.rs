@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp, Standardisation, averaging};
 use crate::models::registry::Model;
 use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
+use crate::models::tcgn::{Config, Tcgn};
 use crate::nn::{Pass, State};
 use crate::ops;
 use crate::optim::{Adam, Optimizer};
@@ -37,6 +38,8 @@ pub const CLASSES: usize = 1000;
 /// tiles of a sample in training.
 pub const GENES: usize = 4096;
 pub const TILES: usize = 16;
+/// Genes of a spot, as TCGN is published.
+pub const SPOT_GENES: usize = 785;
 
 /// [`in_dtype`] in f32.
 ///
@@ -53,7 +56,7 @@ pub fn with<R>(
 }
 
 /// Hands `f` a function that takes one step of `model` on a device. `batch`
-/// counts images of a ResNet, tiles of the autoencoder and of a prediction by
+/// counts images of a ResNet, tiles of TCGN, of the autoencoder and of a prediction by
 /// the regression, and samples of [`TILES`] tiles when that is trained. The
 /// data are on the device before. In bf16 and f16 parameters are f32 with shadows
 /// of that dtype, which is what `--dtype` makes of a run.
@@ -117,6 +120,21 @@ pub fn in_dtype<R>(
                 numbers(batch, batch, device)?,
             ];
             training(&model, &loss, &inputs, mode, f)
+        }
+        ("tcgn", _) => {
+            let model = Tcgn::new(&Config::new(SPOT_GENES), random)?;
+            ready(&model, device, dtype)?;
+            let tiles = normal(&[batch, 3, IMAGE, IMAGE], &Device::Cpu)?;
+            let tiles = tiles.to_format(Format::ChannelsLast)?.to(device)?;
+            let tiles = ops::cast(&tiles, dtype)?;
+            if mode == Mode::Infer {
+                return predicting(&model, &tiles, f);
+            }
+            let loss = |inputs: &[Tensor], pass: &Pass| {
+                ops::mse_loss(&model.forward(&tiles, pass)?, &inputs[0])
+            };
+            let target = normal(&[batch, SPOT_GENES], device)?;
+            training(&model, &loss, &[target], mode, f)
         }
         _ => Err(Error::usage(
             format!("there is no step of {} to profile", named.name),

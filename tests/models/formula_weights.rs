@@ -18,11 +18,18 @@ pub fn rule(key: &str, shape: &[usize]) -> (&'static str, Option<[f64; 2]>) {
         "running_var" => ("running_var", Some([0.5, 1.5])),
         "running_mean" => ("running_mean", around(0.1)),
         "cls_token" | "pos_embed" => ("pos", around(0.1)),
+        _ if name.starts_with("relative_pos") => ("pos", around(0.1)),
         _ if shape.len() >= 2 => {
             let fan_in: usize = shape[1..].iter().product();
-            ("fan_in", around((3.0 / fan_in as f64).sqrt()))
+            let bound = (3.0 / fan_in as f64).sqrt();
+            // Larger ones would leave nodes of TCGN's graphs without edges.
+            if key.ends_with(".MHSA.q.weight") || key.ends_with(".MHSA.k.weight") {
+                ("fan_in_x0.4", around(0.4 * bound))
+            } else {
+                ("fan_in", around(bound))
+            }
         }
-        "weight" => ("scale", Some([0.9, 1.1])),
+        "weight" | "gamma" => ("scale", Some([0.9, 1.1])),
         _ => ("bias", around(0.1)),
     }
 }

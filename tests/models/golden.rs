@@ -58,14 +58,14 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// A manifest, its arrays, and which of them were compared.
-struct Case {
-    manifest: Value,
+pub struct Case {
+    pub manifest: Value,
     bytes: Vec<u8>,
     compared: BTreeSet<String>,
 }
 
 impl Case {
-    fn read(name: &str) -> Self {
+    pub fn read(name: &str) -> Self {
         let text = std::fs::read_to_string(folder().join(format!("{name}.json")));
         let bytes = std::fs::read(folder().join(format!("{name}.safetensors")));
         Self {
@@ -79,7 +79,7 @@ impl Case {
         SafeTensors::deserialize(&self.bytes).expect("golden tensors")
     }
 
-    fn input(&self, i: usize) -> Result<Tensor> {
+    pub fn input(&self, i: usize) -> Result<Tensor> {
         let spec = &self.manifest["inputs"][i];
         let shape: Vec<usize> = serde_json::from_value(spec["shape"].clone()).expect("a shape");
         let bound = |k: &str| spec[k].as_f64().expect("a bound");
@@ -90,7 +90,7 @@ impl Case {
 
     /// Fills the models with the formula's weights. Together they must have
     /// exactly the state of the manifest: keys in order, shapes, kinds.
-    fn fill(&self, models: &[&dyn State]) -> Result<()> {
+    pub fn fill(&self, models: &[&dyn State]) -> Result<()> {
         let state = models.iter().flat_map(|m| m.state());
         let got: Vec<Value> = state
             .map(|(key, slot)| {
@@ -113,7 +113,7 @@ impl Case {
 
     /// Compares a tensor: off by at most `floor` or ten times the measured
     /// error, in relative L2 norm.
-    fn tensor(&mut self, name: &str, got: &Tensor, floor: f64) -> Result<()> {
+    pub fn tensor(&mut self, name: &str, got: &Tensor, floor: f64) -> Result<()> {
         let about = &self.manifest["tensors"][name];
         let shape: Vec<usize> = serde_json::from_value(about["shape"].clone())
             .unwrap_or_else(|_| panic!("no golden tensor {name}"));
@@ -129,8 +129,25 @@ impl Case {
         Ok(())
     }
 
+    /// A tensor that is stored in full and compared by the caller.
+    pub fn full(&mut self, name: &str) -> Vec<f64> {
+        self.compared.insert(name.to_owned());
+        array(&self.arrays(), name)
+    }
+
+    /// Compares a tensor of integers, each exactly.
+    pub fn integers(&mut self, name: &str, got: &Tensor) -> Result<()> {
+        assert_eq!(
+            got.to_f64_vec()?,
+            array(&self.arrays(), name),
+            "{name} differs"
+        );
+        self.compared.insert(name.to_owned());
+        Ok(())
+    }
+
     /// Compares each loss: off by at most `tolerance` of it.
-    fn losses(&mut self, name: &str, got: &[f64], tolerance: f64) {
+    pub fn losses(&mut self, name: &str, got: &[f64], tolerance: f64) {
         let want = array(&self.arrays(), name);
         assert_eq!(got.len(), want.len(), "{name}");
         for (i, (got, want)) in got.iter().zip(want).enumerate() {
@@ -142,7 +159,12 @@ impl Case {
 
     /// Compares a group; `got` has the entries in the model's order, `None`
     /// for a gradient that is absent.
-    fn group(&mut self, name: &str, got: &[(String, Option<Tensor>)], rule: Rule) -> Result<()> {
+    pub fn group(
+        &mut self,
+        name: &str,
+        got: &[(String, Option<Tensor>)],
+        rule: Rule,
+    ) -> Result<()> {
         let about = &self.manifest["groups"][name];
         let listed = |list: &str, key: &str| {
             let keys = about[list].as_array().map_or(&[][..], Vec::as_slice);
@@ -197,7 +219,7 @@ impl Case {
     }
 
     /// Fails if a stored tensor or group was not compared.
-    fn finish(self) {
+    pub fn finish(self) {
         let empty = serde_json::Map::new();
         for section in ["tensors", "groups"] {
             let names = self.manifest[section].as_object().unwrap_or(&empty).keys();
@@ -210,7 +232,7 @@ impl Case {
 
 /// How the entries of a group are compared.
 #[derive(Clone, Copy)]
-enum Rule {
+pub enum Rule {
     /// Norm and elements (in units of their root mean square) within 1e-4.
     Gradient,
     /// Within 1e-5, likewise.
@@ -231,7 +253,7 @@ fn recorded(params: &[(String, Param)]) -> Vec<Tensor> {
 
 /// Gradients, losses and weights of the manifest's steps of Adam or AdamW, which are
 /// captured and replayed where the model is on CUDA.
-fn adam(case: &mut Case, model: &dyn State, inputs: &[Tensor], loss: &Loss) -> Result<()> {
+pub fn adam(case: &mut Case, model: &dyn State, inputs: &[Tensor], loss: &Loss) -> Result<()> {
     let number = |key: &str| {
         let value = case.manifest["optimiser"][key].as_f64();
         value.expect("a number")
@@ -281,7 +303,8 @@ fn adam(case: &mut Case, model: &dyn State, inputs: &[Tensor], loss: &Loss) -> R
     }
     let replayed = step.device() != Device::Cpu;
     assert_eq!(step.graphs(), usize::from(replayed), "graphs");
-    losses.push(loss(inputs, &Pass::eval())?.item()?);
+    // Again in train mode, for the statistics of the batch.
+    losses.push(loss(inputs, &Pass::train(random))?.item()?);
     case.losses("losses", &losses, 1e-4);
     Ok(())
 }

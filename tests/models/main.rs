@@ -10,6 +10,7 @@ mod golden;
 mod passes;
 mod registry;
 mod sessions;
+mod tcgn;
 mod training;
 #[cfg(feature = "slides")]
 mod trnasformer_run;
@@ -35,6 +36,7 @@ fn main() {
     trials.extend(passes::trials());
     trials.extend(registry::trials());
     trials.extend(sessions::trials());
+    trials.extend(tcgn::trials());
     trials.extend(training::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }

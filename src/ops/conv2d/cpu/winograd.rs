@@ -316,15 +316,15 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
         let outputs = self.weights.outputs;
         let width = NR.min(outputs - column);
         // [m0 + m1 + m2, m1 - m2 - m3], down the columns, then along the rows.
-        let mut down = [[[T::ZERO; NR]; 4]; 2];
+        let mut down = [[[T::ZERO; NR]; 2]; 4];
         let products = products[..(ELEMENTS - 1) * matrix + NR].as_ptr();
         // SAFETY: the slice behind the pointer ends with the last element's lanes.
         let m = |e: usize| unsafe { *products.add(e * matrix).cast::<[T; NR]>() };
-        for j in 0..4 {
+        for (j, down) in down.iter_mut().enumerate() {
             let (m0, m1, m2, m3) = (m(j), m(4 + j), m(8 + j), m(12 + j));
             for l in 0..NR {
-                down[0][j][l] = m0[l] + m1[l] + m2[l];
-                down[1][j][l] = m1[l] - m2[l] - m3[l];
+                down[0][l] = m0[l] + m1[l] + m2[l];
+                down[1][l] = m1[l] - m2[l] - m3[l];
             }
         }
         let mut bias = [T::ZERO; NR];
@@ -334,8 +334,8 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
         let mut y = [[[T::ZERO; NR]; 2]; 2];
         for i in 0..2 {
             for l in 0..NR {
-                let (t0, t1) = (down[i][0][l], down[i][1][l]);
-                let (t2, t3) = (down[i][2][l], down[i][3][l]);
+                let (t0, t1) = (down[0][i][l], down[1][i][l]);
+                let (t2, t3) = (down[2][i][l], down[3][i][l]);
                 y[i][0][l] = t0 + t1 + t2 + bias[l];
                 y[i][1][l] = t1 - t2 - t3 + bias[l];
             }

@@ -1,0 +1,128 @@
+//! What travels with a forward pass: the pass itself, fixed tables, and who
+//! wants to see results on the way.
+
+use crate::device::Device;
+use crate::error::Result;
+use crate::nn::{Buffer, Pass};
+use crate::ops::{self, Comparison};
+use crate::tensor::Tensor;
+
+/// Called with the name of a module, as published, and what it computed.
+pub type Watch<'a> = dyn Fn(&str, &Tensor) + 'a;
+
+/// Tables that the forward pass reads. They are no part of the state, but lie
+/// where the parameters lie, so that a captured step finds them there.
+pub struct Tables {
+    /// 0, 1, 2, .. for as many as any identity needs.
+    counting: Buffer,
+    /// The row and the column of each entry of an N x N matrix: (N N).
+    row: Buffer,
+    column: Buffer,
+    /// 1 / (d / 3 + 1) with d the distance of the two nodes on the grid: (N N).
+    closeness: Buffer,
+}
+
+impl Tables {
+    /// For a grid of `side` x `side` nodes and identities of up to `widest`.
+    pub fn new(side: usize, widest: usize) -> Result<Self> {
+        let nodes = side * side;
+        let buffer = |name, values: Vec<f32>| -> Result<Buffer> {
+            let shape = [values.len()];
+            Ok(Buffer::new(name, Tensor::from_slice(&values, &shape)?))
+        };
+        let pairs = || (0..nodes).flat_map(|i| (0..nodes).map(move |j| (i, j)));
+        let close = |(i, j): (usize, usize)| {
+            let apart = |a: usize, b: usize| a.abs_diff(b) as f64;
+            let d = apart(i / side, j / side).hypot(apart(i % side, j % side));
+            (1.0 / (d / 3.0 + 1.0)) as f32
+        };
+        Ok(Self {
+            counting: buffer("counting", (0..widest).map(|i| i as f32).collect())?,
+            row: buffer("row", pairs().map(|(i, _)| i as f32).collect())?,
+            column: buffer("column", pairs().map(|(_, j)| j as f32).collect())?,
+            closeness: buffer("closeness", pairs().map(close).collect())?,
+        })
+    }
+
+    pub fn to_device(&self, device: &Device) -> Result<()> {
+        for buffer in [&self.counting, &self.row, &self.column, &self.closeness] {
+            let value = buffer.value();
+            if value.device() != *device {
+                buffer.set(value.to(device)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// 0, 1, .., n - 1 in f32: (n).
+    pub fn counting(&self, n: usize) -> Result<Tensor> {
+        ops::slice(&self.counting.value(), 0, 0, n)
+    }
+
+    pub fn row(&self) -> Tensor {
+        self.row.value()
+    }
+
+    pub fn column(&self) -> Tensor {
+        self.column.value()
+    }
+
+    pub fn closeness(&self) -> Tensor {
+        self.closeness.value()
+    }
+
+    /// The identity (n, n), bool.
+    pub fn identity(&self, n: usize) -> Result<Tensor> {
+        let counting = self.counting(n)?;
+        let column = ops::reshape(&counting, &[n, 1])?;
+        ops::compare(&column, Comparison::Equal, &counting)
+    }
+}
+
+/// Where in the network a forward pass is.
+pub(super) struct Context<'a> {
+    pub pass: &'a Pass,
+    pub tables: &'a Tables,
+    watch: Option<&'a Watch<'a>>,
+    /// The module's name; empty at the root, and where nobody watches.
+    name: String,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(pass: &'a Pass, tables: &'a Tables, watch: Option<&'a Watch<'a>>) -> Self {
+        Self {
+            pass,
+            tables,
+            watch,
+            name: String::new(),
+        }
+    }
+
+    /// The context of the module `name` below this one.
+    pub fn at(&self, name: &str) -> Self {
+        Self {
+            pass: self.pass,
+            tables: self.tables,
+            watch: self.watch,
+            name: match self.watch {
+                Some(_) => crate::nn::key(&self.name, name),
+                None => String::new(),
+            },
+        }
+    }
+
+    /// Shows what the module `name` below this one computed.
+    pub fn show(&self, name: &str, value: &Tensor) {
+        if let Some(watch) = self.watch {
+            watch(&crate::nn::key(&self.name, name), value);
+        }
+    }
+
+    /// As [`Self::show`] for what is computed for the sake of showing it.
+    pub fn show_with(&self, name: &str, value: impl FnOnce() -> Result<Tensor>) -> Result<()> {
+        if self.watch.is_some() {
+            self.show(name, &value()?);
+        }
+        Ok(())
+    }
+}
