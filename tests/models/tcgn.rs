@@ -398,10 +398,11 @@ fn small_on_cuda() -> Result<()> {
         assert_eq!(gradients.len(), want_gradients.len());
         for (key, want) in &want_gradients {
             let (got, want) = (gradients[key].to_f64_vec()?, want.to_f64_vec()?);
-            // Gradients that are rounding alone, as that of a key's bias, are
-            // compared in units of the largest.
+            // Ten times what single precision costs the golden gradients of this
+            // model (1.9e-5). Those that are rounding alone, as that of a key's
+            // bias, are compared in units of the largest.
             let apart: Vec<f64> = got.iter().zip(&want).map(|(a, b)| a - b).collect();
-            let allowed = 1e-4 * crate::stored::norm(&want) + 1e-7 * largest;
+            let allowed = 1.9e-4 * crate::stored::norm(&want) + 1e-7 * largest;
             let apart = crate::stored::norm(&apart);
             assert!(
                 apart <= allowed,
