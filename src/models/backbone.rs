@@ -100,6 +100,7 @@ impl Architecture {
 
     // By reference, as serde calls it. Runs of before there was a choice are
     // resumed with the text that they began with.
+    #[cfg(feature = "slides")]
     pub(crate) fn is_default(&self) -> bool {
         *self == Self::default()
     }
