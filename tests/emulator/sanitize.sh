@@ -71,9 +71,11 @@ fi
 if (($#)); then
     run "$@"
 else
-    # What takes minutes when it is instrumented, and whose kernels the other tests
-    # of `ops` run: the benches' table and one golden case of conv2d.
-    echo "sanitize.sh: not run: benches, golden::ops_conv::conv_patch32"
+    # What takes minutes when it is instrumented: the benches' table and golden case,
+    # whose kernels the other tests of `ops` run; f16, whose kernels are bf16's templates;
+    # and convolutions in large tiles, whose main loop large products share.
+    echo "sanitize.sh: not run: benches, golden::ops_conv::conv_patch32, f16, conv2d large_tiles"
     run --test cuda -- --skip planted --skip benches
-    run --test ops -- cuda --skip golden::ops_conv::conv_patch32
+    run --test ops -- cuda --skip golden::ops_conv::conv_patch32 --skip ::f16 \
+        --skip conv2d::cuda::bf16::large_tiles
 fi
