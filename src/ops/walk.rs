@@ -4,6 +4,12 @@
 //! neighbours merged wherever every operand allows it, so that the common cases
 //! (same layout, a scalar, a per-channel vector against NHWC) become one or two
 //! plain loops.
+//!
+//! A formula is copied into every run (`Copy`): what it holds is then in
+//! registers. Read through a reference it would be loaded again after each store,
+//! which keeps the compiler from making vectors of the loop.
+
+use rayon::prelude::*;
 
 use crate::device::cpu;
 use crate::dtype::Element;
@@ -104,14 +110,15 @@ pub(crate) fn result_layout(shape: Shape, inputs: &[&Layout]) -> Layout {
 pub(crate) fn map1<A: Element, U: Element>(
     op: &'static str,
     a: &Tensor,
-    f: impl Fn(A) -> U + Sync,
+    f: impl Fn(A) -> U + Copy + Sync,
 ) -> Result<Tensor> {
     let layout = result_layout(*a.layout().shape(), &[a.layout()]);
     let walk = Walk::new(&layout, [a.layout()]);
     let a = a.elements_of::<A>(op)?;
-    Ok(Tensor::build(layout, |out: &mut [U]| {
+    Ok(Tensor::build_unwritten(layout, |out: &mut [U]| {
         cpu::for_chunks(out, 1, &|start, chunk| {
             walk.runs(start, chunk.len(), &mut |at, n, [ia], [sa]| {
+                let f = f;
                 let out = &mut chunk[at..at + n];
                 match sa {
                     1 => out
@@ -133,15 +140,16 @@ pub(crate) fn map2<A: Element, B: Element, U: Element>(
     op: &'static str,
     a: &Tensor,
     b: &Tensor,
-    f: impl Fn(A, B) -> U + Sync,
+    f: impl Fn(A, B) -> U + Copy + Sync,
 ) -> Result<Tensor> {
     let shape = Shape::broadcast(op, a.shape(), b.shape())?;
     let layout = result_layout(shape, &[a.layout(), b.layout()]);
     let walk = Walk::new(&layout, [a.layout(), b.layout()]);
     let (a, b) = (a.elements_of::<A>(op)?, b.elements_of::<B>(op)?);
-    Ok(Tensor::build(layout, |out: &mut [U]| {
+    Ok(Tensor::build_unwritten(layout, |out: &mut [U]| {
         cpu::for_chunks(out, 1, &|start, chunk| {
             walk.runs(start, chunk.len(), &mut |at, n, [ia, ib], steps| {
+                let f = f;
                 let out = &mut chunk[at..at + n];
                 match steps {
                     [1, 1] => {
@@ -174,7 +182,7 @@ pub(crate) fn map2<A: Element, B: Element, U: Element>(
 pub(crate) fn map3<A: Element, B: Element, C: Element, U: Element>(
     op: &'static str,
     [a, b, c]: [&Tensor; 3],
-    f: impl Fn(A, B, C) -> U + Sync,
+    f: impl Fn(A, B, C) -> U + Copy + Sync,
 ) -> Result<Tensor> {
     let shape = Shape::broadcast(op, a.shape(), b.shape())?;
     let shape = Shape::broadcast(op, &shape, c.shape())?;
@@ -186,12 +194,13 @@ pub(crate) fn map3<A: Element, B: Element, C: Element, U: Element>(
         b.elements_of::<B>(op)?,
         c.elements_of::<C>(op)?,
     );
-    Ok(Tensor::build(layout, |out: &mut [U]| {
+    Ok(Tensor::build_unwritten(layout, |out: &mut [U]| {
         cpu::for_chunks(out, 1, &|start, chunk| {
             walk.runs(
                 start,
                 chunk.len(),
                 &mut |at, n, [ia, ib, ic], [sa, sb, sc]| {
+                    let f = f;
                     chunk[at..at + n].iter_mut().enumerate().for_each(|(i, o)| {
                         *o = f(a[ia + i * sa], b[ib + i * sb], c[ic + i * sc]);
                     });
@@ -199,4 +208,81 @@ pub(crate) fn map3<A: Element, B: Element, C: Element, U: Element>(
             );
         });
     }))
+}
+
+/// Elements that are read together where the two orders cross: a cache line of f32.
+const ACROSS: usize = 16;
+
+/// The elements of x in the order of `layout`, a dense one of the same shape.
+pub(crate) fn rearranged<T: Element>(
+    op: &'static str,
+    x: &Tensor,
+    layout: Layout,
+) -> Result<Tensor> {
+    let walk = Walk::new(&layout, [x.layout()]);
+    let from = x.elements_of::<T>(op)?;
+    let inner = walk.dims.len() - 1;
+    let neighbours = walk.strides.iter().position(|s| *s == [1]);
+    Ok(Tensor::build_unwritten(
+        layout,
+        |out: &mut [T]| match neighbours {
+            Some(axis) if axis < inner => walk.turned(axis, from, out),
+            _ => cpu::for_chunks(out, 1, &|start, chunk| {
+                walk.runs(start, chunk.len(), &mut |at, n, [i], [step]| {
+                    let out = &mut chunk[at..at + n];
+                    match step {
+                        1 => out.copy_from_slice(&from[i..i + n]),
+                        _ => {
+                            (out.iter_mut().enumerate()).for_each(|(j, o)| *o = from[i + j * step])
+                        }
+                    }
+                });
+            }),
+        },
+    ))
+}
+
+impl Walk<1> {
+    /// Copies where the input's neighbours, those along `axis`, are not the output's:
+    /// [`ACROSS`] of them at a time, so that each line read and each line written
+    /// is used as a whole while it is in cache.
+    fn turned<T: Element>(&self, axis: usize, from: &[T], out: &mut [T]) {
+        let place = |mut flat: usize, axes: std::ops::Range<usize>| {
+            let mut at = 0;
+            for a in axes.rev() {
+                at += flat % self.dims[a] * self.strides[a][0];
+                flat /= self.dims[a];
+            }
+            at
+        };
+        let inner = self.dims.len() - 1;
+        let (long, [step]) = (self.dims[inner], self.strides[inner]);
+        let size = self.dims[axis];
+        let unit: usize = self.dims[axis + 1..].iter().product();
+        let together = (cpu::GRAIN / unit.max(1))
+            .next_multiple_of(ACROSS)
+            .max(ACROSS);
+        if out.is_empty() {
+            return;
+        }
+        let planes = out.par_chunks_mut(unit * size).enumerate();
+        planes.for_each(|(plane, out)| {
+            let plane = self.offsets[0] + place(plane, 0..axis);
+            let parts = out.par_chunks_mut(unit * together).enumerate();
+            parts.for_each(|(part, out)| {
+                for (block, out) in out.chunks_mut(unit * ACROSS).enumerate() {
+                    let first = plane + part * together + block * ACROSS;
+                    let count = out.len() / unit;
+                    for row in 0..unit / long {
+                        let first = first + place(row, axis + 1..inner);
+                        for j in 0..long {
+                            let values = &from[first + j * step..][..count];
+                            let to = out[row * long + j..].iter_mut().step_by(unit);
+                            to.zip(values).for_each(|(o, &v)| *o = v);
+                        }
+                    }
+                }
+            });
+        });
+    }
 }

@@ -312,6 +312,10 @@ pub fn tests(suite: &mut Suite) {
         });
     }
     suite.test("conv2d::cpu::fewer_multiplications", fewer_multiplications);
+    suite.test(
+        "conv2d::cpu::weight_gradient_in_passes",
+        weight_gradient_in_passes,
+    );
     suite.test("conv2d::cpu::larger_than_a_tile", || {
         // Several tiles, panels and blocks of rows and of pixels.
         let geometry = Conv2d {
@@ -429,19 +433,21 @@ fn fewer_multiplications() -> Result<()> {
             let w = tensor("w", &[k, c, 3, 3], -0.1, 0.1, DType::F32)?;
             let bias = tensor("bias", &[k], -1.0, 1.0, DType::F32)?;
             let wide = |t: &Tensor| ops::cast(t, DType::F64);
-            let all = |x: &Tensor, w: &Tensor, bias: &Tensor| -> Result<[Tensor; 3]> {
-                let x = x.detach().variable();
-                let y = ops::conv2d(&x, w, None, geometry)?;
+            let all = |x: &Tensor, w: &Tensor, bias: &Tensor| -> Result<[Tensor; 4]> {
+                let (x, w) = (x.detach().variable(), w.detach().variable());
+                let y = ops::conv2d(&x, &w, None, geometry)?;
                 let residual = ops::cast(
                     &tensor("residual", y.shape(), -1.0, 1.0, DType::F32)?,
                     x.dtype(),
                 )?;
-                let gx = grad(&[&y], Some(&[&residual]), &[&x], false)?;
-                let x = x.detach();
-                let prepared = |bias, activation| PreparedConv::new(w, bias, activation, geometry);
+                let mut gradients = grad(&[&y], Some(&[&residual]), &[&x, &w], false)?;
+                let mut gradient = || gradients.pop().flatten().expect("a gradient");
+                let (gw, gx) = (gradient(), gradient());
+                let (x, w) = (x.detach(), w.detach());
+                let prepared = |bias, activation| PreparedConv::new(&w, bias, activation, geometry);
                 let plain = prepared(None, Activation::None)?.apply(&x, None)?;
                 let fused = prepared(Some(bias), Activation::Relu)?.apply(&x, Some(&residual))?;
-                Ok([plain, fused, gx[0].clone().expect("a gradient")])
+                Ok([plain, fused, gx, gw])
             };
             let got = all(&x, &w, &bias)?;
             let want = all(&wide(&x)?, &wide(&w)?, &wide(&bias)?)?;
@@ -458,6 +464,25 @@ fn fewer_multiplications() -> Result<()> {
             assert_eq!(alone.to_vec::<f32>()?, together.to_vec::<f32>()?, "{what}");
         }
     }
+    Ok(())
+}
+
+/// So many tiles that their transforms are made in several passes.
+fn weight_gradient_in_passes() -> Result<()> {
+    let geometry = Conv2d {
+        padding: [1, 1],
+        ..Conv2d::default()
+    };
+    let gradient = |dtype| -> Result<Vec<f64>> {
+        let x = tensor("x", &[3, 72, 63, 66], -1.0, 1.0, dtype)?;
+        let w = tensor("w", &[136, 72, 3, 3], -0.1, 0.1, dtype)?.variable();
+        let y = ops::conv2d(&x, &w, None, geometry)?;
+        let g = tensor("g", y.shape(), -1.0, 1.0, dtype)?;
+        let gw = grad(&[&y], Some(&[&g]), &[&w], false)?[0].clone();
+        gw.expect("a gradient").to_f64_vec()
+    };
+    let error = relative_l2(&gradient(DType::F32)?, &gradient(DType::F64)?);
+    assert!(error <= 1e-6, "off by {error:e}");
     Ok(())
 }
 

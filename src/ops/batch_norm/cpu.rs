@@ -281,16 +281,19 @@ fn normalised<T: Float>(
         .zip(&weight)
         .for_each(|(s, &w)| *s = *s * w);
     let bias = parameter(op, bias, c, T::ZERO)?;
-    Ok(Tensor::build(x.layout().packed(), |out: &mut [T]| {
-        sizes.for_parts(out, &|first, at, out| {
-            let x = &xs[at..at + out.len()];
-            if sizes.inner == 1 {
-                normalise_rows(x, &mean, &scale, &bias, out);
-            } else {
-                normalise_plane(x, mean[first], scale[first], bias[first], out);
-            }
-        });
-    }))
+    Ok(Tensor::build_unwritten(
+        x.layout().packed(),
+        |out: &mut [T]| {
+            sizes.for_parts(out, &|first, at, out| {
+                let x = &xs[at..at + out.len()];
+                if sizes.inner == 1 {
+                    normalise_rows(x, &mean, &scale, &bias, out);
+                } else {
+                    normalise_plane(x, mean[first], scale[first], bias[first], out);
+                }
+            });
+        },
+    ))
 }
 
 vectorised! {
@@ -338,7 +341,7 @@ fn backward_of<T: Float>(
         .map(|(s, k)| T::from_f64(s * k.to_f64() / n));
     let slope: Vec<T> = slope.collect();
     let factor: Vec<T> = scale.iter().zip(&weight).map(|(&s, &w)| s * w).collect();
-    let dx = Tensor::build(x.layout().packed(), |dx: &mut [T]| {
+    let dx = Tensor::build_unwritten(x.layout().packed(), |dx: &mut [T]| {
         sizes.for_parts(dx, &|i, at, dx| {
             let (g, x) = (&gs[at..at + dx.len()], &xs[at..at + dx.len()]);
             if sizes.inner == 1 {

@@ -48,7 +48,7 @@ fn run<T: Element>(tensors: &[&Tensor], axis: usize, shape: Shape) -> Result<Ten
     // Elements that each part gives to a row of the result, and where they end.
     let runs: Vec<usize> = tensors.iter().map(|t| t.shape()[axis] * inner).collect();
     let row: usize = runs.iter().sum();
-    Ok(Tensor::build(
+    Ok(Tensor::build_unwritten(
         Layout::new(shape, format)?,
         |out: &mut [T]| {
             cpu::for_chunks(out, 1, &|start, mut chunk| {

@@ -62,7 +62,7 @@ fn forward_of<T: Float>(
     let b = parameter(OP, bias, columns, T::ZERO)?;
     let mut statistics = vec![T::ZERO; 2 * rows];
     let block = block(columns);
-    let y = Tensor::build(
+    let y = Tensor::build_unwritten(
         Layout::contiguous(*x.layout().shape()),
         |out: &mut [T]| {
             cpu::for_chunk_pairs(
@@ -121,7 +121,7 @@ fn backward_of<T: Float>(
     let blocks = (statistics.len() / 2).div_ceil(block);
     // Per block, the sums over its rows for the weight and for the bias.
     let mut sums = vec![0.0; blocks * 2 * columns];
-    let dx = Tensor::build(Layout::contiguous(*x.layout().shape()), |dx: &mut [T]| {
+    let dx = Tensor::build_unwritten(Layout::contiguous(*x.layout().shape()), |dx: &mut [T]| {
         cpu::for_chunk_pairs(
             (dx, block * columns),
             (&mut sums, 2 * columns),
@@ -135,7 +135,7 @@ fn backward_of<T: Float>(
     });
     let total = |first: usize| -> Result<Tensor> {
         let layout = Layout::contiguous(Shape::new(parameters)?);
-        Ok(Tensor::build(layout, |out: &mut [T]| {
+        Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
             for (j, o) in out.iter_mut().enumerate() {
                 let parts = sums.chunks_exact(2 * columns).map(|s| s[first + j]);
                 *o = T::from_f64(parts.sum());

@@ -3,8 +3,9 @@ use half::{bf16, f16};
 use crate::device::cpu;
 use crate::dtype::{DType, Element};
 use crate::error::Result;
-use crate::ops::walk::map1;
+use crate::ops::walk::{map1, rearranged};
 use crate::shape::Layout;
+use crate::storage::Storage;
 use crate::tensor::Tensor;
 
 pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
@@ -51,31 +52,25 @@ pub(crate) fn retyped(x: &Tensor, dtype: DType) -> Result<Tensor> {
 /// The elements of x at the places of `layout`, zeros in its padding.
 pub(super) fn copy(x: &Tensor, layout: Layout) -> Result<Tensor> {
     fn run<T: Element>(x: &Tensor, layout: Layout) -> Result<Tensor> {
+        if layout.is_dense() {
+            return rearranged::<T>("to_format", x, layout);
+        }
+        // Padded: row by row of the destination, whose holes stay zeros.
         let from = x.elements_of::<T>("to_format")?;
-        // Destination order: writes are sequential, reads gather.
         let order = layout.physical_order();
         let to = layout.permute(&order);
         let source = x.layout().permute(&order);
         let dims = to.shape().to_vec();
-        let Some((&inner, outer)) = dims.split_last() else {
-            return Ok(Tensor::build(layout, |out: &mut [T]| {
-                out[0] = from[source.offset()];
-            }));
-        };
+        let (inner, outer) = dims.split_last().map_or((1, &[][..]), |(&i, o)| (i, o));
         let (step_to, step_from) = (to.strides()[outer.len()], source.strides()[outer.len()]);
         let rows: usize = outer.iter().product();
-        // One row of the destination, its padding included, per unit of work.
         let pitch = outer
             .iter()
             .enumerate()
             .rev()
             .find(|(_, d)| **d != 1)
             .map_or(inner * step_to, |(i, _)| to.strides()[i]);
-        let span = layout.span();
-        let mut padded = crate::storage::Storage::cpu(rows * pitch, |out: &mut [T]| {
-            if inner == 0 {
-                return;
-            }
+        let padded = Storage::cpu(rows * pitch, |out: &mut [T]| {
             cpu::for_chunks(out, pitch, &|start, chunk| {
                 for (i, row) in chunk.chunks_mut(pitch).enumerate() {
                     let mut rest = start / pitch + i;
@@ -94,9 +89,6 @@ pub(super) fn copy(x: &Tensor, layout: Layout) -> Result<Tensor> {
                 }
             });
         });
-        if span == 0 {
-            padded = crate::storage::Storage::cpu(0, |_: &mut [T]| {});
-        }
         Ok(Tensor::from_parts(padded, layout, T::DTYPE))
     }
     match x.dtype() {

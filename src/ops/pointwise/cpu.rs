@@ -14,7 +14,7 @@ struct Over<'a> {
 
 impl<T: Float> Loop<T> for Over<'_> {
     type Output = Result<Tensor>;
-    fn run(self, h: impl Fn(T) -> T + Sync) -> Result<Tensor> {
+    fn run(self, h: impl Fn(T) -> T + Copy + Sync) -> Result<Tensor> {
         match self.g {
             None => map1(self.f.name(), self.x, h),
             Some(g) => map2(self.f.name(), self.x, g, |x: T, g: T| g * h(x)),

@@ -10,7 +10,7 @@ use crate::dtype::Float;
 /// A loop that takes a formula.
 pub(crate) trait Loop<T> {
     type Output;
-    fn run(self, f: impl Fn(T) -> T + Sync) -> Self::Output;
+    fn run(self, f: impl Fn(T) -> T + Copy + Sync) -> Self::Output;
 }
 
 /// Runs `body` with f^(order).
@@ -19,20 +19,20 @@ pub(crate) fn visit<T: Float, L: Loop<T>>(f: Function, order: u32, body: L) -> L
     let (zero, one, two) = (T::ZERO, T::ONE, c(2.0));
     let sigmoid = move |x: T| one / (one + (-x).exp());
     match (f, order) {
-        (Function::Exp, _) => body.run(|x: T| x.exp()),
-        (Function::Log, 0) => body.run(|x: T| x.ln()),
-        (Function::Log, 1) => body.run(|x: T| one / x),
-        (Function::Log, _) => body.run(|x: T| -(one / (x * x))),
-        (Function::Sqrt, 0) => body.run(|x: T| x.sqrt()),
-        (Function::Sqrt, 1) => body.run(|x: T| c(0.5) / x.sqrt()),
-        (Function::Sqrt, _) => body.run(|x: T| c(-0.25) / (x * x.sqrt())),
-        (Function::Pow(p), 0) => body.run(|x: T| x.powf(c(p))),
-        (Function::Pow(p), 1) => body.run(|x: T| c(p) * x.powf(c(p - 1.0))),
+        (Function::Exp, _) => body.run(move |x: T| x.exp()),
+        (Function::Log, 0) => body.run(move |x: T| x.ln()),
+        (Function::Log, 1) => body.run(move |x: T| one / x),
+        (Function::Log, _) => body.run(move |x: T| -(one / (x * x))),
+        (Function::Sqrt, 0) => body.run(move |x: T| x.sqrt()),
+        (Function::Sqrt, 1) => body.run(move |x: T| c(0.5) / x.sqrt()),
+        (Function::Sqrt, _) => body.run(move |x: T| c(-0.25) / (x * x.sqrt())),
+        (Function::Pow(p), 0) => body.run(move |x: T| x.powf(c(p))),
+        (Function::Pow(p), 1) => body.run(move |x: T| c(p) * x.powf(c(p - 1.0))),
         // Without this case x^1 would give 0 * infinity at x = 0.
-        (Function::Pow(p), _) if p == 0.0 || p == 1.0 => body.run(|_| zero),
-        (Function::Pow(p), _) => body.run(|x: T| c(p * (p - 1.0)) * x.powf(c(p - 2.0))),
-        (Function::Abs, 0) => body.run(|x: T| x.abs()),
-        (Function::Abs, 1) => body.run(|x: T| {
+        (Function::Pow(p), _) if p == 0.0 || p == 1.0 => body.run(move |_| zero),
+        (Function::Pow(p), _) => body.run(move |x: T| c(p * (p - 1.0)) * x.powf(c(p - 2.0))),
+        (Function::Abs, 0) => body.run(move |x: T| x.abs()),
+        (Function::Abs, 1) => body.run(move |x: T| {
             if x > zero {
                 one
             } else if x < zero {
@@ -42,7 +42,7 @@ pub(crate) fn visit<T: Float, L: Loop<T>>(f: Function, order: u32, body: L) -> L
             }
         }),
         // Written out rather than with min and max, which would drop a NaN.
-        (Function::Clamp(low, high), 0) => body.run(|x: T| {
+        (Function::Clamp(low, high), 0) => body.run(move |x: T| {
             if x < c(low) {
                 c(low)
             } else if x > c(high) {
@@ -51,7 +51,7 @@ pub(crate) fn visit<T: Float, L: Loop<T>>(f: Function, order: u32, body: L) -> L
                 x
             }
         }),
-        (Function::Clamp(low, high), 1) => body.run(|x: T| {
+        (Function::Clamp(low, high), 1) => body.run(move |x: T| {
             if x >= c(low) && x <= c(high) {
                 one
             } else {
@@ -60,40 +60,46 @@ pub(crate) fn visit<T: Float, L: Loop<T>>(f: Function, order: u32, body: L) -> L
         }),
         (Function::LeakyRelu(slope), 0) => {
             let slope = c(slope);
-            body.run(|x: T| if x > zero { x } else { x * slope })
+            // The product on both sides, so that there is no branch.
+            body.run(move |x: T| {
+                let low = x * slope;
+                if x > zero { x } else { low }
+            })
         }
         (Function::LeakyRelu(slope), 1) => {
             let slope = c(slope);
-            body.run(|x: T| if x > zero { one } else { slope })
+            body.run(move |x: T| if x > zero { one } else { slope })
         }
-        (Function::Abs | Function::Clamp(..) | Function::LeakyRelu(_), _) => body.run(|_| zero),
-        (Function::Gelu, 0) => body.run(|x: T| x * normal_cdf(x)),
-        (Function::Gelu, 1) => body.run(|x: T| normal_cdf(x) + x * normal_pdf(x)),
-        (Function::Gelu, _) => body.run(|x: T| normal_pdf(x) * (two - x * x)),
-        (Function::Silu, 0) => body.run(|x: T| x * sigmoid(x)),
-        (Function::Silu, 1) => body.run(|x: T| {
+        (Function::Abs | Function::Clamp(..) | Function::LeakyRelu(_), _) => {
+            body.run(move |_| zero)
+        }
+        (Function::Gelu, 0) => body.run(move |x: T| x * normal_cdf(x)),
+        (Function::Gelu, 1) => body.run(move |x: T| normal_cdf(x) + x * normal_pdf(x)),
+        (Function::Gelu, _) => body.run(move |x: T| normal_pdf(x) * (two - x * x)),
+        (Function::Silu, 0) => body.run(move |x: T| x * sigmoid(x)),
+        (Function::Silu, 1) => body.run(move |x: T| {
             let s = sigmoid(x);
             s * (one + x * (one - s))
         }),
-        (Function::Silu, _) => body.run(|x: T| {
+        (Function::Silu, _) => body.run(move |x: T| {
             let s = sigmoid(x);
             s * (one - s) * (two + x * (one - two * s))
         }),
-        (Function::Tanh, 0) => body.run(|x: T| x.tanh()),
-        (Function::Tanh, 1) => body.run(|x: T| {
+        (Function::Tanh, 0) => body.run(move |x: T| x.tanh()),
+        (Function::Tanh, 1) => body.run(move |x: T| {
             let t = x.tanh();
             one - t * t
         }),
-        (Function::Tanh, _) => body.run(|x: T| {
+        (Function::Tanh, _) => body.run(move |x: T| {
             let t = x.tanh();
             -two * t * (one - t * t)
         }),
         (Function::Sigmoid, 0) => body.run(sigmoid),
-        (Function::Sigmoid, 1) => body.run(|x: T| {
+        (Function::Sigmoid, 1) => body.run(move |x: T| {
             let s = sigmoid(x);
             s * (one - s)
         }),
-        (Function::Sigmoid, _) => body.run(|x: T| {
+        (Function::Sigmoid, _) => body.run(move |x: T| {
             let s = sigmoid(x);
             s * (one - s) * (one - two * s)
         }),
@@ -104,7 +110,7 @@ struct InPlace<'a, T>(&'a mut [T]);
 
 impl<T: Float> Loop<T> for InPlace<'_, T> {
     type Output = ();
-    fn run(self, f: impl Fn(T) -> T + Sync) {
+    fn run(self, f: impl Fn(T) -> T + Copy + Sync) {
         self.0.iter_mut().for_each(|v| *v = f(*v));
     }
 }

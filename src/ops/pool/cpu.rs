@@ -4,6 +4,7 @@ use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::half::{is_half, widened};
 use crate::ops::images::{Images, format_of};
+use crate::ops::vector::vectorised;
 use crate::tensor::Tensor;
 
 const OP: &str = "max_pool2d";
@@ -26,6 +27,17 @@ fn raise<T: Float>(out: &mut [T], by: &[T]) {
     }
 }
 
+vectorised! {
+    /// Goes over to `values` and their place where they beat the best so far.
+    fn keep_first_maximum<T: Float>(values: &[T], place: i32, best: &mut [T], at: &mut [i32]) {
+        for ((at, best), &v) in at.iter_mut().zip(best).zip(values) {
+            let better = beats(v, *best);
+            *at = if better { place } else { *at };
+            *best = if better { v } else { *best };
+        }
+    }
+}
+
 pub(super) fn max(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
     fn run<T: Float>(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
         let images = Images::of(x, format_of(x))?;
@@ -34,7 +46,7 @@ pub(super) fn max(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
         let [rows, columns] = windows;
         let (line, wide) = (columns.inputs * c, columns.outputs * c);
         let layout = images.resized(windows.map(|w| w.outputs))?;
-        Ok(Tensor::build(layout, |out: &mut [T]| {
+        Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
             // Per row of the result, the maximum of its input rows, then of
             // that row's columns.
             cpu::for_chunks(out, wide, &|start, chunk| {
@@ -79,7 +91,7 @@ pub(super) fn first_maximum(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor>
         let [rows, columns] = windows;
         let plane = images.h * images.w;
         let layout = images.resized(windows.map(|w| w.outputs))?;
-        Ok(Tensor::build(layout, |out: &mut [i32]| {
+        Ok(Tensor::build_unwritten(layout, |out: &mut [i32]| {
             cpu::for_chunks(out, c, &|start, chunk| {
                 let mut best = vec![T::NEG_INFINITY; c];
                 for (i, pixel) in chunk.chunks_mut(c).enumerate() {
@@ -95,12 +107,7 @@ pub(super) fn first_maximum(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor>
                         for x in across.clone() {
                             let place = y * columns.inputs + x;
                             let values = &from[(image * plane + place) * c..][..c];
-                            let kept = pixel.iter_mut().zip(&mut best);
-                            for ((o, best), &v) in kept.zip(values) {
-                                let better = beats(v, *best);
-                                *o = if better { place as i32 } else { *o };
-                                *best = if better { v } else { *best };
-                            }
+                            keep_first_maximum(values, place as i32, &mut best, pixel);
                         }
                     }
                 }
@@ -123,7 +130,7 @@ pub(super) fn pick(x: &Tensor, places: &Tensor) -> Result<Tensor> {
         let at = places.tensor.dense_slice::<i32>(OP)?;
         let c = images.c;
         let (plane, picked) = (images.h * images.w * c, places.h * places.w);
-        Ok(Tensor::build(
+        Ok(Tensor::build_unwritten(
             images.resized([places.h, places.w])?,
             |out: &mut [T]| {
                 cpu::for_chunks(out, c, &|start, chunk| {

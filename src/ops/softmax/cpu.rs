@@ -13,7 +13,7 @@ pub(super) fn forward(kind: Kind, x: &Tensor) -> Result<Tensor> {
         let (x, columns) = rows(x)?;
         let from = x.dense_slice::<T>(kind.name())?;
         let layout = Layout::contiguous(*x.layout().shape());
-        Ok(Tensor::build(layout, |out: &mut [T]| {
+        Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
             cpu::for_chunks(out, columns, &|start, out| {
                 let x = &from[start..start + out.len()];
                 match kind {
@@ -42,7 +42,7 @@ pub(super) fn backward(kind: Kind, g: &Tensor, y: &Tensor) -> Result<Tensor> {
             y.dense_slice::<T>(kind.name())?,
         );
         let layout = Layout::contiguous(*y.layout().shape());
-        Ok(Tensor::build(layout, |out: &mut [T]| {
+        Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
             cpu::for_chunks(out, columns, &|start, out| {
                 let part = start..start + out.len();
                 let (g, y) = (&gs[part.clone()], &ys[part]);

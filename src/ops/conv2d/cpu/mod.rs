@@ -8,7 +8,8 @@
 //! the pixels, is products of patches
 //! ([`weight_gradient`](mod@weight_gradient)). Depthwise convolutions have
 //! loops of their own ([`depthwise`]), and 3x3 convolutions of stride 1 take
-//! fewer multiplications in f32 where that helps ([`winograd`], [`Way`]).
+//! fewer multiplications in f32 where that helps ([`winograd`], [`Way`],
+//! [`winograd_gradient`]).
 
 mod dense;
 mod depthwise;
@@ -18,6 +19,7 @@ mod map;
 mod pack;
 mod weight_gradient;
 mod winograd;
+mod winograd_gradient;
 
 use super::Sizes;
 use crate::dtype::{DType, Float};
@@ -92,6 +94,12 @@ pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<
         let (x, gy) = (channels_last(x)?, channels_last(gy)?);
         let (xs, gys) = (x.dense_slice::<T>(op)?, gy.dense_slice::<T>(op)?);
         let [k, c, r, s] = sizes.w_shape();
+        if winograd::suits::<T>(sizes) {
+            let layout = Layout::contiguous(Shape::new(&sizes.w_shape())?);
+            return Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
+                winograd_gradient::run(xs, gys, sizes, out);
+            }));
+        }
         let layout = Layout::contiguous(Shape::new(&[r, s, c, k])?);
         let gw = Tensor::build_unwritten(layout, |out: &mut [T]| match depth_multiplier(sizes) {
             None => weight_gradient::run(xs, gys, sizes, out),

@@ -32,10 +32,10 @@ use crate::ops::matmul::cpu::kernel::{MR, Sums, multiply_add};
 use crate::tensor::Tensor;
 
 /// Elements of a tile's input, and so matrices to multiply.
-const ELEMENTS: usize = 16;
+pub(super) const ELEMENTS: usize = 16;
 
 /// Channels that are transformed at once.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 
 /// Tiles of a task at most, unless one row of them is more: enough that the
 /// filters, which every task reads, cost little beside the multiplications.
@@ -151,12 +151,15 @@ pub fn run<T: Float, const NR: usize>(
     let together = TASK_TILES.div_ceil(width.div_ceil(2)).min(balanced).max(1);
     let zeros = vec![T::ZERO; weights.inputs];
     pairs.par_chunks_mut(together).for_each(|pairs| {
-        let task = Task {
+        let images = Images {
             x,
             map,
+            zeros: &zeros,
+        };
+        let task = Task {
+            images,
             weights,
             epilogue,
-            zeros: &zeros,
             along: width.div_ceil(2),
         };
         let tiles = task.along * pairs.len();
@@ -168,13 +171,87 @@ pub fn run<T: Float, const NR: usize>(
     });
 }
 
+/// What is cut into tiles of 4x4.
+pub(super) struct Images<'a, T> {
+    /// (N, H, W, channels).
+    pub x: &'a [T],
+    pub map: &'a Map,
+    /// A pixel's worth, read in place of the padding.
+    pub zeros: &'a [T],
+}
+
+impl<T: Float> Images<'_, T> {
+    /// B' d B of the tile whose outputs begin at (image, row, column); each of
+    /// the 16 elements goes to the same place of its matrix, and [`LANES`]
+    /// channels lie `group` after the ones before them.
+    #[inline(always)]
+    pub fn transform(
+        &self,
+        [image, row, column]: [usize; 3],
+        to: &mut [T],
+        [matrix, group]: [usize; 2],
+    ) {
+        let channels = self.zeros.len();
+        let padding = &self.map.geometry.padding;
+        let first = [row, column];
+        let source = |axis: usize, i: usize| {
+            let at = first[axis] + i;
+            let at = if self.map.transposed {
+                (at + padding[axis]).checked_sub(2)?
+            } else {
+                at.checked_sub(padding[axis])?
+            };
+            (at < self.map.source[axis]).then_some(at)
+        };
+        let mut pixels = [self.zeros.as_ptr(); ELEMENTS];
+        for (e, pixel) in pixels.iter_mut().enumerate() {
+            if let Some((i, j)) = source(0, e / 4).zip(source(1, e % 4)) {
+                let at = self.map.source_pixel(image, i, j) * channels;
+                *pixel = self.x[at..at + channels].as_ptr();
+            }
+        }
+        let groups = channels / LANES;
+        let to = to[..(ELEMENTS - 1) * matrix + (groups - 1) * group + LANES].as_mut_ptr();
+        for g in 0..groups {
+            // SAFETY: a pixel has `channels` elements, whole lanes of them.
+            let d = |e: usize| unsafe { *pixels[e].add(g * LANES).cast::<[T; LANES]>() };
+            // [d0 - d2, d1 + d2, d2 - d1, d1 - d3], down the columns, then along the rows.
+            let mut t = [[T::ZERO; LANES]; ELEMENTS];
+            for j in 0..4 {
+                let (d0, d1, d2, d3) = (d(j), d(4 + j), d(8 + j), d(12 + j));
+                for l in 0..LANES {
+                    t[j][l] = d0[l] - d2[l];
+                    t[4 + j][l] = d1[l] + d2[l];
+                    t[8 + j][l] = d2[l] - d1[l];
+                    t[12 + j][l] = d1[l] - d3[l];
+                }
+            }
+            for i in 0..4 {
+                let (t0, t1, t2, t3) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
+                let mut row = [[T::ZERO; LANES]; 4];
+                for l in 0..LANES {
+                    row[0][l] = t0[l] - t2[l];
+                    row[1][l] = t1[l] + t2[l];
+                    row[2][l] = t2[l] - t1[l];
+                    row[3][l] = t1[l] - t3[l];
+                }
+                for (j, row) in row.iter().enumerate() {
+                    // SAFETY: the slice behind the pointer ends with the last lanes
+                    // of the last element.
+                    unsafe {
+                        *to.add((4 * i + j) * matrix + g * group)
+                            .cast::<[T; LANES]>() = *row
+                    };
+                }
+            }
+        }
+    }
+}
+
 struct Task<'a, T, const NR: usize> {
-    x: &'a [T],
-    map: &'a Map,
+    images: Images<'a, T>,
     weights: &'a Transformed<T, NR>,
     epilogue: &'a Epilogue<'a, T>,
-    /// Read in place of the padding.
-    zeros: &'a [T],
     /// Tiles in a row.
     along: usize,
 }
@@ -202,12 +279,9 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
         let matrix = inputs.len() / ELEMENTS;
         for (i, pair) in pairs.iter().enumerate() {
             for j in 0..self.along {
-                self.gather(
-                    pair,
-                    j,
-                    &mut inputs[(i * self.along + j) * self.zeros.len()..],
-                    matrix,
-                );
+                let to = &mut inputs[(i * self.along + j) * self.images.zeros.len()..];
+                let tile = [pair.image, pair.row, 2 * j];
+                self.images.transform(tile, to, [matrix, LANES]);
             }
         }
         let size = ELEMENTS * self.weights.inputs * NR;
@@ -221,62 +295,6 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
                 for j in 0..self.along {
                     let products = &products[(i * self.along + j) * NR..];
                     self.scatter(products, tiles * NR, p * NR, pair, j);
-                }
-            }
-        }
-    }
-
-    /// B' d B of a tile; each of the 16 elements goes to the same place of its
-    /// matrix in `to`.
-    #[inline(always)]
-    fn gather(&self, pair: &Pair<T>, tile: usize, to: &mut [T], matrix: usize) {
-        let channels = self.zeros.len();
-        let padding = &self.map.geometry.padding;
-        let first = [pair.row, 2 * tile];
-        let source = |axis: usize, i: usize| {
-            let at = first[axis] + i;
-            let at = if self.map.transposed {
-                (at + padding[axis]).checked_sub(2)?
-            } else {
-                at.checked_sub(padding[axis])?
-            };
-            (at < self.map.source[axis]).then_some(at)
-        };
-        let mut pixels = [self.zeros.as_ptr(); ELEMENTS];
-        for (e, pixel) in pixels.iter_mut().enumerate() {
-            if let Some((i, j)) = source(0, e / 4).zip(source(1, e % 4)) {
-                let at = self.map.source_pixel(pair.image, i, j) * channels;
-                *pixel = self.x[at..at + channels].as_ptr();
-            }
-        }
-        let to = to[..(ELEMENTS - 1) * matrix + channels].as_mut_ptr();
-        for c in (0..channels).step_by(LANES) {
-            // SAFETY: a pixel has `channels` elements, whole lanes of them.
-            let d = |e: usize| unsafe { *pixels[e].add(c).cast::<[T; LANES]>() };
-            // [d0 - d2, d1 + d2, d2 - d1, d1 - d3], down the columns, then along the rows.
-            let mut t = [[T::ZERO; LANES]; ELEMENTS];
-            for j in 0..4 {
-                let (d0, d1, d2, d3) = (d(j), d(4 + j), d(8 + j), d(12 + j));
-                for l in 0..LANES {
-                    t[j][l] = d0[l] - d2[l];
-                    t[4 + j][l] = d1[l] + d2[l];
-                    t[8 + j][l] = d2[l] - d1[l];
-                    t[12 + j][l] = d1[l] - d3[l];
-                }
-            }
-            for i in 0..4 {
-                let (t0, t1, t2, t3) = (t[4 * i], t[4 * i + 1], t[4 * i + 2], t[4 * i + 3]);
-                let mut row = [[T::ZERO; LANES]; 4];
-                for l in 0..LANES {
-                    row[0][l] = t0[l] - t2[l];
-                    row[1][l] = t1[l] + t2[l];
-                    row[2][l] = t2[l] - t1[l];
-                    row[3][l] = t1[l] - t3[l];
-                }
-                for (j, row) in row.iter().enumerate() {
-                    // SAFETY: the slice behind the pointer ends with the channels
-                    // of the last element.
-                    unsafe { *to.add((4 * i + j) * matrix + c).cast::<[T; LANES]>() = *row };
                 }
             }
         }
@@ -340,10 +358,10 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
                 y[i][1][l] = t1 - t2 - t3 + bias[l];
             }
         }
-        let row = self.map.target[1] * outputs;
-        let start = (pair.image * self.map.target[0] + pair.row) * row;
+        let row = self.images.map.target[1] * outputs;
+        let start = (pair.image * self.images.map.target[0] + pair.row) * row;
         for (i, (out, y)) in pair.out.chunks_exact_mut(row).zip(&mut y).enumerate() {
-            for (y, j) in y.iter_mut().zip(2 * tile..self.map.target[1]) {
+            for (y, j) in y.iter_mut().zip(2 * tile..self.images.map.target[1]) {
                 let at = j * outputs + column;
                 if width == NR {
                     // Of known length, which stays in registers.
