@@ -6,6 +6,7 @@
 //! threads never changes a bit of any result.
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -168,6 +169,45 @@ pub fn with_scratch<T: Element, R>(len: usize, f: impl FnOnce(&mut [T]) -> R) ->
     let result = f(&mut bytemuck::cast_slice_mut(&mut lines)[..len]);
     SCRATCH.set(lines);
     result
+}
+
+/// A result of which every task writes parts of its own, where these cannot be cut
+/// off as slices: rectangles, or channels of pixels.
+#[derive(Clone, Copy)]
+pub struct Parts<'a, T> {
+    first: *mut T,
+    len: usize,
+    of: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a task has only the elements that it takes by `part`, which promises that
+// no other has them.
+unsafe impl<T: Send> Send for Parts<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Parts<'_, T> {}
+
+impl<'a, T> Parts<'a, T> {
+    pub fn of(all: &'a mut [T]) -> Self {
+        Self {
+            first: all.as_mut_ptr(),
+            len: all.len(),
+            of: PhantomData,
+        }
+    }
+
+    /// # Panics
+    /// A part that is not inside the result.
+    ///
+    /// # Safety
+    /// No two parts that are in use overlap.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "what the caller promises above")]
+    pub unsafe fn part(&self, at: usize, len: usize) -> &mut [T] {
+        assert!(at <= self.len && len <= self.len - at);
+        // SAFETY: inside the slice that is borrowed for as long as `self`, and the
+        // caller's alone.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(at), len) }
+    }
 }
 
 /// Elements per task of work that is limited by memory: large enough to hide

@@ -170,15 +170,30 @@ fn gather<T: Float>(
     patches.clear();
     for pixel in pixels {
         let [image, row, column] = map.place(pixel);
-        for tap in rows.tap..rows.tap + rows.taps {
+        let mut tap = rows.tap;
+        while tap < rows.tap + rows.taps {
             let (r, s) = (tap / map.kernel[1], tap % map.kernel[1]);
-            match map.along(0, row, r).zip(map.along(1, column, s)) {
-                Some((i, j)) => {
-                    let at = map.source_pixel(image, i, j) * stride + channel;
-                    patches.extend_from_slice(&x[at..at + rows.channels]);
-                }
-                None => patches.resize(patches.len() + rows.channels, T::ZERO),
-            }
+            // Taps of a row that lie side by side are one run: of an image of 3
+            // channels they are too short to be copied one by one.
+            let left = (rows.tap + rows.taps - tap).min(map.kernel[1] - s);
+            let side_by_side = if rows.channels == stride && map.geometry.dilation[1] == 1 {
+                left
+            } else {
+                1
+            };
+            let inside = map.along(0, row, r).and_then(|i| {
+                let mut all =
+                    (0..side_by_side).filter_map(|t| Some((t, map.along(1, column, s + t)?)));
+                let (first, j) = all.next()?;
+                Some((map.source_pixel(image, i, j), first, 1 + all.count()))
+            });
+            let (at, before, count) = inside.unwrap_or((0, side_by_side, 0));
+            patches.resize(patches.len() + before * rows.channels, T::ZERO);
+            let at = at * stride + channel;
+            patches.extend_from_slice(&x[at..at + count * rows.channels]);
+            let after = side_by_side - before - count;
+            patches.resize(patches.len() + after * rows.channels, T::ZERO);
+            tap += side_by_side;
         }
     }
 }

@@ -20,11 +20,14 @@
 //!
 //! Only f32: f64, which checks gradients and this algorithm, takes the plain way.
 
+use std::marker::PhantomData;
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
 use super::map::Map;
-use crate::device::cpu::with_scratch;
+use crate::device::cpu::{Buffer, Parts, with_scratch};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops::conv2d::Sizes;
@@ -62,11 +65,12 @@ pub fn suits<T: Float>(sizes: &Sizes) -> bool {
 }
 
 /// G g G' of every filter, as panels of NR outputs: (panel, element, input, NR),
-/// with zeros after the last output.
+/// with anything after the last output.
 pub struct Transformed<T, const NR: usize> {
-    panels: Vec<T>,
+    panels: Buffer,
     inputs: usize,
     outputs: usize,
+    of: PhantomData<T>,
 }
 
 impl<T: Float, const NR: usize> Transformed<T, NR> {
@@ -82,20 +86,25 @@ impl<T: Float, const NR: usize> Transformed<T, NR> {
             (outputs, inputs) = (inputs, outputs);
             s.swap(0, 1);
         }
-        let mut panels = vec![T::ZERO; outputs.div_ceil(NR) * ELEMENTS * inputs * NR];
         let size = ELEMENTS * inputs * NR;
-        panels.par_chunks_mut(size).enumerate().for_each(|(p, to)| {
-            for j in 0..NR.min(outputs - p * NR) {
-                for i in 0..inputs {
+        let mut panels = Buffer::unwritten(outputs.div_ceil(NR) * size * size_of::<T>());
+        let all = panels.as_mut_slice::<T>().par_chunks_mut(size);
+        all.enumerate().for_each(|(p, to)| {
+            let width = NR.min(outputs - p * NR);
+            for i in 0..inputs {
+                // All of the panel's filters at once, a tap per vector.
+                let mut taps = [[0.0; NR]; 9];
+                for j in 0..width {
                     let at = offset + (p * NR + j) * s[0] + i * s[1];
-                    let filter: [[f64; 3]; 3] = std::array::from_fn(|r| {
-                        std::array::from_fn(|c| {
-                            let [r, c] = if transposed { [2 - r, 2 - c] } else { [r, c] };
-                            from[at + r * s[2] + c * s[3]].to_f64()
-                        })
-                    });
-                    for (e, value) in filter_transform(filter).into_iter().enumerate() {
-                        to[(e * inputs + i) * NR + j] = T::from_f64(value);
+                    for (t, tap) in taps.iter_mut().enumerate() {
+                        let [r, c] = [t / 3, t % 3].map(|t| if transposed { 2 - t } else { t });
+                        tap[j] = from[at + r * s[2] + c * s[3]].to_f64();
+                    }
+                }
+                for (e, values) in filter_transform(taps).iter().enumerate() {
+                    let to = &mut to[(e * inputs + i) * NR..][..NR];
+                    for (to, &value) in to.iter_mut().zip(values) {
+                        *to = T::from_f64(value);
                     }
                 }
             }
@@ -104,24 +113,32 @@ impl<T: Float, const NR: usize> Transformed<T, NR> {
             panels,
             inputs,
             outputs,
+            of: PhantomData,
         })
+    }
+
+    fn panels(&self) -> &[T] {
+        self.panels.as_slice()
     }
 }
 
-/// G g G', row by row.
-fn filter_transform(g: [[f64; 3]; 3]) -> [f64; ELEMENTS] {
-    let along = |[a, b, c]: [f64; 3]| [a, (a + b + c) / 2.0, (a - b + c) / 2.0, c];
-    let rows = g.map(along);
-    let columns: [[f64; 4]; 4] = std::array::from_fn(|j| along(rows.map(|row| row[j])));
+/// G g G', row by row, of NR filters.
+fn filter_transform<const NR: usize>(g: [[f64; NR]; 9]) -> [[f64; NR]; ELEMENTS] {
+    // [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2], along the rows, then down
+    // the columns.
+    let along = |[a, b, c]: [&[f64; NR]; 3]| {
+        let mut to = [*a, *a, *a, *c];
+        for l in 0..NR {
+            to[1][l] = (a[l] + b[l] + c[l]) / 2.0;
+            to[2][l] = (a[l] - b[l] + c[l]) / 2.0;
+        }
+        to
+    };
+    let rows: [[[f64; NR]; 4]; 3] =
+        std::array::from_fn(|r| along([&g[3 * r], &g[3 * r + 1], &g[3 * r + 2]]));
+    let columns: [[[f64; NR]; 4]; 4] =
+        std::array::from_fn(|j| along([&rows[0][j], &rows[1][j], &rows[2][j]]));
     std::array::from_fn(|e| columns[e % 4][e / 4])
-}
-
-/// Two rows of an image's outputs.
-struct Pair<'a, T> {
-    image: usize,
-    /// The first row.
-    row: usize,
-    out: &'a mut [T],
 }
 
 /// `out` (N, H, W, outputs) = epilogue of the convolution of `x`
@@ -133,40 +150,47 @@ pub fn run<T: Float, const NR: usize>(
     epilogue: &Epilogue<T>,
     out: &mut [T],
 ) {
-    let [height, width] = map.target;
-    let row = width * weights.outputs;
+    let [down, along] = map.target.map(|n| n.div_ceil(2));
+    assert_eq!(
+        out.len(),
+        map.batch * map.target[0] * map.target[1] * weights.outputs
+    );
     if out.is_empty() {
         return;
     }
-    let mut pairs: Vec<Pair<T>> = Vec::with_capacity(map.batch * height.div_ceil(2));
-    for (image, out) in out.chunks_mut(height * row).enumerate() {
-        let rows = out.chunks_mut(2 * row).enumerate();
-        pairs.extend(rows.map(|(i, out)| Pair {
-            image,
-            row: 2 * i,
-            out,
-        }));
-    }
-    let balanced = pairs.len().div_ceil(TASKS);
-    let together = TASK_TILES.div_ceil(width.div_ceil(2)).min(balanced).max(1);
-    let zeros = vec![T::ZERO; weights.inputs];
-    pairs.par_chunks_mut(together).for_each(|pairs| {
-        let images = Images {
+    let task = Task {
+        images: Images {
             x,
             map,
-            zeros: &zeros,
-        };
-        let task = Task {
-            images,
-            weights,
-            epilogue,
-            along: width.div_ceil(2),
-        };
-        let tiles = task.along * pairs.len();
+            zeros: &vec![T::ZERO; weights.inputs],
+        },
+        weights,
+        epilogue,
+        grid: [down, along],
+        out: Parts::of(out),
+    };
+    // Some rows of tiles each, and where that makes few tasks some panels: their
+    // inputs are then transformed more than once, which costs less than to read the
+    // filters for fewer tiles.
+    let rows = map.batch * down;
+    let together = TASK_TILES.div_ceil(along).min(rows);
+    let by_rows = rows.div_ceil(together);
+    let panels = weights.outputs.div_ceil(NR);
+    let wide = panels.div_ceil(TASKS.div_ceil(by_rows).min(panels));
+    let by_panels = panels.div_ceil(wide);
+    (0..by_rows * by_panels).into_par_iter().for_each(|i| {
+        let (row, panel) = (i / by_panels * together, i % by_panels * wide);
+        let rows = row..(row + together).min(rows);
+        let tiles = along * rows.len();
         let inputs = ELEMENTS * (tiles * weights.inputs + SKEW);
         with_scratch(inputs + ELEMENTS * tiles * NR, |scratch| {
             let (transformed, products) = scratch.split_at_mut(inputs);
-            task.run(pairs, transformed, products);
+            task.run(
+                rows,
+                panel..(panel + wide).min(panels),
+                transformed,
+                products,
+            );
         });
     });
 }
@@ -252,50 +276,64 @@ struct Task<'a, T, const NR: usize> {
     images: Images<'a, T>,
     weights: &'a Transformed<T, NR>,
     epilogue: &'a Epilogue<'a, T>,
-    /// Tiles in a row.
-    along: usize,
+    /// Tiles down and along an image.
+    grid: [usize; 2],
+    out: Parts<'a, T>,
 }
 
 impl<T: Float, const NR: usize> Task<'_, T, NR> {
-    fn run(&self, pairs: &mut [Pair<T>], inputs: &mut [T], products: &mut [T]) {
+    /// `rows` of tiles, counted over all images, times some panels.
+    fn run(&self, rows: Range<usize>, panels: Range<usize>, inputs: &mut [T], products: &mut [T]) {
         #[cfg(target_arch = "x86_64")]
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
             // SAFETY: the processor has the instructions.
-            unsafe { self.run_avx2(pairs, inputs, products) };
+            unsafe { self.run_avx2(rows, panels, inputs, products) };
             return;
         }
-        self.body::<{ cfg!(target_arch = "aarch64") }>(pairs, inputs, products);
+        self.body::<{ cfg!(target_arch = "aarch64") }>(rows, panels, inputs, products);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    fn run_avx2(&self, pairs: &mut [Pair<T>], inputs: &mut [T], products: &mut [T]) {
-        self.body::<true>(pairs, inputs, products);
+    fn run_avx2(
+        &self,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        inputs: &mut [T],
+        products: &mut [T],
+    ) {
+        self.body::<true>(rows, panels, inputs, products);
     }
 
     #[inline(always)]
-    fn body<const FUSED: bool>(&self, pairs: &mut [Pair<T>], inputs: &mut [T], products: &mut [T]) {
-        let tiles = self.along * pairs.len();
+    fn body<const FUSED: bool>(
+        &self,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        inputs: &mut [T],
+        products: &mut [T],
+    ) {
+        let [down, along] = self.grid;
+        let tiles = along * rows.len();
         let matrix = inputs.len() / ELEMENTS;
-        for (i, pair) in pairs.iter().enumerate() {
-            for j in 0..self.along {
-                let to = &mut inputs[(i * self.along + j) * self.images.zeros.len()..];
-                let tile = [pair.image, pair.row, 2 * j];
-                self.images.transform(tile, to, [matrix, LANES]);
-            }
+        let place = |tile: usize| {
+            let row = rows.start + tile / along;
+            [row / down, row % down * 2, tile % along * 2]
+        };
+        for tile in 0..tiles {
+            let to = &mut inputs[tile * self.weights.inputs..];
+            self.images.transform(place(tile), to, [matrix, LANES]);
         }
         let size = ELEMENTS * self.weights.inputs * NR;
-        for (p, panel) in self.weights.panels.chunks_exact(size).enumerate() {
+        for p in panels {
+            let panel = &self.weights.panels()[p * size..(p + 1) * size];
             for e in 0..ELEMENTS {
                 let from = &inputs[e * matrix..(e + 1) * matrix];
                 let to = &mut products[e * tiles * NR..(e + 1) * tiles * NR];
                 self.multiply::<FUSED>(from, &panel[e * size / ELEMENTS..], to);
             }
-            for (i, pair) in pairs.iter_mut().enumerate() {
-                for j in 0..self.along {
-                    let products = &products[(i * self.along + j) * NR..];
-                    self.scatter(products, tiles * NR, p * NR, pair, j);
-                }
+            for tile in 0..tiles {
+                self.scatter(&products[tile * NR..], tiles * NR, p * NR, place(tile));
             }
         }
     }
@@ -321,18 +359,17 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
         }
     }
 
-    /// A' m A of a tile, for the outputs from `column` on, and what follows it.
+    /// A' m A of a tile, for the outputs from `channel` on, and what follows it.
     #[inline(always)]
     fn scatter(
         &self,
         products: &[T],
         matrix: usize,
-        column: usize,
-        pair: &mut Pair<T>,
-        tile: usize,
+        channel: usize,
+        [image, row, column]: [usize; 3],
     ) {
         let outputs = self.weights.outputs;
-        let width = NR.min(outputs - column);
+        let width = NR.min(outputs - channel);
         // [m0 + m1 + m2, m1 - m2 - m3], down the columns, then along the rows.
         let mut down = [[[T::ZERO; NR]; 2]; 4];
         let products = products[..(ELEMENTS - 1) * matrix + NR].as_ptr();
@@ -347,7 +384,7 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
         }
         let mut bias = [T::ZERO; NR];
         if let Some(all) = self.epilogue.bias {
-            bias[..width].copy_from_slice(&all[column..column + width]);
+            bias[..width].copy_from_slice(&all[channel..channel + width]);
         }
         let mut y = [[[T::ZERO; NR]; 2]; 2];
         for i in 0..2 {
@@ -358,19 +395,20 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
                 y[i][1][l] = t1 - t2 - t3 + bias[l];
             }
         }
-        let row = self.images.map.target[1] * outputs;
-        let start = (pair.image * self.images.map.target[0] + pair.row) * row;
-        for (i, (out, y)) in pair.out.chunks_exact_mut(row).zip(&mut y).enumerate() {
-            for (y, j) in y.iter_mut().zip(2 * tile..self.images.map.target[1]) {
-                let at = j * outputs + column;
+        let [height, long] = self.images.map.target;
+        for (y, i) in y.iter_mut().zip(row..height) {
+            for (y, j) in y.iter_mut().zip(column..long) {
+                let at = ((image * height + i) * long + j) * outputs + channel;
+                // SAFETY: no other task has this tile and these channels.
+                let out = unsafe { self.out.part(at, width) };
                 if width == NR {
                     // Of known length, which stays in registers.
-                    self.epilogue.finish(start + i * row + at, y);
-                    out[at..at + NR].copy_from_slice(y);
+                    self.epilogue.finish(at, y);
+                    out.copy_from_slice(y);
                 } else {
                     let y = &mut y[..width];
-                    self.epilogue.finish(start + i * row + at, y);
-                    out[at..at + width].copy_from_slice(y);
+                    self.epilogue.finish(at, y);
+                    out.copy_from_slice(y);
                 }
             }
         }

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 use super::map::Map;
 use super::winograd::{ELEMENTS, Images, LANES};
-use crate::device::cpu::with_scratch;
+use crate::device::cpu::{Buffer, Parts, with_scratch};
 use crate::dtype::Float;
 use crate::ops::conv2d::Sizes;
 use crate::ops::matmul::cpu::kernel::F32_COLUMNS;
@@ -95,20 +95,10 @@ fn rectangles(inputs: usize, panels: usize) -> Vec<Rectangle> {
     all
 }
 
-/// The result (K, C, 3, 3), of which every task writes its own rectangle.
-#[derive(Clone, Copy)]
-struct Out<T>(*mut T);
-
-// SAFETY: only a pointer, of which every task uses its own part.
-unsafe impl<T: Send> Send for Out<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for Out<T> {}
-
 /// `out` (K, C, 3, 3) from x (N, H, W, C) and gy (N, P, Q, K), for sizes that
 /// [`super::winograd::suits`] takes.
 pub fn run<T: Float>(x: &[T], gy: &[T], sizes: &Sizes, out: &mut [T]) {
     let [inputs, outputs] = sizes.channels;
-    assert_eq!(out.len(), outputs * inputs * 9);
     let map = Map::forward(sizes);
     let [down, along] = map.target.map(|n| n.div_ceil(2));
     let blocks = Blocks {
@@ -133,9 +123,14 @@ pub fn run<T: Float>(x: &[T], gy: &[T], sizes: &Sizes, out: &mut [T]) {
         .map(Rectangle::elements)
         .max()
         .unwrap_or(0);
-    let to = Out(out.as_mut_ptr());
+    if blocks.tiles == 0 {
+        out.fill(T::ZERO);
+    }
+    let to = Parts::of(out);
     let pass = (PASS_BYTES / (blocks.elements() * size_of::<T>())).clamp(1, blocks.count().max(1));
-    let mut transformed = vec![T::ZERO; pass * blocks.elements()];
+    // Lanes after the last output hold anything, and so do their sums.
+    let mut transformed = Buffer::unwritten(pass * blocks.elements() * size_of::<T>());
+    let transformed = transformed.as_mut_slice::<T>();
     // Sums are kept between passes; of a single pass they stay in a task's cache.
     let passes = blocks.count().div_ceil(pass);
     let mut sums = vec![
@@ -156,23 +151,20 @@ pub fn run<T: Float>(x: &[T], gy: &[T], sizes: &Sizes, out: &mut [T]) {
             rectangles.par_iter().for_each(|rectangle| {
                 with_scratch(size, |sums: &mut [T]| {
                     sums.fill(T::ZERO);
-                    task.multiply(rectangle, some.clone(), &transformed, sums);
+                    task.multiply(rectangle, some.clone(), transformed, sums);
                     task.finish(rectangle, outputs, sums, to);
                 });
             });
         } else {
             let all = sums.par_chunks_mut(size).zip(&rectangles);
             all.for_each(|(sums, rectangle)| {
-                task.multiply(rectangle, some.clone(), &transformed, sums);
+                task.multiply(rectangle, some.clone(), transformed, sums);
             });
         }
     }
     if passes != 1 {
         let all = sums.par_chunks_mut(size).zip(&rectangles);
         all.for_each(|(sums, rectangle)| task.finish(rectangle, outputs, sums, to));
-    }
-    if blocks.tiles == 0 {
-        out.fill(T::ZERO);
     }
 }
 
@@ -258,35 +250,30 @@ impl<T: Float> Task<'_, T> {
                 self.no_gradient
             }
         };
-        let pixels = [[pixel(0, 0), pixel(0, 1)], [pixel(1, 0), pixel(1, 1)]];
-        for (p, first) in (0..channels).step_by(NR).enumerate() {
-            let lanes = NR.min(channels - first);
-            let e = pixels.map(|row| {
-                row.map(|pixel| {
-                    let mut e = [T::ZERO; NR];
-                    if lanes == NR {
-                        // Of known length, which stays in registers.
-                        e.copy_from_slice(&pixel[first..first + NR]);
-                    } else {
-                        e[..lanes].copy_from_slice(&pixel[first..first + lanes]);
-                    }
-                    e
-                })
-            });
+        let pixels = [pixel(0, 0), pixel(0, 1), pixel(1, 0), pixel(1, 1)].map(<[T]>::as_ptr);
+        let groups = channels / LANES;
+        let at = |g: usize| g * LANES / NR * panel + g * LANES % NR;
+        let to = to[..(ELEMENTS - 1) * matrix + at(groups - 1) + LANES].as_mut_ptr();
+        for g in 0..groups {
+            // SAFETY: a pixel has `channels` elements, whole lanes of them.
+            let e = |i: usize| unsafe { *pixels[i].add(g * LANES).cast::<[T; LANES]>() };
             // [e0, e0 + e1, e0 - e1, -e1], down the columns, then along the rows.
-            let four = |a: [T; NR], b: [T; NR]| {
-                [
-                    a,
-                    std::array::from_fn(|l| a[l] + b[l]),
-                    std::array::from_fn(|l| a[l] - b[l]),
-                    b.map(|b| -b),
-                ]
+            let four = |a: [T; LANES], b: [T; LANES]| {
+                let (mut sum, mut difference) = (a, a);
+                for l in 0..LANES {
+                    sum[l] = a[l] + b[l];
+                    difference[l] = a[l] - b[l];
+                }
+                [a, sum, difference, b.map(|b| -b)]
             };
-            let [left, right] = [four(e[0][0], e[1][0]), four(e[0][1], e[1][1])];
+            let (left, right) = (four(e(0), e(2)), four(e(1), e(3)));
             for i in 0..4 {
                 for (j, value) in four(left[i], right[i]).iter().enumerate() {
-                    let at = (4 * i + j) * matrix + p * panel;
-                    to[at..at + NR].copy_from_slice(value);
+                    // SAFETY: the slice behind the pointer ends with the last lanes
+                    // of the last element.
+                    unsafe {
+                        *to.add((4 * i + j) * matrix + at(g)).cast::<[T; LANES]>() = *value;
+                    }
                 }
             }
         }
@@ -323,35 +310,39 @@ impl<T: Float> Task<'_, T> {
         }
     }
 
-    /// G' u G of the sums of a rectangle.
-    fn finish(&self, rectangle: &Rectangle, outputs: usize, sums: &[T], out: Out<T>) {
+    /// G' u G of the sums of a rectangle, of NR outputs at once.
+    fn finish(&self, rectangle: &Rectangle, outputs: usize, sums: &[T], out: Parts<T>) {
         let Rectangle { inputs, panels } = rectangle;
         let each = inputs.len() * panels.len() * NR;
         let half = T::from_f64(0.5);
         // [u0 + (u1 + u2) / 2, (u1 - u2) / 2, (u1 + u2) / 2 + u3]
-        let three = |u: [T; 4]| {
-            let middle = (u[1] + u[2]) * half;
-            [u[0] + middle, (u[1] - u[2]) * half, middle + u[3]]
+        let three = |u: [&[T; NR]; 4]| {
+            let mut to = [[T::ZERO; NR]; 3];
+            for l in 0..NR {
+                let middle = (u[1][l] + u[2][l]) * half;
+                to[0][l] = u[0][l] + middle;
+                to[1][l] = (u[1][l] - u[2][l]) * half;
+                to[2][l] = middle + u[3][l];
+            }
+            to
         };
-        for panel in panels.clone() {
-            for k in panel * NR..(panel * NR + NR).min(outputs) {
-                for c in inputs.clone() {
-                    let (row, i) = (c - inputs.start, panel - panels.start);
-                    let tile = row / MR * panels.len() + i;
-                    let at = tile * MR * NR + row % MR * NR + k % NR;
-                    let down: [[T; 3]; 4] = std::array::from_fn(|j| {
-                        three(std::array::from_fn(|i| sums[(4 * i + j) * each + at]))
-                    });
-                    // SAFETY: k and c are below the result's, which `run` has
-                    // checked, and no other task has this rectangle.
-                    let to = unsafe {
-                        std::slice::from_raw_parts_mut(
-                            out.0.add((k * self.blocks.inputs + c) * 9),
-                            9,
-                        )
-                    };
-                    for (r, to) in to.chunks_exact_mut(3).enumerate() {
-                        to.copy_from_slice(&three(down.map(|column| column[r])));
+        let sums = sums.as_chunks::<NR>().0;
+        for (row, c) in inputs.clone().enumerate() {
+            for (i, panel) in panels.clone().enumerate() {
+                let at = (row / MR * panels.len() + i) * MR + row % MR;
+                let u = |e: usize| &sums[e * each / NR + at];
+                let down: [[[T; NR]; 3]; 4] =
+                    std::array::from_fn(|j| three([u(j), u(4 + j), u(8 + j), u(12 + j)]));
+                let taps: [[[T; NR]; 3]; 3] = std::array::from_fn(|r| {
+                    three([&down[0][r], &down[1][r], &down[2][r], &down[3][r]])
+                });
+                let first = panel * NR;
+                for l in 0..NR.min(outputs - first) {
+                    let at = ((first + l) * self.blocks.inputs + c) * 9;
+                    // SAFETY: no other task has this rectangle.
+                    let to = unsafe { out.part(at, 9) };
+                    for (to, tap) in to.iter_mut().zip(taps.as_flattened()) {
+                        *to = tap[l];
                     }
                 }
             }
