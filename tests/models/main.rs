@@ -15,6 +15,8 @@ mod training;
 #[cfg(feature = "slides")]
 mod trnasformer_run;
 
+#[path = "../common/dense_graph.rs"]
+mod dense_graph;
 #[path = "../common/emulated.rs"]
 mod emulated;
 #[path = "../common/formula.rs"]

@@ -10,6 +10,7 @@ use safetensors::SafeTensors;
 use crate::common::formula;
 use crate::common::stored::{array, folder, parts, relative_l2};
 use crate::common::tensor;
+use crate::dense_graph::Dense;
 use crate::harness::{Sample, Suite, emulated};
 
 /// An attention of 3 heads that ranks the pairs of nodes by integers, so that its mean
@@ -96,53 +97,6 @@ pub fn samples() -> Vec<Sample> {
         ));
     }
     all
-}
-
-/// The matrices of the published code, in f64, (rows, columns) each.
-struct Dense {
-    nodes: usize,
-    edges: usize,
-    /// D^-1/2 A D^-1/2, and NaN or infinity around a node that no edge leaves.
-    adjacency: Vec<f64>,
-    edge_adjacency: Vec<f64>,
-    transition: Vec<f64>,
-}
-
-impl Dense {
-    fn new(ends: &[[usize; 2]], nodes: usize) -> Self {
-        let edges = ends.len();
-        let mut a = vec![0.0; nodes * nodes];
-        let mut transition = vec![0.0; nodes * edges];
-        for (e, &[i, j]) in ends.iter().enumerate() {
-            a[i * nodes + j] = 1.0;
-            transition[i * edges + e] += 1.0;
-            transition[j * edges + e] += 1.0;
-        }
-        let mut s = vec![0.0; edges * edges];
-        for (e, a) in ends.iter().enumerate() {
-            for (f, b) in ends.iter().enumerate() {
-                let shared = a.iter().any(|n| b.contains(n));
-                s[e * edges + f] = f64::from(u8::from(shared));
-            }
-        }
-        Self {
-            nodes,
-            edges,
-            adjacency: normalised(&a, nodes, 0.0),
-            edge_adjacency: normalised(&s, edges, 1.0),
-            transition,
-        }
-    }
-}
-
-/// D^-1/2 A D^-1/2 with D the sums of the rows and `more`.
-fn normalised(a: &[f64], n: usize, more: f64) -> Vec<f64> {
-    let scale: Vec<f64> = a
-        .chunks(n)
-        .map(|row| (row.iter().sum::<f64>() + more).powf(-0.5))
-        .collect();
-    let both = |i: usize| scale[i / n] * a[i] * scale[i % n];
-    (0..n * n).map(both).collect()
 }
 
 /// A matrix of the test's own as a tensor.

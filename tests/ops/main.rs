@@ -12,6 +12,8 @@ mod attention;
 mod common;
 mod conv;
 mod conv_half;
+#[path = "../common/dense_graph.rs"]
+mod dense_graph;
 mod dropout;
 #[path = "../common/emulated.rs"]
 mod emulated;

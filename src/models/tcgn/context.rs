@@ -12,44 +12,25 @@ pub type Watch<'a> = dyn Fn(&str, &Tensor) + 'a;
 
 /// Tables that the forward pass reads. They are no part of the state, but lie
 /// where the parameters lie, so that a captured step finds them there.
-pub struct Tables {
+pub(super) struct Tables {
     /// 0, 1, 2, .. for as many as any identity needs.
     counting: Buffer,
-    /// The row and the column of each entry of an N x N matrix: (N N).
-    row: Buffer,
-    column: Buffer,
-    /// 1 / (d / 3 + 1) with d the distance of the two nodes on the grid: (N N).
-    closeness: Buffer,
 }
 
 impl Tables {
-    /// For a grid of `side` x `side` nodes and identities of up to `widest`.
-    pub fn new(side: usize, widest: usize) -> Result<Self> {
-        let nodes = side * side;
-        let buffer = |name, values: Vec<f32>| -> Result<Buffer> {
-            let shape = [values.len()];
-            Ok(Buffer::new(name, Tensor::from_slice(&values, &shape)?))
-        };
-        let pairs = || (0..nodes).flat_map(|i| (0..nodes).map(move |j| (i, j)));
-        let close = |(i, j): (usize, usize)| {
-            let apart = |a: usize, b: usize| a.abs_diff(b) as f64;
-            let d = apart(i / side, j / side).hypot(apart(i % side, j % side));
-            (1.0 / (d / 3.0 + 1.0)) as f32
-        };
+    /// For identities of up to `widest`.
+    pub fn new(widest: usize) -> Result<Self> {
+        let counting: Vec<f32> = (0..widest).map(|i| i as f32).collect();
+        let counting = Tensor::from_slice(&counting, &[widest])?;
         Ok(Self {
-            counting: buffer("counting", (0..widest).map(|i| i as f32).collect())?,
-            row: buffer("row", pairs().map(|(i, _)| i as f32).collect())?,
-            column: buffer("column", pairs().map(|(_, j)| j as f32).collect())?,
-            closeness: buffer("closeness", pairs().map(close).collect())?,
+            counting: Buffer::new("counting", counting),
         })
     }
 
     pub fn to_device(&self, device: &Device) -> Result<()> {
-        for buffer in [&self.counting, &self.row, &self.column, &self.closeness] {
-            let value = buffer.value();
-            if value.device() != *device {
-                buffer.set(value.to(device)?)?;
-            }
+        let value = self.counting.value();
+        if value.device() != *device {
+            self.counting.set(value.to(device)?)?;
         }
         Ok(())
     }
@@ -57,18 +38,6 @@ impl Tables {
     /// 0, 1, .., n - 1 in f32: (n).
     pub fn counting(&self, n: usize) -> Result<Tensor> {
         ops::slice(&self.counting.value(), 0, 0, n)
-    }
-
-    pub fn row(&self) -> Tensor {
-        self.row.value()
-    }
-
-    pub fn column(&self) -> Tensor {
-        self.column.value()
-    }
-
-    pub fn closeness(&self) -> Tensor {
-        self.closeness.value()
     }
 
     /// The identity (n, n), bool.

@@ -6,17 +6,19 @@ use super::cmt::{Block, BlockShape, PatchEmbed, split_heads, tokens};
 use super::context::Context;
 use super::convnext::Stage;
 use super::encoder::{CHANNEL_HEADS, EncoderBlock, probabilities};
-use super::graph::Graph;
 use crate::error::Result;
-use crate::nn::{Dropout, Linear, Module, Param, Slot, State, key};
-use crate::ops::{self, half::wide};
+use crate::nn::{Dropout, Linear, Module, Param, Pass, Slot, State, key};
+use crate::ops::{self, Activation, GcnGraph, half::wide};
 use crate::random::Philox;
 use crate::tensor::Tensor;
 
 /// Heads of every attention between nodes.
 pub(super) const HEADS: usize = 2;
-/// Features of an edge: [`Graph::features`].
+/// Features of an edge: [`ops::gcn_edge_features`].
 const EDGE: usize = HEADS + 4;
+/// Edges kept per node on average.
+pub const EDGES_PER_NODE: usize = 4;
+
 /// Features of a node that a block gives.
 pub(super) const NODE: usize = 48;
 
@@ -74,30 +76,33 @@ impl Messages {
         })
     }
 
-    /// Node features after `graph`'s node messages.
+    /// Node features after the messages along `graph` (CensNet, equation 4):
+    /// nodes (B, N, C), edges (B, E, F) -> (B, N, outputs).
     fn nodes(
         &self,
-        graph: &Graph,
+        graph: &GcnGraph,
         nodes: &Tensor,
         edges: &Tensor,
-        context: &Context,
+        pass: &Pass,
     ) -> Result<Tensor> {
-        let value = |p: &Param| context.pass.tensor(p);
-        let y = graph.node_messages(nodes, edges, [&value(&self.weight), &value(&self.p)])?;
-        ops::add(&y, &value(&self.bias))
+        let [weight, p, bias] = [&self.weight, &self.p, &self.bias].map(|p| pass.tensor(p));
+        let importance = ops::linear(edges, &p, None, Activation::None)?;
+        let sent = ops::matmul(nodes, &weight)?;
+        ops::gcn_node(&sent, &importance, Some(&bias), graph)
     }
 
-    /// Edge features after `graph`'s edge messages.
+    /// Edge features after the messages between edges of `graph` (equation 5).
     fn edges(
         &self,
-        graph: &Graph,
+        graph: &GcnGraph,
         nodes: &Tensor,
         edges: &Tensor,
-        context: &Context,
+        pass: &Pass,
     ) -> Result<Tensor> {
-        let value = |p: &Param| context.pass.tensor(p);
-        let y = graph.edge_messages(nodes, edges, [&value(&self.weight), &value(&self.p)])?;
-        ops::add(&y, &value(&self.bias))
+        let [weight, p, bias] = [&self.weight, &self.p, &self.bias].map(|p| pass.tensor(p));
+        let importance = ops::linear(nodes, &p, None, Activation::None)?;
+        let sent = ops::matmul(edges, &weight)?;
+        ops::gcn_edge(&sent, &importance, Some(&bias), graph)
     }
 }
 
@@ -131,7 +136,7 @@ impl CensNet {
     /// ReLU between layers acts on both, whichever the layer was for.
     fn forward(
         &self,
-        graph: &Graph,
+        graph: &GcnGraph,
         x: &Tensor,
         z: &Tensor,
         context: &Context,
@@ -141,13 +146,13 @@ impl CensNet {
             context.show(&format!("{layer}.edges_f"), z);
         };
         let next = |x: &Tensor| self.dropout.forward(&ops::relu(x)?, context.pass);
-        let x = self.gc1.nodes(graph, x, z, context)?;
+        let x = self.gc1.nodes(graph, x, z, context.pass)?;
         seen("gc1", &x, z);
         let (x, z) = (next(&x)?, next(z)?);
-        let z = self.gc2.edges(graph, &x, &z, context)?;
+        let z = self.gc2.edges(graph, &x, &z, context.pass)?;
         seen("gc2", &x, &z);
         let (x, z) = (next(&x)?, next(&z)?);
-        let x = self.gc3.nodes(graph, &x, &z, context)?;
+        let x = self.gc3.nodes(graph, &x, &z, context.pass)?;
         seen("gc3", &x, &z);
         Ok([x, z])
     }
@@ -286,18 +291,18 @@ impl GraphBlock {
         context.show("MHSA.values", &values);
         context.show("MHSA.graph", &attention);
 
-        let mean = ops::mean(&attention, &[1], false)?;
-        context.show("mean_graph", &mean);
-        let mut graph = Graph::new(&mean, context.tables, self.quirks)?;
-        if self.quirks {
-            graph = graph.swapped()?;
-        }
-        let features = graph.features(&attention, &mean, &values, context.tables)?;
-        self.show_graph(&graph, &features, context)?;
+        context.show_with("mean_graph", || ops::mean(&attention, &[1], false))?;
+        let graph = self.graph(&attention)?;
+        let features = ops::gcn_edge_features(&attention, &values, &graph, size[1])?;
+        context.show("edge_features", &features);
+        context.show_with("edges", || {
+            let column = |t: &Tensor| ops::reshape(t, &[graph.batch(), graph.edges(), 1]);
+            ops::cat(&[&column(graph.rows())?, &column(graph.columns())?], -1)
+        })?;
 
         let [nodes, edges] =
             (self.censnet).forward(&graph, &values, &features, &context.at("censnet"))?;
-        let edges = ops::cast(&graph.to_nodes(&edges)?, x.dtype())?;
+        let edges = ops::cast(&ops::gcn_pool(&edges, &graph)?, x.dtype())?;
         let nodes = ops::cast(&nodes, x.dtype())?;
         let inside = context.at("transformer_fusion_encoder");
         let y = self
@@ -307,13 +312,17 @@ impl GraphBlock {
         Ok(y)
     }
 
-    fn show_graph(&self, graph: &Graph, features: &Tensor, context: &Context) -> Result<()> {
-        context.show("edge_features", features);
-        context.show_with("edges", || ops::cat(&[&graph.ends[0], &graph.ends[1]], -1))?;
-        context.show_with("adj_v", || Ok(graph.adjacency()?[0].clone()))?;
-        context.show_with("adj_e", || Ok(graph.adjacency()?[1].clone()))?;
-        context.show_with("node_degree", || Ok(graph.degrees()?[0].clone()))?;
-        context.show_with("T_rowsum", || Ok(graph.degrees()?[1].clone()))
+    /// The edges of the strongest attention (B, heads, N, N). As published, their
+    /// number grows in the whole batch until no sample has a tie at its weakest,
+    /// and messages take each sample's ends of edges from the other end of the batch.
+    fn graph(&self, attention: &Tensor) -> Result<GcnGraph> {
+        let nodes = attention.shape().last().copied().unwrap_or(0);
+        let edges = EDGES_PER_NODE * nodes;
+        if !self.quirks {
+            return ops::gcn_graph(attention, edges);
+        }
+        let edges = ops::edges_without_ties(attention, edges)?;
+        Ok(ops::gcn_graph(attention, edges)?.reversing_transitions())
     }
 }
 

@@ -11,13 +11,13 @@ mod config;
 mod context;
 mod convnext;
 mod encoder;
-pub mod graph;
 mod graph_block;
 
 use std::sync::Arc;
 
 pub use config::Config;
-pub use context::{Tables, Watch};
+use context::Tables;
+pub use context::Watch;
 
 use cmt::{Block, BlockShape, PatchEmbed, image, pointwise};
 use config::{REDUCTIONS, STAGES};
@@ -123,7 +123,7 @@ impl Tcgn {
         let channels = [channels()?, channels()?];
         let features = config.features;
         Ok(Self {
-            tables: Tables::new(config.grid(), nodes.max(config.widths[2] + NODE))?,
+            tables: Tables::new(nodes.max(config.widths[2] + NODE))?,
             config: config.clone(),
             stem,
             stages,
