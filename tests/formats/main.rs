@@ -6,6 +6,7 @@ mod atomic;
 mod h5ad;
 mod hdf5;
 mod hostile;
+mod index;
 mod inspection;
 mod keys;
 mod memory;
