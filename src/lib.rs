@@ -46,6 +46,10 @@ pub mod profile;
 pub mod random;
 #[cfg(feature = "formats")]
 pub mod report;
+#[cfg(feature = "formats")]
+pub mod response;
+#[cfg(feature = "formats")]
+pub mod search;
 pub mod session;
 pub mod shape;
 #[cfg(feature = "slides")]

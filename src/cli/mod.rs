@@ -8,11 +8,14 @@ mod bench;
 mod console;
 mod device;
 mod doctor;
+mod evaluate;
+mod index;
 mod kernels;
 mod predict;
 mod profile;
 mod quickstart;
 mod report;
+mod respond;
 mod run;
 
 use std::path::PathBuf;
@@ -22,6 +25,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::expression::source::{GeneNames, Measure};
+use crate::expression::{Orientation, Source, Transform};
 use crate::formats;
 use crate::models::backbone::Architecture;
 use crate::session::Threads;
@@ -86,13 +91,19 @@ enum Command {
     /// Train a model
     #[command(subcommand)]
     Train(TrainCommand),
-    /// Predict a folder with a finished run, and score it where expression is given
+    /// Score predictions of a run or any tables, or predict other samples with a run
     Evaluate(EvaluateArgs),
+    /// Find slides like a slide: vectors in one file, searched exactly
+    #[command(subcommand)]
+    Index(index::IndexCommand),
+    /// Score patients for a drug, ENLIGHT-style, and hold scores against responses
+    #[command(subcommand)]
+    Respond(respond::RespondCommand),
     /// One forward pass of a model from a weights file
     Predict(PredictArgs),
     /// Say what is in a weights, array, table or image file
     Inspect {
-        /// Any .pth, .pt, .safetensors, .npy, CSV, TSV, PNG or JPEG file
+        /// Any .pth, .pt, .safetensors, .npy, HDF5, .h5ad, CSV, TSV, PNG or JPEG file
         file: PathBuf,
     },
     /// Say what this machine and build can do, and what to do about what is missing
@@ -230,29 +241,108 @@ struct TrainArgs {
     seed: Option<u64>,
 }
 
+/// Expression, and what to take of it.
 #[derive(Args)]
+struct SourceArgs {
+    /// A folder of the GDC's files: their sample sheet, or a table with columns file, sample
+    #[arg(long, value_name = "FILE")]
+    sample_map: Option<PathBuf>,
+    /// The map's column with the names that predictions go by
+    #[arg(long, value_name = "NAME")]
+    sample_column: Option<String>,
+    /// STAR counts of the GDC: which column
+    #[arg(long, value_enum, default_value = "tpm")]
+    measure: Measure,
+    /// .h5ad: which matrix, such as layers/tpm; X when left out
+    #[arg(long, value_name = "NAME")]
+    matrix: Option<String>,
+    /// What genes are called
+    #[arg(long, value_enum, default_value = "as-given")]
+    genes: GeneNames,
+    /// Table of two columns: the file's name of a gene, and the one to use
+    #[arg(long, value_name = "FILE")]
+    gene_table: Option<PathBuf>,
+}
+
+impl SourceArgs {
+    fn source(&self) -> Source {
+        Source {
+            orientation: Orientation::Auto,
+            map: self.sample_map.clone(),
+            sample_column: self.sample_column.clone(),
+            measure: self.measure,
+            matrix: self.matrix.clone(),
+            genes: self.genes,
+            gene_table: self.gene_table.clone(),
+        }
+    }
+}
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true).args(["run", "predicted", "classes"]))]
 struct EvaluateArgs {
-    /// Folder of a finished run
+    /// Folder of a finished run: what it predicted while it was held out, or with --data other samples
     #[arg(long)]
-    run: PathBuf,
-    /// Folder of images
-    #[arg(long)]
-    data: PathBuf,
+    run: Option<PathBuf>,
+    /// Folder of images, to be predicted by a DeepPT run
+    #[arg(long, requires = "run", conflicts_with_all = ["predicted", "measured", "against", "training", "bags", "classes"])]
+    data: Option<PathBuf>,
     /// her2st: sections to use; all when left out
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', requires = "data")]
     sections: Vec<String>,
-    /// tiles: the table of expression to score against
-    #[arg(long)]
+    /// tiles: the expression to score against
+    #[arg(long, requires = "data")]
     expression: Option<PathBuf>,
     /// tiles: CSV with columns slide, patient; DIR/slides.csv when left out and there
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     slides: Option<PathBuf>,
     /// Predict only, although the folder has expression
-    #[arg(long)]
+    #[arg(long, requires = "data")]
     no_expression: bool,
+    /// Table of predictions: samples x genes
+    #[arg(long, value_name = "TABLE")]
+    predicted: Option<PathBuf>,
+    /// What was measured: CSV, TSV, GCT, .h5ad or a folder of the GDC's files
+    #[arg(long, value_name = "TABLE")]
+    measured: Option<PathBuf>,
+    /// Brings what was measured to the scale of the predictions, such as log10p1; may be repeated
+    #[arg(long, value_name = "TRANSFORM")]
+    transform: Vec<Transform>,
+    /// Other predictions (table or run) to compare with, gene by gene
+    #[arg(long, value_name = "TABLE")]
+    against: Option<PathBuf>,
+    /// Expression that the model learned from, on the scale of the predictions, for relative errors
+    #[arg(long, value_name = "TABLE")]
+    training: Option<PathBuf>,
+    /// Table with columns bag, slide: predictions are of bags, and averaged for each slide
+    #[arg(long, value_name = "TABLE")]
+    bags: Option<PathBuf>,
+    /// Table with columns sample, class, and each class's probability; a line a bag or a slide
+    #[arg(long, value_name = "TABLE")]
+    classes: Option<PathBuf>,
+    /// Which way round tables of predictions are
+    #[arg(long, value_enum)]
+    orientation: Option<OrientationChoice>,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Folder to write to
     #[arg(long)]
     out: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OrientationChoice {
+    SamplesByGenes,
+    GenesBySamples,
+}
+
+impl From<OrientationChoice> for Orientation {
+    fn from(choice: OrientationChoice) -> Self {
+        match choice {
+            OrientationChoice::SamplesByGenes => Self::SamplesByGenes,
+            OrientationChoice::GenesBySamples => Self::GenesBySamples,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -352,8 +442,10 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
             run::train_trnasformer(args, network, given, &device(cli, control)?, json, control)
         }
         Command::Evaluate(args) => {
-            run::evaluate(args, given, &device(cli, control)?, json, control)
+            evaluate::evaluate(args, given, &device(cli, control)?, json, control)
         }
+        Command::Index(command) => index::index(command, json),
+        Command::Respond(command) => respond::respond(command, json, control),
         Command::Predict(args) => {
             predict::predict(args, dtype, &device(cli, control)?, json, control)
         }

@@ -6,14 +6,16 @@ use std::path::Path;
 use crate::cohort::{Cohort, Skipped};
 use crate::error::Result;
 use crate::report::{
-    Guide, Histogram, LineChart, Report, Scatter, ScatterGrid, Series, SpatialMap, number,
+    Guide, Histogram, LineChart, Report, Scatter, ScatterGrid, Section, Series, SpatialMap, number,
 };
 use crate::slides::{image, tile};
-use crate::train::config::DeepPtConfig;
+use crate::train::classes::{ClassScores, Level};
+use crate::train::config::{DeepPtConfig, Network, TrnasformerConfig};
 use crate::train::deeppt::Outcome;
-use crate::train::evaluate::{GeneScore, Scores, Summary};
+use crate::train::evaluate::{Comparison, Counts, GeneScore, Scores, Summary};
 use crate::train::fit::History;
 use crate::train::run::HeldOut;
+use crate::train::trnasformer;
 
 /// The page of a training run.
 pub fn run(config: &DeepPtConfig, outcome: &Outcome, scores: &Scores, s: &Summary) -> Report {
@@ -67,20 +69,7 @@ pub fn run(config: &DeepPtConfig, outcome: &Outcome, scores: &Scores, s: &Summar
         ("data", config.data.path.display().to_string()),
     ]);
     if let Ok(toml) = config.to_toml() {
-        let mut part = String::new();
-        let mut rows = Vec::new();
-        for line in toml.lines() {
-            if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
-                part = format!("{name}.");
-            } else if let Some((key, value)) = line.split_once(" = ") {
-                rows.push(vec![format!("{part}{key}"), value.to_owned()]);
-            }
-        }
-        section.table(
-            "The configuration, defaults included",
-            &["key", "value"],
-            &rows,
-        );
+        configuration(section, &toml);
     }
     skipped(&mut page, &outcome.skipped);
     page
@@ -109,15 +98,270 @@ pub fn evaluation(
     page
 }
 
+/// The page of a run of tRNAsformer or HE2RNA.
+pub fn bags(
+    config: &TrnasformerConfig,
+    outcome: &trnasformer::Outcome,
+    genes: Option<(&Scores, &Summary)>,
+    classes: Option<&ClassScores>,
+) -> Report {
+    let name = match config.model.network {
+        Network::Trnasformer => "tRNAsformer",
+        Network::He2rna => "HE2RNA",
+    };
+    let held = &outcome.held_out;
+    let mut page = Report::new(format!("{name}: slides from bags of tiles"));
+    page.subtitle(format!(
+        "{} samples, {} bags each; every figure is of samples while they were held out; seed {}",
+        held.samples.len(),
+        config.bags.per_slide,
+        config.seed
+    ));
+    if outcome.encoder.random {
+        page.warning(format!("Features: {}.", outcome.encoder.description));
+    }
+    if held.same_patient {
+        page.warning(SAME_PATIENT);
+    }
+    if config.expression.shuffle {
+        page.warning("negative control: expression was dealt to other samples at random");
+    }
+    scored(&mut page, held, genes, classes);
+    let networks: Vec<(String, &History)> = (outcome.folds.iter().enumerate())
+        .filter_map(|(i, f)| Some((format!("fold {}", i + 1), f.networks.first()?)))
+        .collect();
+    page.section("Training").figure(
+        &losses("Loss", "loss", &networks).draw(),
+        "The first network of each fold. Full lines: training, with one number of tiles drawn \
+         for each step; dashed: validation, the mean over all. Its weights are those of the \
+         epoch with the lowest validation loss.",
+    );
+    if let Ok(toml) = config.to_toml() {
+        configuration(page.section("What was run"), &toml);
+    }
+    skipped(&mut page, &outcome.skipped);
+    page
+}
+
+/// The page of tables that were given.
+pub fn tables(
+    predicted: Option<&Path>,
+    against: Option<&Path>,
+    genes: Option<(&(HeldOut, Scores), &Summary)>,
+    comparison: Option<&Comparison>,
+    classes: Option<&ClassScores>,
+    left_out: &[String],
+) -> Report {
+    let mut page = Report::new("Predictions and measurements");
+    if let Some(path) = predicted {
+        page.subtitle(format!("predicted: {}", path.display()));
+    }
+    let (held, genes) = match genes {
+        Some(((held, scores), summary)) => (Some(held), Some((scores, summary))),
+        None => (None, None),
+    };
+    if held.is_some_and(|h| h.same_patient) {
+        page.warning(SAME_PATIENT);
+    }
+    for line in left_out {
+        page.warning(line);
+    }
+    let empty = HeldOut::default();
+    scored(&mut page, held.unwrap_or(&empty), genes, classes);
+    if let (Some(c), Some(other)) = (comparison, against) {
+        compared(&mut page, c, other);
+    }
+    page
+}
+
+const SAME_PATIENT: &str = "Same patient: a patient of the held-out samples is in training too. \
+     The figures say how well other sections of known patients are predicted, not other patients.";
+
+/// Genes and classes, whatever there is.
+fn scored(
+    page: &mut Report,
+    held: &HeldOut,
+    genes: Option<(&Scores, &Summary)>,
+    classes: Option<&ClassScores>,
+) {
+    if let Some((_, s)) = genes {
+        headlines(page, s);
+    }
+    if let Some(c) = classes {
+        page.headline(
+            number(c.slides.accuracy, 3),
+            "accuracy of slides' classes, by vote",
+        );
+        page.headline(
+            c.slides
+                .auc
+                .map_or_else(|| "–".to_owned(), |a| number(a, 3)),
+            "area under the ROC curve of slides",
+        );
+    }
+    if let Some((scores, s)) = genes {
+        accuracy(page, scores, s);
+        tests(page, scores, s);
+        best_genes(page, scores, held);
+    }
+    if let Some(c) = classes {
+        classified(page, c);
+    }
+}
+
+/// What each coefficient and correction says.
+fn tests(page: &mut Report, scores: &Scores, s: &Summary) {
+    let row = |name: &str, middle: f64, c: Counts| {
+        let (bh, hs) = (c.benjamini_hochberg, c.holm_sidak);
+        vec![
+            name.to_owned(),
+            number(middle, 3),
+            bh.to_string(),
+            hs.to_string(),
+        ]
+    };
+    let section = page.section("Tests and errors");
+    section.table(
+        "Genes with a positive correlation at 1 %, one-sided, corrected over all genes",
+        &["coefficient", "median", "Benjamini-Hochberg", "Holm-Sidak"],
+        &[
+            row("Pearson", s.median_pearson, s.counts.pearson),
+            row("Spearman", s.median_spearman, s.counts.spearman),
+            row("Kendall", s.median_kendall, s.counts.kendall),
+        ],
+    );
+    let mut facts = vec![
+        (
+            "mean absolute error, median of genes",
+            number(s.median_mae, 3),
+        ),
+        (
+            "root mean squared error, median of genes",
+            number(s.median_rmse, 3),
+        ),
+    ];
+    if let Some(relative) = s.median_relative_rmse {
+        facts.push((
+            "the same over predicting the training mean",
+            number(relative, 3),
+        ));
+    }
+    section.facts(facts);
+    let relative: Vec<f64> = scores
+        .genes
+        .iter()
+        .filter_map(|g| g.relative_rmse)
+        .collect();
+    if !relative.is_empty() {
+        let chart = Histogram {
+            title: "Error over that of predicting the training mean".into(),
+            x_label: "relative RMSE".into(),
+            y_label: "genes".into(),
+            groups: vec![("genes".into(), relative)],
+            bins: 40,
+            marks: vec![(1.0, "training mean".into())],
+        };
+        section.figure(
+            &chart.draw(),
+            "Left of 1 the model is better than the training mean.",
+        );
+    }
+}
+
+fn classified(page: &mut Report, c: &ClassScores) {
+    let section = page.section("Classes");
+    let row = |name: &str, level: &Level| {
+        let figures = [
+            level.accuracy,
+            level.balanced_accuracy,
+            level.f1_micro,
+            level.f1_macro,
+            level.f1_weighted,
+            level.auc.unwrap_or(f64::NAN),
+        ];
+        let mut row = vec![name.to_owned(), level.count.to_string()];
+        row.extend(figures.map(|v| number(v, 3)));
+        row
+    };
+    section.table(
+        "Bags alone, and slides by the vote of their bags",
+        &[
+            "of",
+            "n",
+            "accuracy",
+            "balanced",
+            "F1 micro",
+            "F1 macro",
+            "F1 weighted",
+            "AUC",
+        ],
+        &[row("slides", &c.slides), row("bags", &c.bags)],
+    );
+    for (what, level) in [("Slides", &c.slides), ("Bags", &c.bags)] {
+        let header: Vec<&str> = (std::iter::once("true class"))
+            .chain(c.classes.iter().map(String::as_str))
+            .collect();
+        let rows: Vec<Vec<String>> = (c.classes.iter().zip(&level.confusion))
+            .map(|(name, row)| {
+                let counts = row.iter().map(u64::to_string);
+                std::iter::once(name.clone()).chain(counts).collect()
+            })
+            .collect();
+        section.table(
+            &format!("{what}: columns are predicted classes"),
+            &header,
+            &rows,
+        );
+    }
+}
+
+fn compared(page: &mut Report, c: &Comparison, other: &Path) {
+    let section = page.section("Compared with other predictions");
+    section.paragraph(format!(
+        "{} genes are predicted better than by {}, {} worse, of {} over {} samples (Steiger's \
+         test, two-sided, 1 % after Benjamini-Hochberg).",
+        c.first_better,
+        other.display(),
+        c.second_better,
+        c.genes.len(),
+        c.samples
+    ));
+    let chart = Scatter {
+        title: "Pearson correlation, gene by gene".into(),
+        note: String::new(),
+        x_label: "the other predictions".into(),
+        y_label: "these predictions".into(),
+        points: c.genes.iter().map(|g| (g.second, g.first)).collect(),
+        guide: Guide::Identity,
+        colour: 0,
+    };
+    section.figure(
+        &chart.draw(),
+        "Above the line these predictions are better.",
+    );
+    let mut ranked: Vec<_> = c.genes.iter().filter(|g| !g.p.is_nan()).collect();
+    ranked.sort_by(|a, b| a.p.total_cmp(&b.p));
+    let rows: Vec<Vec<String>> = (ranked.iter().take(20))
+        .map(|g| {
+            let figures = [(g.first, 3), (g.second, 3), (g.z, 3), (g.q, 2)];
+            std::iter::once(g.gene.clone())
+                .chain(figures.map(|(v, digits)| number(v, digits)))
+                .collect()
+        })
+        .collect();
+    section.table(
+        "The 20 surest differences; all are in comparison.csv",
+        &["gene", "these", "other", "Z", "q"],
+        &rows,
+    );
+}
+
 fn warnings(page: &mut Report, s: &Summary, random: bool) {
     if random {
         page.warning(format!("Features: {}.", s.features));
     }
     if s.same_patient {
-        page.warning(
-            "Same patient: a patient of the held-out samples is in training too. The figures say \
-             how well other sections of known patients are predicted, not other patients.",
-        );
+        page.warning(SAME_PATIENT);
     }
 }
 
@@ -269,6 +513,24 @@ fn maps(page: &mut Report, scores: &Scores, held: &HeldOut) {
             section.figure(&map.draw(), "");
         }
     }
+}
+
+/// Every key of a run file and its value.
+fn configuration(section: &mut Section, toml: &str) {
+    let mut part = String::new();
+    let mut rows = Vec::new();
+    for line in toml.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+            part = format!("{name}.");
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            rows.push(vec![format!("{part}{key}"), value.to_owned()]);
+        }
+    }
+    section.table(
+        "The configuration, defaults included",
+        &["key", "value"],
+        &rows,
+    );
 }
 
 fn losses(title: &str, y: &str, histories: &[(String, &History)]) -> LineChart {

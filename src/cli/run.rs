@@ -1,22 +1,21 @@
-//! `eosin simulate`, `features`, `train` and `evaluate`.
+//! `eosin simulate`, `features` and `train`.
 
 use serde::Serialize;
 
-use super::{EvaluateArgs, FeaturesArgs, SimulateArgs, TrainArgs, console, report};
+use super::{FeaturesArgs, SimulateArgs, TrainArgs, console, report};
 use crate::cohort::Cohort;
 use crate::device::Device;
-use crate::error::{Error, Result};
-use crate::expression::Table;
+use crate::error::Result;
 use crate::formats::atomic::create_dir_all;
 use crate::simulate::{self, SimulateConfig};
+use crate::train::classes::{ClassScores, Classified, Level};
 use crate::train::config::{
     DataConfig, DeepPtConfig, FeatureConfig, Network, Precision, TrnasformerConfig,
 };
-use crate::train::deeppt::{Ensemble, train};
+use crate::train::deeppt::train;
 use crate::train::evaluate::{Scores, Summary, write_results};
 use crate::train::features::{extract, published_encoder, random_encoder};
 use crate::train::progress::Control;
-use crate::train::run::HeldOut;
 use crate::train::trnasformer;
 
 #[derive(Serialize)]
@@ -160,12 +159,7 @@ pub fn train_deeppt(
     config.resolve(&std::env::current_dir().unwrap_or_default());
     let outcome = train(&config, &args.out, args.resume, device, control)?;
     let held = &outcome.held_out;
-    let scores = Scores::new(
-        &held.genes,
-        held.samples.len(),
-        &held.predicted,
-        &held.measured,
-    )?;
+    let scores = Scores::of(held)?;
     let summary = Summary::new(&scores, held.same_patient, &outcome.encoder.description);
     write_results(&args.out, held, &scores, &summary)?;
     let mut page = report::run(&config, &outcome, &scores, &summary);
@@ -198,24 +192,77 @@ pub fn train_trnasformer(
     config.resolve(&std::env::current_dir().unwrap_or_default());
     let outcome = trnasformer::train(&config, &args.out, args.resume, device, control)?;
     let held = &outcome.held_out;
-    let samples = held.samples.len();
-    let scores = Scores::new(&held.genes, samples, &held.predicted, &held.measured)?;
-    let summary = Summary::new(&scores, held.same_patient, &outcome.encoder.description);
-    write_results(&args.out, held, &scores, &summary)?;
-    let mut text = described(&summary, &args.out.join("genes.csv"));
-    if let Some(classes) = &outcome.classes {
-        let path = args.out.join("classes.csv");
-        let accuracy = classes.write(&path)?;
-        text += &format!("\nclass accuracy     {accuracy:.3} ({})", path.display());
+    let classes = outcome
+        .classes
+        .as_ref()
+        .map(Classified::scores)
+        .transpose()?;
+    if let Some(found) = &outcome.classes {
+        found.write(&args.out)?;
+    }
+    let page = args.out.join("report.html");
+    let scores = match held.genes.is_empty() {
+        true => None,
+        false => Some(Scores::of(held)?),
+    };
+    let encoder = &outcome.encoder.description;
+    let summary = scores
+        .as_ref()
+        .map(|s| Summary::new(s, held.same_patient, encoder));
+    if let (Some(scores), Some(summary)) = (&scores, &summary) {
+        write_results(&args.out, held, scores, summary)?;
+    }
+    report::bags(
+        &config,
+        &outcome,
+        scores.as_ref().zip(summary.as_ref()),
+        classes.as_ref(),
+    )
+    .write(&page)?;
+    let trained = Trained { summary, classes };
+    let mut text = match &trained.summary {
+        Some(summary) => described(summary, &page),
+        None => format!("report             {}", page.display()),
+    };
+    if let Some(classes) = &trained.classes {
+        text = format!("{}\n{text}", described_classes(classes));
     }
     for skipped in &outcome.skipped {
         text += &format!("\nskipped {}: {}", skipped.what, skipped.why);
     }
-    console::print(json, &summary, &text)
+    console::print(json, &trained, &text)
+}
+
+/// The figures of tRNAsformer or HE2RNA.
+#[derive(Serialize)]
+struct Trained {
+    #[serde(flatten)]
+    summary: Option<Summary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<ClassScores>,
+}
+
+/// Classes as a person reads them.
+pub fn described_classes(scores: &ClassScores) -> String {
+    let line = |what: &str, level: &Level| {
+        let auc = level
+            .auc
+            .map_or_else(|| "-".to_owned(), |a| format!("{a:.3}"));
+        format!(
+            "{:18} {}: accuracy {:.3}, F1 {:.3} macro, {:.3} weighted, AUC {auc}",
+            format!("classes of {what}"),
+            level.count,
+            level.accuracy,
+            level.f1_macro,
+            level.f1_weighted
+        )
+    };
+    let (slides, bags) = (line("slides", &scores.slides), line("bags", &scores.bags));
+    format!("{slides}\n{bags}")
 }
 
 /// The figures as a person reads them.
-fn described(s: &Summary, report: &std::path::Path) -> String {
+pub fn described(s: &Summary, report: &std::path::Path) -> String {
     let mark = if s.same_patient {
         " (same patient)"
     } else {
@@ -226,7 +273,10 @@ fn described(s: &Summary, report: &std::path::Path) -> String {
          genes              {}\n\
          Pearson, median    {:.3}{mark}\n\
          Pearson, top 50    {:.3}{mark}\n\
-         predicted genes    {} (r > 0, Benjamini-Hochberg {} %){mark}\n\
+         predicted genes    {} (r > 0, Benjamini-Hochberg {} %; Holm-Sidak {}){mark}\n\
+         Spearman, median   {:.3} ({}; {} genes){mark}\n\
+         Kendall, median    {:.3} ({}; {} genes){mark}\n\
+         errors, median     MAE {:.3}, RMSE {:.3}, relative RMSE {}{mark}\n\
          features           {}\n\
          report             {}",
         s.samples,
@@ -235,118 +285,18 @@ fn described(s: &Summary, report: &std::path::Path) -> String {
         s.top50_pearson,
         s.significant_genes,
         100.0 * s.significance_level,
+        s.counts.pearson.holm_sidak,
+        s.median_spearman,
+        s.counts.spearman.benjamini_hochberg,
+        s.counts.spearman.holm_sidak,
+        s.median_kendall,
+        s.counts.kendall.benjamini_hochberg,
+        s.counts.kendall.holm_sidak,
+        s.median_mae,
+        s.median_rmse,
+        s.median_relative_rmse
+            .map_or_else(|| "-".to_owned(), |r| format!("{r:.3}")),
         s.features,
         report.display()
     )
-}
-
-#[derive(Serialize)]
-struct Predicted {
-    folder: String,
-    samples: usize,
-    genes: usize,
-    features: String,
-    skipped: usize,
-    scores: Option<Summary>,
-}
-
-pub fn evaluate(
-    args: &EvaluateArgs,
-    dtype: Option<Precision>,
-    device: &Device,
-    json: bool,
-    control: Control,
-) -> Result<()> {
-    let ensemble = Ensemble::read(&args.run, device)?;
-    let trained = ensemble.config.features.dtype;
-    if dtype.is_some_and(|dtype| dtype != trained) {
-        return Err(Error::usage(
-            format!(
-                "the features of {} are {}",
-                args.run.display(),
-                trained.dtype()
-            ),
-            "leave out --dtype: those of other tiles are extracted in the same",
-        ));
-    }
-    let mut data = DataConfig {
-        path: args.data.clone(),
-        sections: args.sections.clone(),
-        expression: args.expression.clone(),
-        slides: args.slides.clone(),
-        ..ensemble.config.data.clone()
-    };
-    let scored = !args.no_expression
-        && match data.layout {
-            crate::train::config::Layout::Her2st => data.path.join("ST-cnts").is_dir(),
-            crate::train::config::Layout::Tiles => data.expression.is_some(),
-        };
-    if !scored {
-        data.expression = None;
-    }
-    let mut cohort = data.read(scored)?;
-    create_dir_all(&args.out)?;
-    control.progress.note(&format!(
-        "features: {}",
-        ensemble.encoder.source.description
-    ));
-    let features = extract(
-        &mut cohort,
-        &ensemble.encoder,
-        &ensemble.config.features,
-        &args.out.join("features"),
-        control,
-    )?;
-    let genes = ensemble.genes();
-    let predicted = ensemble.predict(&cohort, &features)?;
-    let samples: Vec<String> = cohort.samples.iter().map(|s| s.id.clone()).collect();
-    let first = |t: &[usize]| t.first().and_then(|&t| cohort.tiles[t].position);
-    let mut held = HeldOut {
-        slides: cohort.samples.iter().map(|s| s.slide.clone()).collect(),
-        positions: cohort.samples.iter().map(|s| first(&s.tiles)).collect(),
-        samples,
-        genes,
-        predicted,
-        measured: Vec::new(),
-        same_patient: ensemble.trained_on(&cohort),
-    };
-    let encoder = &ensemble.encoder.source.description;
-    let mut result = Predicted {
-        folder: args.out.display().to_string(),
-        samples: held.samples.len(),
-        genes: held.genes.len(),
-        features: encoder.clone(),
-        skipped: cohort.skipped.len(),
-        scores: None,
-    };
-    let Some(table) = &cohort.table else {
-        let table = Table {
-            samples: held.samples.clone(),
-            genes: held.genes.clone(),
-            values: held.predicted,
-        };
-        let path = args.out.join("predictions.csv");
-        crate::expression::table::write(&path, &table)?;
-        let text = format!(
-            "{}: {} samples, {} genes\nfeatures           {encoder}",
-            path.display(),
-            result.samples,
-            result.genes
-        );
-        return console::print(json, &result, &text);
-    };
-    held.measured = ensemble.on_scale(table)?;
-    let scores = Scores::new(
-        &held.genes,
-        held.samples.len(),
-        &held.predicted,
-        &held.measured,
-    )?;
-    let summary = Summary::new(&scores, held.same_patient, encoder);
-    write_results(&args.out, &held, &scores, &summary)?;
-    let page = report::evaluation(&args.run, &cohort, &held, &scores, &summary);
-    page.write(args.out.join("report.html"))?;
-    let text = described(&summary, &args.out.join("report.html"));
-    result.scores = Some(summary);
-    console::print(json, &result, &text)
 }

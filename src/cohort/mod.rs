@@ -26,6 +26,7 @@ pub mod tiles;
 
 use std::path::{Path, PathBuf};
 
+pub use crate::expression::source::Skipped;
 pub use extract::{TileSpec, UnusedTile, for_each_batch};
 
 use crate::error::{Error, Result};
@@ -79,13 +80,6 @@ pub struct SourceImage {
     pub path: PathBuf,
     pub width: usize,
     pub height: usize,
-}
-
-/// Something left out, and the reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Skipped {
-    pub what: String,
-    pub why: String,
 }
 
 impl SourceImage {

@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Cohort, Sample, Skipped, SourceImage, TileRef, entries, name, names_image};
 use crate::error::{Error, Result};
-use crate::expression::{Orientation, Table, table};
+use crate::expression::source::{self, Loaded};
+use crate::expression::{Orientation, Source, Table, table};
 
 /// What to read besides the tiles.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub struct Options {
     /// Expression; without it the cohort is for prediction only.
     pub table: Option<PathBuf>,
     pub orientation: Orientation,
+    /// What to take of it, and what genes are called.
+    pub source: Source,
     /// Which patient a slide is from; `<root>/slides.csv` if that exists.
     pub slides: Option<PathBuf>,
 }
@@ -34,7 +37,7 @@ pub struct Options {
 ///
 /// # Errors
 /// A folder that cannot be read or has no slide; a table that cannot be read
-/// (as [`table::read_for`]); a `slides.csv` that names a slide twice, leaves a
+/// (as [`source::read`]); a `slides.csv` that names a slide twice, leaves a
 /// patient empty or leaves out a slide of the folder; no sample left.
 pub fn read(root: impl AsRef<Path>, options: &Options) -> Result<Cohort> {
     let root = root.as_ref();
@@ -57,9 +60,17 @@ pub fn read(root: impl AsRef<Path>, options: &Options) -> Result<Cohort> {
     }
     let names: Vec<String> = slides.iter().map(|p| name(p)).collect();
     let patients = patients(root, &names, options)?;
-    let table = match &options.table {
-        Some(path) => Some(table::read_for(path, options.orientation, &names)?),
-        None => None,
+    let source = Source {
+        orientation: options.orientation,
+        ..options.source.clone()
+    };
+    let loaded = options
+        .table
+        .as_ref()
+        .map(|path| source::read(path, &source, &names));
+    let (table, left_out) = match loaded.transpose()? {
+        Some(Loaded { table, skipped }) => (Some(table), skipped),
+        None => (None, Vec::new()),
     };
     let rows: HashMap<&str, usize> = table
         .iter()
@@ -72,7 +83,7 @@ pub fn read(root: impl AsRef<Path>, options: &Options) -> Result<Cohort> {
         tiles: Vec::new(),
         images: Vec::new(),
         table: None,
-        skipped: Vec::new(),
+        skipped: left_out,
     };
     let mut kept_rows = Vec::new();
     for ((folder, slide), patient) in slides.iter().zip(&names).zip(patients) {
@@ -213,8 +224,16 @@ fn patient_of(slide: &str) -> String {
 /// What the table `path` says of each slide in the column `what`.
 ///
 /// # Errors
-/// No such columns, an empty field, a slide that stands twice.
+/// As [`read_pairs`].
 pub fn read_of_slides(path: &Path, what: &str) -> Result<HashMap<String, String>> {
+    read_pairs(path, "slide", what)
+}
+
+/// What the table `path` says in the column `what` of each name in the column `key`.
+///
+/// # Errors
+/// No such columns, an empty field, a name that stands twice.
+pub fn read_pairs(path: &Path, key: &str, what: &str) -> Result<HashMap<String, String>> {
     let (delimiter, text) = table::open(path)?;
     let mut csv = csv::ReaderBuilder::new()
         .delimiter(delimiter)
@@ -225,7 +244,7 @@ pub fn read_of_slides(path: &Path, what: &str) -> Result<HashMap<String, String>
             path,
             "",
             format!("cannot be read ({e})"),
-            format!("write it as CSV with the columns slide and {what}"),
+            format!("write it as CSV with the columns {key} and {what}"),
         )
     };
     let header = csv.headers().map_err(fail)?.clone();
@@ -235,36 +254,33 @@ pub fn read_of_slides(path: &Path, what: &str) -> Result<HashMap<String, String>
                 path,
                 "line 1",
                 format!("has no column {wanted}"),
-                format!("it needs the columns slide and {what}"),
+                format!("it needs the columns {key} and {what}"),
             )
         })
     };
-    let (slide_at, value_at) = (column("slide")?, column(what)?);
+    let (key_at, value_at) = (column(key)?, column(what)?);
     let mut values = HashMap::new();
     for record in csv.records() {
         let record = record.map_err(fail)?;
         let line = record.position().map_or(0, |p| p.line());
-        let (slide, value) = (
-            record.get(slide_at).unwrap_or_default(),
+        let (name, value) = (
+            record.get(key_at).unwrap_or_default(),
             record.get(value_at).unwrap_or_default(),
         );
-        if slide.is_empty() || value.is_empty() {
+        if name.is_empty() || value.is_empty() {
             return Err(Error::file(
                 path,
                 format!("line {line}"),
-                format!("slide or {what} is empty"),
+                format!("{key} or {what} is empty"),
                 "fill in both",
             ));
         }
-        if values
-            .insert(slide.to_string(), value.to_string())
-            .is_some()
-        {
+        if values.insert(name.to_string(), value.to_string()).is_some() {
             return Err(Error::file(
                 path,
                 format!("line {line}"),
-                format!("slide {slide} stands twice"),
-                "keep one line for each slide",
+                format!("{key} {name} stands twice"),
+                "keep one line for each of them",
             ));
         }
     }

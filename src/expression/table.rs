@@ -120,8 +120,36 @@ pub fn read_for(
     orientation: Orientation,
     known_samples: &[String],
 ) -> Result<Table> {
-    let path = path.as_ref();
-    let grid = Grid::read(path)?;
+    read_grid(path.as_ref(), orientation, known_samples, Sign::NotNegative)
+}
+
+/// As [`read_for`], with negative values too: predictions, or expression that is
+/// standardised.
+///
+/// # Errors
+/// As [`read_for`].
+pub fn read_signed(
+    path: impl AsRef<Path>,
+    orientation: Orientation,
+    known_samples: &[String],
+) -> Result<Table> {
+    read_grid(path.as_ref(), orientation, known_samples, Sign::Any)
+}
+
+/// Which values a table may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    NotNegative,
+    Any,
+}
+
+fn read_grid(
+    path: &Path,
+    orientation: Orientation,
+    known_samples: &[String],
+    sign: Sign,
+) -> Result<Table> {
+    let grid = Grid::read(path, sign)?;
     let samples_are_rows = match orientation {
         Orientation::SamplesByGenes => true,
         Orientation::GenesBySamples => false,
@@ -177,7 +205,7 @@ struct Grid {
 }
 
 impl Grid {
-    fn read(path: &Path) -> Result<Self> {
+    fn read(path: &Path, sign: Sign) -> Result<Self> {
         let (delimiter, text) = open(path)?;
         let mut csv = csv::ReaderBuilder::new()
             .delimiter(delimiter)
@@ -217,7 +245,7 @@ impl Grid {
             if grid.rows.is_empty() {
                 fields = grid.settle_header(path, record.len(), line)?;
             }
-            grid.push(path, &record, line, fields)?;
+            grid.push(path, &record, line, fields, sign)?;
         }
         if grid.rows.is_empty() || grid.columns.is_empty() {
             return Err(empty(path));
@@ -245,7 +273,14 @@ impl Grid {
         Ok(fields)
     }
 
-    fn push(&mut self, path: &Path, record: &ByteRecord, line: u64, fields: usize) -> Result<()> {
+    fn push(
+        &mut self,
+        path: &Path,
+        record: &ByteRecord,
+        line: u64,
+        fields: usize,
+        sign: Sign,
+    ) -> Result<()> {
         if record.len() != fields {
             return Err(ragged(path, line, record.len(), fields));
         }
@@ -262,12 +297,19 @@ impl Grid {
         self.rows.push(row);
         self.lines.push(line);
         for (cell, column) in cells.zip(&self.columns) {
-            let value = number(cell).map_err(|problem| {
+            let (value, remedy) = match sign {
+                Sign::Any => (finite(cell), "give a finite number"),
+                Sign::NotNegative => (
+                    number(cell),
+                    "give a finite number that is not negative, such as a count",
+                ),
+            };
+            let value = value.map_err(|problem| {
                 Error::file(
                     path,
                     format!("line {line}, column `{column}`"),
                     problem,
-                    "give a finite number that is not negative, such as a count",
+                    remedy,
                 )
             })?;
             self.values.push(value);
@@ -388,7 +430,15 @@ fn name(path: &Path, line: u64, place: &str, field: &[u8]) -> Result<String> {
 }
 
 /// A finite value that is not negative, or what is wrong with the cell.
-fn number(cell: &[u8]) -> Result<f32, String> {
+pub(super) fn number(cell: &[u8]) -> Result<f32, String> {
+    match finite(cell)? {
+        value if value < 0.0 => Err(format!("`{}` is negative", shown(cell))),
+        value => Ok(value),
+    }
+}
+
+/// A finite value, or what is wrong with the cell.
+fn finite(cell: &[u8]) -> Result<f32, String> {
     // Nearly all cells of a count table are short runs of digits, which are
     // exact in f32 up to seven digits.
     if !cell.is_empty() && cell.len() <= 7 && cell.iter().all(u8::is_ascii_digit) {
@@ -396,17 +446,21 @@ fn number(cell: &[u8]) -> Result<f32, String> {
         return Ok(value as f32);
     }
     let text = String::from_utf8_lossy(cell);
-    let text = text.trim();
-    if text.is_empty() {
-        return Err("the value is missing".to_string());
-    }
-    let shown: String = text.chars().take(40).collect();
-    match text.parse::<f32>() {
-        Err(_) => Err(format!("`{shown}` is not a number")),
-        Ok(value) if !value.is_finite() => Err(format!("`{shown}` is not a finite number")),
-        Ok(value) if value < 0.0 => Err(format!("`{shown}` is negative")),
+    match text.trim().parse::<f32>() {
+        _ if text.trim().is_empty() => Err("the value is missing".to_string()),
+        Err(_) => Err(format!("`{}` is not a number", shown(cell))),
+        Ok(value) if !value.is_finite() => Err(format!("`{}` is not a finite number", shown(cell))),
         Ok(value) => Ok(value),
     }
+}
+
+/// The cell as an error shows it.
+fn shown(cell: &[u8]) -> String {
+    String::from_utf8_lossy(cell)
+        .trim()
+        .chars()
+        .take(40)
+        .collect()
 }
 
 fn empty(path: &Path) -> Error {

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use statrs::function::factorial::factorial;
 
 use super::summary::{mean_of, rank};
-use super::{ensure_matrix, ensure_pair, normal_two_sided, student_two_sided};
+use super::{TestResult, ensure_matrix, ensure_pair, normal_two_sided, student_two_sided};
 use crate::error::Result;
 
 /// A correlation coefficient and the two-sided p-value of "no correlation".
@@ -103,8 +103,12 @@ fn spearman_of(x: &[f64], y: &[f64]) -> Correlation {
 /// automatic choice.
 pub fn kendall(x: &[f64], y: &[f64]) -> Result<Correlation> {
     ensure_pair("Kendall correlation", x, y)?;
+    Ok(kendall_of(x, y))
+}
+
+fn kendall_of(x: &[f64], y: &[f64]) -> Correlation {
     if x.iter().chain(y).any(|v| v.is_nan()) {
-        return Ok(Correlation::UNDEFINED);
+        return Correlation::UNDEFINED;
     }
     let samples = x.len();
     let mut pairs: Vec<(f64, f64)> = x.iter().copied().zip(y.iter().copied()).collect();
@@ -121,7 +125,7 @@ pub fn kendall(x: &[f64], y: &[f64]) -> Result<Correlation> {
 
     let total = pair_count(samples as u64);
     if x_ties.pairs == total || y_ties.pairs == total {
-        return Ok(Correlation::UNDEFINED);
+        return Correlation::UNDEFINED;
     }
     let score = total as f64 - x_ties.pairs as f64 - y_ties.pairs as f64 + both_tied as f64
         - 2.0 * discordant as f64;
@@ -140,10 +144,10 @@ pub fn kendall(x: &[f64], y: &[f64]) -> Result<Correlation> {
             + x_ties.threes * y_ties.threes / (9.0 * m * (n - 2.0));
         normal_two_sided(score / variance.sqrt())
     };
-    Ok(Correlation {
+    Correlation {
         coefficient: coefficient.clamp(-1.0, 1.0),
         p_value,
-    })
+    }
 }
 
 fn pair_count(n: u64) -> u64 {
@@ -277,6 +281,57 @@ pub fn spearman_columns(
             .map(|(p, t)| spearman_of(p, t))
             .collect()
     }))
+}
+
+/// Kendall's tau-b by column; see [`kendall`] and [`pearson_columns`].
+pub fn kendall_columns(
+    pred: &[f32],
+    truth: &[f32],
+    samples: usize,
+    genes: usize,
+) -> Result<Vec<Correlation>> {
+    ensure_pair("Kendall correlation by column", pred, truth)?;
+    ensure_matrix("Kendall correlation by column", pred, samples, genes)?;
+    Ok(by_block(genes, |columns| {
+        let pred = transposed(pred, genes, columns.clone());
+        let truth = transposed(truth, genes, columns);
+        (pred.chunks(samples).zip(truth.chunks(samples)))
+            .map(|(p, t)| kendall_of(p, t))
+            .collect()
+    }))
+}
+
+/// Steiger's test that two predictions of the same samples correlate equally with the
+/// truth, two-sided; the statistic is Z, positive where the first correlates more.
+///
+/// `first` and `second` are the predictions' correlations with the truth, `between`
+/// that of the predictions with each other. Two equal correlations have Z = 0 even
+/// where the predictions are the same. NaN for three samples or fewer, and for a
+/// correlation of ±1, which Fisher's transformation sends to infinity.
+///
+/// Source: Steiger 1980, Psychological Bulletin 87:245, equations 3, 12 and 14.
+pub fn steiger(first: f64, second: f64, between: f64, samples: usize) -> TestResult {
+    let defined = |r: f64| r.abs() < 1.0;
+    if samples <= 3 || !defined(first) || !defined(second) || !(between.abs() <= 1.0) {
+        return TestResult::UNDEFINED;
+    }
+    if first == second {
+        return TestResult {
+            statistic: 0.0,
+            p_value: 1.0,
+        };
+    }
+    let squared = ((first + second) / 2.0).powi(2);
+    let psi =
+        between * (1.0 - 2.0 * squared) - squared * (1.0 - 2.0 * squared - between * between) / 2.0;
+    let covariance = psi / (1.0 - squared).powi(2);
+    let freedom = samples as f64 - 3.0;
+    let spread = 2.0 - 2.0 * covariance;
+    let statistic = (first.atanh() - second.atanh()) * (freedom / spread).sqrt();
+    TestResult {
+        statistic,
+        p_value: normal_two_sided(statistic),
+    }
 }
 
 /// Runs `work` on blocks of columns in parallel and joins the results in order.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cohort::{self, Cohort};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::expression::{GeneChoice, Orientation, Transform};
+use crate::expression::{GeneChoice, Orientation, Source, Transform};
 use crate::models::backbone::Architecture;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,12 +95,15 @@ pub struct DataConfig {
     /// her2st: side of a spot's tile in pixels of the image.
     #[serde(default = "default_spot_px")]
     pub spot_px: usize,
-    /// tiles: the table of expression.
+    /// tiles: expression: CSV, TSV, GCT, .h5ad, or a folder of the GDC's files.
     #[serde(default)]
     pub expression: Option<PathBuf>,
     /// tiles: which way round the table is.
     #[serde(default)]
     pub orientation: Orientation,
+    /// tiles: what to take of it, and what genes are called.
+    #[serde(default, skip_serializing_if = "Source::is_default")]
+    pub source: Source,
     /// tiles: columns slide, patient; `<path>/slides.csv` if that exists.
     #[serde(default)]
     pub slides: Option<PathBuf>,
@@ -122,6 +125,7 @@ impl DataConfig {
             spot_px: default_spot_px(),
             expression: None,
             orientation: Default::default(),
+            source: Source::default(),
             slides: None,
         }
     }
@@ -133,9 +137,9 @@ impl DataConfig {
     pub fn read(&self, expression: bool) -> Result<Cohort> {
         match self.layout {
             Layout::Her2st => {
-                if self.expression.is_some() || self.slides.is_some() {
+                if self.expression.is_some() || self.slides.is_some() || !self.source.is_default() {
                     return Err(Error::usage(
-                        "`expression` and `slides` belong to layout = \"tiles\"",
+                        "`expression`, `source` and `slides` belong to layout = \"tiles\"",
                         "remove them, or set the layout",
                     ));
                 }
@@ -159,12 +163,13 @@ impl DataConfig {
                 if expression && self.expression.is_none() {
                     return Err(Error::usage(
                         "no table of expression is given",
-                        "set data.expression to a CSV or TSV file of samples and genes",
+                        "set data.expression to a table (CSV, TSV, GCT), a .h5ad file or a folder of the GDC's files",
                     ));
                 }
                 let options = cohort::tiles::Options {
                     table: self.expression.clone().filter(|_| expression),
                     orientation: self.orientation,
+                    source: self.source.clone(),
                     slides: self.slides.clone(),
                 };
                 cohort::tiles::read(&self.path, &options)
@@ -178,6 +183,7 @@ impl DataConfig {
         absolute(&mut self.path);
         self.expression.iter_mut().for_each(absolute);
         self.slides.iter_mut().for_each(absolute);
+        self.source.resolve(base);
     }
 }
 
@@ -552,6 +558,14 @@ pub struct NetworkConfig {
     pub dropout: f64,
     /// tRNAsformer: columns slide, class; without it there is no classification.
     pub classes: Option<PathBuf>,
+    /// tRNAsformer: whether expression is learned; without it, classes alone.
+    #[serde(skip_serializing_if = "is_true")]
+    pub genes: bool,
+}
+
+// By reference, as serde calls it.
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 impl Default for NetworkConfig {
@@ -565,6 +579,7 @@ impl Default for NetworkConfig {
             hidden: vec![1024],
             dropout: 0.25,
             classes: None,
+            genes: true,
         }
     }
 }
@@ -644,6 +659,14 @@ impl TrnasformerConfig {
             return Err(Error::usage(
                 "model.hidden has a 0",
                 "give widths of at least 1",
+            ));
+        }
+        if !self.model.genes
+            && (self.model.classes.is_none() || self.model.network == Network::He2rna)
+        {
+            return Err(Error::usage(
+                "model.genes = false leaves nothing to learn",
+                "give model.classes to `train trnasformer`, or learn genes",
             ));
         }
         is_share("model.dropout", self.model.dropout)?;

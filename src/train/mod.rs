@@ -1,6 +1,8 @@
 //! Training: which samples and genes go where, the step, the loop, and the
 //! families' runs.
 
+#[cfg(feature = "formats")]
+pub mod classes;
 #[cfg(feature = "slides")]
 pub mod config;
 #[cfg(feature = "slides")]

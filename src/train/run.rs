@@ -42,6 +42,7 @@ impl Fold {
 
 /// Predictions and measurements of samples while they were held out, on the
 /// scale of the transforms, for the genes that every fold has.
+#[derive(Clone, Debug, Default)]
 pub struct HeldOut {
     pub samples: Vec<String>,
     pub slides: Vec<String>,
@@ -52,6 +53,24 @@ pub struct HeldOut {
     /// (samples, genes)
     pub measured: Vec<f32>,
     pub same_patient: bool,
+    /// Which fold held each sample out.
+    pub fold: Vec<usize>,
+    /// (folds, genes): the mean of the samples that each fold learned from.
+    pub training_means: Vec<f32>,
+}
+
+impl HeldOut {
+    /// What predicting the training mean would give: (samples, genes). `None` where
+    /// the means are not known.
+    pub fn baseline(&self) -> Option<Vec<f32>> {
+        let width = self.genes.len();
+        let row = |&fold: &usize| self.training_means.get(fold * width..(fold + 1) * width);
+        if width == 0 || self.fold.len() != self.samples.len() {
+            return None;
+        }
+        let rows: Option<Vec<&[f32]>> = self.fold.iter().map(row).collect();
+        rows.map(|rows| rows.concat())
+    }
 }
 
 /// Makes the run's folder this configuration's, or says why it cannot be.
@@ -408,9 +427,11 @@ pub fn held_out(
         predicted: Vec::new(),
         measured: Vec::new(),
         same_patient: records.iter().any(|r| r.same_patient),
+        fold: Vec::new(),
+        training_means: Vec::new(),
         genes,
     };
-    for (fold, record) in folds.iter().zip(records) {
+    for (number, (fold, record)) in folds.iter().zip(records).enumerate() {
         let place: BTreeMap<&str, usize> = record
             .genes()
             .iter()
@@ -433,7 +454,17 @@ pub fn held_out(
             .transforms
             .apply_table(&table.select_genes(&selected)?)?;
         let width = record.genes().len();
+        let known = fold.known();
+        let mean = |&c: &usize| {
+            let sum: f64 = known
+                .iter()
+                .map(|&s| f64::from(measured[s * width + c]))
+                .sum();
+            (sum / known.len().max(1) as f64) as f32
+        };
+        out.training_means.extend(columns.iter().map(mean));
         for (i, &s) in fold.test.iter().enumerate() {
+            out.fold.push(number);
             let sample = &cohort.samples[s];
             out.samples.push(sample.id.clone());
             out.slides.push(sample.slide.clone());

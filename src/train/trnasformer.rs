@@ -22,7 +22,6 @@ use crate::error::{Error, Result};
 use crate::expression::{FittedTransforms, Table};
 use crate::formats::atomic::{create_dir_all, write_bytes};
 use crate::formats::hash::sha256_bytes;
-use crate::metrics::classification::Confusion;
 use crate::models::trnasformer::bag::{FEATURES, TILES};
 use crate::models::trnasformer::{Config, He2Rna, KS, Targets, Trnasformer};
 use crate::nn::{Pass, State};
@@ -30,6 +29,7 @@ use crate::ops;
 use crate::optim::{AdamW, Goal, Optimizer, ReduceOnPlateau};
 use crate::random::Philox;
 use crate::tensor::Tensor;
+use crate::train::classes::Classified;
 use crate::train::config::{ClusterBy, Network, Precision, TrnasformerConfig};
 use crate::train::features::{EncoderSource, Features, extract, published_encoder, random_encoder};
 use crate::train::fit::{History, Plan, Task, checkpoint_path};
@@ -56,64 +56,13 @@ pub struct FoldRecord {
     pub networks: Vec<History>,
 }
 
-/// Classes of samples and their probabilities while they were held out.
-pub struct HeldOutClasses {
-    pub names: Vec<String>,
-    pub samples: Vec<String>,
-    /// Index of each sample's class.
-    pub truth: Vec<usize>,
-    /// (samples, classes), the mean over bags and networks.
-    pub probabilities: Vec<f64>,
-}
-
-impl HeldOutClasses {
-    /// The class of highest probability of each sample; of equal ones the first.
-    pub fn predicted(&self) -> Vec<usize> {
-        let rows = self.probabilities.chunks(self.names.len().max(1));
-        let highest = |row: &[f64]| {
-            let all = row.iter().enumerate();
-            all.fold(
-                (0, f64::NEG_INFINITY),
-                |a, (i, &p)| if p > a.1 { (i, p) } else { a },
-            )
-            .0
-        };
-        rows.map(highest).collect()
-    }
-
-    /// Writes one line a sample: its class, the predicted one, and the probability of
-    /// each; returns the share of samples whose class is predicted.
-    ///
-    /// # Errors
-    /// A file that cannot be written.
-    pub fn write(&self, path: &Path) -> Result<f64> {
-        let predicted = self.predicted();
-        let mut out = csv::Writer::from_writer(Vec::new());
-        let failed = |e: String| Error::usage(format!("no table: {e}"), "report this");
-        let header = ["sample", "class", "predicted"].into_iter();
-        let names = self.names.iter().map(String::as_str);
-        out.write_record(header.chain(names))
-            .map_err(|e| failed(e.to_string()))?;
-        let rows = self.probabilities.chunks(self.names.len().max(1));
-        for (i, row) in rows.enumerate() {
-            let [class, guess] = [self.truth[i], predicted[i]].map(|c| self.names[c].clone());
-            let mut fields = vec![self.samples[i].clone(), class, guess];
-            fields.extend(row.iter().map(f64::to_string));
-            out.write_record(fields)
-                .map_err(|e| failed(e.to_string()))?;
-        }
-        let bytes = out.into_inner().map_err(|e| failed(e.to_string()))?;
-        write_bytes(path, &bytes)?;
-        Ok(Confusion::new(&self.truth, &predicted, self.names.len())?.accuracy())
-    }
-}
-
 /// What a run leaves.
 pub struct Outcome {
     pub encoder: EncoderSource,
     pub folds: Vec<FoldRecord>,
     pub held_out: HeldOut,
-    pub classes: Option<HeldOutClasses>,
+    /// Of the samples while they were held out.
+    pub classes: Option<Classified>,
     pub skipped: Vec<Skipped>,
 }
 
@@ -141,7 +90,7 @@ pub fn train(
             "set features.encoder = \"densenet121\"",
         ));
     }
-    let mut cohort = config.data.read(true)?;
+    let mut cohort = config.data.read(config.model.genes)?;
     let common = config.common();
     let reserved = reserved(&common, &cohort);
     let (_, calibration) = folds(&common, &cohort, &reserved)?;
@@ -332,9 +281,21 @@ fn learn(
     device: &Device,
     control: Control,
 ) -> Result<Outcome> {
-    let table = cohort.table.clone();
-    let mut table = table
-        .ok_or_else(|| Error::usage("the cohort has no expression", "give a table or counts"))?;
+    let mut table = match (&cohort.table, config.model.genes) {
+        (Some(table), true) => table.clone(),
+        (None, true) => {
+            return Err(Error::usage(
+                "the cohort has no expression",
+                "give a table or counts, or set model.genes = false",
+            ));
+        }
+        // Samples without genes, so that the rest need not ask.
+        (_, false) => Table {
+            samples: cohort.samples.iter().map(|s| s.id.clone()).collect(),
+            genes: Vec::new(),
+            values: Vec::new(),
+        },
+    };
     if config.expression.shuffle {
         table = shuffled(&table, config.seed)?;
     }
@@ -380,12 +341,12 @@ fn learn(
         values: &predictions.genes,
     });
     let held_out = held_out(cohort, &table, folds, &predicted.collect::<Vec<_>>())?;
-    let classes = classes.map(|classes| HeldOutClasses {
-        samples: held_out.samples.clone(),
-        truth: folds
-            .iter()
-            .flat_map(|f| &f.test)
-            .map(|&s| classes.of[s])
+    let tested = || folds.iter().flat_map(|f| f.test.iter().copied());
+    let classes = classes.map(|classes| Classified {
+        samples: tested().map(|s| cohort.samples[s].id.clone()).collect(),
+        truth: tested().map(|s| classes.of[s]).collect(),
+        bags: (tested().enumerate())
+            .flat_map(|(place, s)| std::iter::repeat_n(place, bags[s].len()))
             .collect(),
         probabilities: results
             .iter()
@@ -406,7 +367,7 @@ fn learn(
 struct Predictions {
     /// (samples, genes)
     genes: Vec<f32>,
-    /// (samples, classes); empty without classes.
+    /// (bags of all samples, classes); empty without classes.
     classes: Vec<f64>,
 }
 
@@ -486,28 +447,31 @@ impl Model {
         pass: &Pass,
     ) -> Result<Tensor> {
         let x = data.features(&inputs[0])?;
-        let genes = ops::index_select(&data.targets, 0, &inputs[1])?;
+        let genes = || ops::index_select(&data.targets, 0, &inputs[1]);
         match self {
             Self::Trnasformer(m) => {
+                let genes = m.config().genes.map(|_| genes()).transpose()?;
                 let targets = Targets {
-                    genes: Some(&genes),
+                    genes: genes.as_ref(),
                     labels: inputs.get(2),
                 };
                 m.loss(&x, &targets, k, pass)
             }
-            Self::He2Rna(m) => m.loss(&x, &genes, k, pass),
+            Self::He2Rna(m) => m.loss(&x, &genes()?, k, pass),
         }
     }
 
-    /// Expression (B, G) and, of tRNAsformer, the classes' probabilities.
-    fn predict(&self, x: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+    /// Expression (B, G), where that is learned, and of tRNAsformer the classes'
+    /// probabilities.
+    fn predict(&self, x: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         match self {
             Self::Trnasformer(m) => {
                 let tokens = m.tokens(x, &Pass::eval())?;
                 let logits = m.classify(&tokens, &Pass::eval())?;
-                Ok((m.genes(&tokens)?, Some(ops::softmax(&logits, -1)?)))
+                let genes = m.config().genes.map(|_| m.genes(&tokens)).transpose()?;
+                Ok((genes, Some(ops::softmax(&logits, -1)?)))
             }
-            Self::He2Rna(m) => Ok((m.genes(x)?, None)),
+            Self::He2Rna(m) => Ok((Some(m.genes(x)?), None)),
         }
     }
 }
@@ -517,7 +481,14 @@ impl FoldRun<'_> {
         create_dir_all(&self.folder)?;
         let known = self.fold.known();
         self.check_classes(&known)?;
-        let (chosen, transforms, values) = targets(&self.config.expression, self.table, &known)?;
+        let (missing, transforms, values) = if self.config.model.genes {
+            let (chosen, transforms, values) =
+                targets(&self.config.expression, self.table, &known)?;
+            (chosen.missing, transforms, values)
+        } else {
+            let none = FittedTransforms::fit(&[], self.table, &known)?;
+            (Vec::new(), none, Vec::new())
+        };
         let genes = transforms.genes().to_vec();
         let fingerprint = self.fingerprint(&values)?;
         let data = self.data(&values, genes.len())?;
@@ -541,7 +512,7 @@ impl FoldRun<'_> {
             same_patient: (test.iter()).any(|s| trained.contains(sample(s).patient.as_str())),
             patients: trained.iter().map(|p| (*p).to_owned()).collect(),
             genes,
-            missing_genes: chosen.missing,
+            missing_genes: missing,
             transforms,
             networks,
         };
@@ -626,7 +597,7 @@ impl FoldRun<'_> {
                     depth: config.depth,
                     heads: config.heads,
                     hidden: 4 * config.width,
-                    genes: Some(genes),
+                    genes: self.config.model.genes.then_some(genes),
                     // Without classes the head stays as it is drawn.
                     classes: self.classes.map_or(1, |c| c.names.len()),
                     positions: config.positions,
@@ -739,23 +710,27 @@ impl FoldRun<'_> {
     fn predict(&self, model: &Model, data: &Data, sum: &mut Predictions) -> Result<()> {
         let networks = self.fold.inner.len() as f64;
         let classes = self.classes.map_or(0, |c| c.names.len());
-        sum.classes.resize(self.fold.test.len() * classes, 0.0);
+        let bags: usize = self.fold.test.iter().map(|&s| self.bags[s].len()).sum();
+        sum.classes.resize(bags * classes, 0.0);
+        let mut bag = 0;
         let genes = sum.genes.len() / self.fold.test.len().max(1);
         for (place, &s) in self.fold.test.iter().enumerate() {
             let share = 1.0 / (networks * self.bags[s].len() as f64);
             for part in self.bags_of(&[s]).chunks(self.config.training.batch) {
                 let rows = data.inputs(part)?[0].to(self.device)?;
                 let (y, probabilities) = model.predict(&data.features(&rows)?)?;
-                let row = &mut sum.genes[place * genes..(place + 1) * genes];
-                for y in y.to_f64_vec()?.chunks(genes.max(1)) {
-                    (row.iter_mut().zip(y)).for_each(|(v, y)| *v += (share * y) as f32);
-                }
-                if let (Some(p), true) = (probabilities, classes > 0) {
-                    let row = &mut sum.classes[place * classes..(place + 1) * classes];
-                    for p in p.to_f64_vec()?.chunks(classes) {
-                        (row.iter_mut().zip(p)).for_each(|(v, p)| *v += share * p);
+                if let Some(y) = y {
+                    let row = &mut sum.genes[place * genes..(place + 1) * genes];
+                    for y in y.to_f64_vec()?.chunks(genes.max(1)) {
+                        (row.iter_mut().zip(y)).for_each(|(v, y)| *v += (share * y) as f32);
                     }
                 }
+                if let (Some(p), true) = (probabilities, classes > 0) {
+                    let rows = &mut sum.classes[bag * classes..(bag + part.len()) * classes];
+                    let p = p.to_f64_vec()?;
+                    (rows.iter_mut().zip(&p)).for_each(|(v, p)| *v += p / networks);
+                }
+                bag += part.len();
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ mod her2st;
 mod her2st_real;
 mod image;
 mod kmeans;
+mod sources;
 mod support;
 mod table;
 mod tile;

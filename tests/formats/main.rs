@@ -3,7 +3,10 @@
 
 mod arrays;
 mod atomic;
+mod h5ad;
+mod hdf5;
 mod hostile;
+mod index;
 mod inspection;
 mod keys;
 mod memory;

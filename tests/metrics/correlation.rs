@@ -1,5 +1,6 @@
 use eosin::metrics::correlation::{
-    Correlation, kendall, pearson, pearson_columns, spearman, spearman_columns,
+    Correlation, kendall, kendall_columns, pearson, pearson_columns, spearman, spearman_columns,
+    steiger,
 };
 use serde_json::Value;
 
@@ -207,4 +208,76 @@ fn columns() {
         assert_eq!(bits(&p), bits(&by_pearson));
         assert_eq!(bits(&s), bits(&by_spearman));
     }
+}
+
+#[test]
+fn kendall_by_column_is_that_of_each_column() {
+    let (samples, genes) = (41, 130);
+    let value = |i: usize, salt: usize| ((i * 7919 + salt) % 23) as f32;
+    let pred: Vec<f32> = (0..samples * genes).map(|i| value(i, 3)).collect();
+    let truth: Vec<f32> = (0..samples * genes).map(|i| value(i * i, 8)).collect();
+    let found = kendall_columns(&pred, &truth, samples, genes).unwrap();
+    for (gene, found) in found.iter().enumerate() {
+        let column =
+            |m: &[f32]| -> Vec<f64> { m.chunks(genes).map(|row| f64::from(row[gene])).collect() };
+        let expected = kendall(&column(&pred), &column(&truth)).unwrap();
+        assert_eq!(*found, expected);
+    }
+}
+
+/// Numbers of the paper's formula in Python, to all digits.
+#[test]
+fn steiger_agrees_with_its_formula() {
+    for (first, second, between, samples, z, p) in [
+        (
+            0.2,
+            0.5,
+            0.1,
+            315,
+            -4.415182760067514,
+            1.0092468749169333e-05,
+        ),
+        (0.8, 0.75, 0.6, 50, 0.7279065831306679, 0.46667077306336846),
+        (0.6, 0.1, -0.3, 20, 1.4891359453334834, 0.13645157403668118),
+    ] {
+        let found = steiger(first, second, between, samples);
+        assert_close("Z", found.statistic, z, 1e-12);
+        assert_close("p", found.p_value, p, 1e-10);
+        let turned = steiger(second, first, between, samples);
+        assert_close("turned", turned.statistic, -z, 1e-12);
+    }
+    assert_eq!(steiger(0.5, 0.5, 1.0, 10).p_value, 1.0);
+    for undefined in [
+        (1.0, 0.5, 0.5, 10),
+        (0.5, f64::NAN, 0.5, 10),
+        (0.5, 0.4, 0.3, 3),
+    ] {
+        let (first, second, between, samples) = undefined;
+        assert!(steiger(first, second, between, samples).p_value.is_nan());
+    }
+}
+
+/// Where two predictions are equally good, the test errs as often as it says it does.
+#[test]
+fn steiger_keeps_its_level() {
+    let mut random = eosin::random::Philox::new(5);
+    let (rounds, samples) = (4000, 60);
+    let mut below = 0;
+    for _ in 0..rounds {
+        let mut columns = [const { Vec::new() }; 3];
+        let mut draws = vec![0.0f32; 4 * samples];
+        random.fill_normal(&mut draws, 0.0, 1.0);
+        for draw in draws.chunks(4) {
+            let [truth, shared, a, b] = [0, 1, 2, 3].map(|i| f64::from(draw[i]));
+            columns[0].push(truth);
+            columns[1].push(truth + shared + a);
+            columns[2].push(truth + shared + b);
+        }
+        let r = |a: usize, b: usize| pearson(&columns[a], &columns[b]).unwrap().coefficient;
+        let p = steiger(r(0, 1), r(0, 2), r(1, 2), samples).p_value;
+        below += usize::from(p < 0.05);
+    }
+    let share = below as f64 / rounds as f64;
+    // Three standard errors of a share of 0.05 in 4,000.
+    assert!((share - 0.05).abs() < 0.0104, "{share}");
 }

@@ -14,4 +14,5 @@ mod multiple_testing;
 mod ranking;
 mod refusals;
 mod regression;
+mod response;
 mod summary;

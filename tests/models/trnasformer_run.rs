@@ -227,12 +227,19 @@ fn what_is_planted_is_learned(network: Network) -> Result<()> {
     };
     assert_eq!(classes.names, ["high", "low"]);
     assert_eq!(classes.samples, held.samples);
-    let accuracy = classes.write(&out.join("held_out.csv"))?;
-    assert!(accuracy > 0.9, "accuracy {accuracy}");
+    classes.write(&out)?;
+    let scores = classes.scores()?;
+    assert!(scores.slides.accuracy > 0.9, "{:?}", scores.slides);
+    assert_eq!(scores.bags.count, slides * config.bags.per_slide);
+    assert!(
+        scores.slides.auc.is_some_and(|a| a > 0.9),
+        "{:?}",
+        scores.slides
+    );
     for row in classes.probabilities.chunks(2) {
         assert!((row[0] + row[1] - 1.0).abs() < 1e-5);
     }
-    let written = fs::read_to_string(out.join("held_out.csv")).expect("a table");
+    let written = fs::read_to_string(out.join("classes.csv")).expect("a table");
     assert!(
         written.starts_with("sample,class,predicted,high,low\n"),
         "{written}"
