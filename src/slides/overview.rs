@@ -6,6 +6,8 @@ use super::reader::{Slide, blit, white};
 use super::{Rgb8, image, tile};
 use crate::error::{Error, Result};
 
+/// The most pixels of an overview: three times what the largest slides have at 8 µm.
+const MOST: usize = 1 << 26;
 /// Side of the pieces that are read at once, in pixels of the result.
 const PIECE: usize = 256;
 
@@ -26,7 +28,7 @@ pub fn overview(slide: &dyn Slide, downsample: f64) -> Result<Rgb8> {
     };
     let side = |n: usize| ((n as f64 / downsample).round() as usize).max(1);
     let (width, height) = (side(main.width), side(main.height));
-    if width > image::MAX_SIDE || height > image::MAX_SIDE {
+    if width > image::MAX_SIDE || height > image::MAX_SIDE || width * height > MOST {
         return Err(Error::usage(
             format!("an overview of {width} x {height} px is too large"),
             "ask for a smaller one",

@@ -32,12 +32,12 @@ fn apart(a: &Rgb8, b: &Rgb8) -> (u8, f64) {
 #[test]
 fn levels_are_as_openslide_reads_them() {
     let slides = [
-        ("rgb.svs", "Aperio", 2, 3),
-        ("ycbcr.svs", "Aperio", 2, 6),
-        ("j2k_rgb.svs", "Aperio", 2, 2),
-        ("j2k_ycbcr.svs", "Aperio", 2, 3),
+        ("rgb.svs", "Aperio", 2, 1),
+        ("ycbcr.svs", "Aperio", 2, 4),
+        ("j2k_rgb.svs", "Aperio", 2, 1),
+        ("j2k_ycbcr.svs", "Aperio", 2, 2),
         ("pyramid.ome.tif", "OME-TIFF", 2, 4),
-        ("tables.tif", "generic TIFF", 3, 6),
+        ("tables.tif", "generic TIFF", 3, 4),
     ];
     for (name, vendor, levels, most) in slides {
         let slide = slides::open(fixture(name)).unwrap();

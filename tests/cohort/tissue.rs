@@ -27,8 +27,8 @@ fn otsu_is_scikit_images() {
     let bimodal = |i: usize| if pick[i] < 0.4 { dark[i] } else { light[i] };
     // As scikit-image has HSV's saturation, rounded.
     let saturation = |p: &[u8]| {
-        let max = f64::from(p[0].max(p[1]).max(p[2]));
-        let min = f64::from(p[0].min(p[1]).min(p[2]));
+        let max = f64::from(p[0].max(p[1]).max(p[2])) / 255.0;
+        let min = f64::from(p[0].min(p[1]).min(p[2])) / 255.0;
         let s = if max > 0.0 { (max - min) / max } else { 0.0 };
         (s * 255.0).round_ties_even() as u8
     };

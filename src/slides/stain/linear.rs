@@ -8,8 +8,8 @@ pub fn unmixing(stains: &[[f64; 2]; 3]) -> Option<[[f64; 3]; 2]> {
     let dot = |i: usize, j: usize| -> f64 { stains.iter().map(|row| row[i] * row[j]).sum() };
     let (a, b, d) = (dot(0, 0), dot(0, 1), dot(1, 1));
     let determinant = a * d - b * b;
-    // Two stains of one colour cannot be told apart.
-    (determinant > 1e-6 * a * d).then(|| {
+    // Stains whose colours are less than 2.5 degrees apart cannot be told apart.
+    (determinant > 2e-3 * a * d).then(|| {
         [
             std::array::from_fn(|c| (d * stains[c][0] - b * stains[c][1]) / determinant),
             std::array::from_fn(|c| (a * stains[c][1] - b * stains[c][0]) / determinant),

@@ -77,7 +77,7 @@ pub struct Normaliser {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Stains(linear::Transfer),
+    Stains(Box<linear::Transfer>),
     Reinhard(reinhard::Transfer),
 }
 
@@ -87,7 +87,7 @@ impl Normaliser {
         let kind = match (from, to) {
             (Stains::Macenko(from), Stains::Macenko(to))
             | (Stains::Vahadane(from), Stains::Vahadane(to)) => {
-                Kind::Stains(linear::Transfer::new(from, to)?)
+                Kind::Stains(Box::new(linear::Transfer::new(from, to)?))
             }
             (Stains::Reinhard(from), Stains::Reinhard(to)) => {
                 Kind::Reinhard(reinhard::Transfer::new(from, to))

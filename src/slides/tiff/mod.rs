@@ -171,10 +171,11 @@ impl TiffSlide {
         ))
     }
 
-    fn chunk(&self, plane: usize, i: usize) -> Result<Arc<Rgb8>> {
+    /// A decoded tile or strip; `None` for a hole.
+    fn chunk(&self, plane: usize, i: usize) -> Result<Option<Arc<Rgb8>>> {
         let key = (plane, i as u64);
         if let Some(tile) = self.cache.get(key) {
-            return Ok(tile);
+            return Ok(Some(tile));
         }
         self.unchanged()?;
         let path = &self.facts.path;
@@ -193,36 +194,34 @@ impl TiffSlide {
         let (Some(offset), Some(length)) = (offset, length) else {
             return Err(damaged(path, &place(), "has no place in the file"));
         };
+        if length == 0 {
+            return Ok(None);
+        }
         let rows = if p.tiled {
             p.chunk_height
         } else {
             p.chunk_height.min(p.height - i * p.chunk_height)
         };
-        let tile = if length == 0 {
-            white(p.chunk_width, rows)
-        } else {
-            let Some(bytes) = source.slice(offset, length) else {
-                let problem = format!("its {length} bytes reach past the end of the file");
-                return Err(damaged(path, &place(), problem));
-            };
-            let coding = Coding {
-                compression: p.compression,
-                colours: p.colours,
-                samples: p.samples,
-                differences: p.differences,
-                tables: p.tables.and_then(|(at, length)| source.slice(at, length)),
-            };
-            let data = chunk::decode(bytes, &coding, (p.chunk_width, rows, p.chunk_height))
-                .map_err(|problem| damaged(path, &place(), problem))?;
-            Rgb8 {
-                width: p.chunk_width,
-                height: rows,
-                data,
-            }
+        let Some(bytes) = source.slice(offset, length) else {
+            let problem = format!("its {length} bytes reach past the end of the file");
+            return Err(damaged(path, &place(), problem));
         };
-        let tile = Arc::new(tile);
+        let coding = Coding {
+            compression: p.compression,
+            colours: p.colours,
+            samples: p.samples,
+            differences: p.differences,
+            tables: p.tables.and_then(|(at, length)| source.slice(at, length)),
+        };
+        let data = chunk::decode(bytes, &coding, (p.chunk_width, rows, p.chunk_height))
+            .map_err(|problem| damaged(path, &place(), problem))?;
+        let tile = Arc::new(Rgb8 {
+            width: p.chunk_width,
+            height: rows,
+            data,
+        });
         self.cache.put(key, &tile);
-        Ok(tile)
+        Ok(Some(tile))
     }
 
     fn read(&self, plane: usize, (x, y): (i64, i64), size: (usize, usize)) -> Result<Rgb8> {
@@ -235,7 +234,9 @@ impl TiffSlide {
         };
         for row in chunks(y, size.1, p.height, p.chunk_height) {
             for column in chunks(x, size.0, p.width, p.chunk_width) {
-                let tile = self.chunk(plane, row * p.across + column)?;
+                let Some(tile) = self.chunk(plane, row * p.across + column)? else {
+                    continue;
+                };
                 let (left, top) = (column * p.chunk_width, row * p.chunk_height);
                 // What pads the last tiles is not part of the picture.
                 let inside = (p.width - left, p.height - top);

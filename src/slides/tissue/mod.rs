@@ -2,8 +2,9 @@
 //!
 //! The slide is looked at small (8 µm a pixel), so that a mask costs a second
 //! whatever the slide's size. A threshold by Otsu's rule on one of three
-//! measures parts tissue from glass; it is never below what glass itself
-//! reaches, since Otsu's rule parts even an empty slide in two.
+//! measures parts tissue from glass. It is never below what glass itself
+//! reaches, since Otsu's rule parts even an empty slide in two, and never above
+//! what only tissue reaches, since on a slide full of tissue it parts dark from pale.
 
 pub mod contour;
 pub mod grid;
@@ -21,13 +22,14 @@ use crate::error::Result;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Measure {
-    /// Saturation of HSV: stain has colour, glass and dust have none.
+    /// Mean optical density of R, G, B: proportional to the amount of stain.
     #[default]
+    OpticalDensity,
+    /// Saturation of HSV: stain has colour, clean glass has none. Not for glass
+    /// that the lamp or the scanner tints.
     Saturation,
     /// Darkness of the grey value.
     Grey,
-    /// Mean optical density of R, G, B: proportional to the amount of stain.
-    OpticalDensity,
 }
 
 /// How tissue is found.
@@ -106,7 +108,8 @@ pub fn on(view: &Rgb8, rule: &TissueRule, um2: f64) -> Mask {
             .map(|(&l, _)| l)
             .collect(),
     };
-    let threshold = otsu(&clean).unwrap_or(255).max(rule.measure.floor());
+    let (least, most) = rule.measure.bounds();
+    let threshold = otsu(&clean).unwrap_or(255).clamp(least, most);
     let mut tissue: Vec<bool> = levels.iter().map(|&l| l > threshold).collect();
     let remove_pen = |tissue: &mut [bool]| {
         for (t, pen) in tissue.iter_mut().zip(pen.iter().flatten()) {
@@ -151,12 +154,13 @@ impl Measure {
         }
     }
 
-    /// What glass with its noise and shading reaches.
-    fn floor(self) -> u8 {
+    /// What glass with its noise, shading and tint reaches, and what only tissue does.
+    fn bounds(self) -> (u8, u8) {
         match self {
-            Self::Saturation => 13,
-            Self::Grey => 25,
-            Self::OpticalDensity => 13,
+            // Densities of 0.09 and 0.2: the pink glass of some scanners has 0.07.
+            Self::OpticalDensity => (23, 51),
+            Self::Saturation => (13, 51),
+            Self::Grey => (25, 80),
         }
     }
 }
@@ -181,9 +185,9 @@ pub fn otsu(values: &[u8]) -> Option<u8> {
     let (all, total) = sum(first..last + 1);
     let (mut below, mut weighted) = (0.0, 0.0);
     let mut best = (first, -1.0);
-    for t in first..last {
-        below += counts[t] as f64;
-        weighted += counts[t] as f64 * t as f64;
+    for (t, &count) in counts.iter().enumerate().take(last).skip(first) {
+        below += count as f64;
+        weighted += count as f64 * t as f64;
         let above = all - below;
         let apart = weighted / below - (total - weighted) / above;
         let variance = below * above * apart * apart;
