@@ -65,6 +65,10 @@ pub enum Error {
     #[error("{problem}; {remedy}")]
     Usage { problem: String, remedy: String },
 
+    /// All is done that can be; what is left out was listed.
+    #[error("{0}")]
+    Incomplete(String),
+
     /// The user asked to stop; everything up to here is saved.
     #[error("stopped: {0}")]
     Interrupted(String),

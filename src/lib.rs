@@ -36,6 +36,8 @@ pub mod error;
 pub mod expression;
 #[cfg(feature = "formats")]
 pub mod formats;
+#[cfg(feature = "slides")]
+pub mod jobs;
 #[cfg(feature = "formats")]
 pub mod metrics;
 pub mod models;

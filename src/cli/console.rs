@@ -42,7 +42,7 @@ impl Progress for Console {
             return;
         }
         let template = if total > 0 {
-            "{msg:32} [{bar:30}] {pos}/{len} {eta}"
+            "{msg:32} [{bar:30}] {pos}/{len} {eta} {prefix}"
         } else {
             "{msg:32} {spinner} {prefix}"
         };
@@ -62,7 +62,10 @@ impl Progress for Console {
         self.with_bar(|held| {
             if let Some(bar) = held {
                 match bar.length() {
-                    Some(_) => bar.set_position(done as u64),
+                    Some(_) => {
+                        bar.set_position(done as u64);
+                        bar.set_prefix(detail.to_owned());
+                    }
                     None => bar.set_prefix(format!("epoch {done} {detail}")),
                 }
             }

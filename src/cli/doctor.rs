@@ -61,6 +61,7 @@ pub fn doctor(choice: DeviceChoice, json: bool) -> Result<()> {
                 .join(", "),
             remedy: None,
         },
+        slides(),
         Finding {
             what: "weights",
             found: "none are shipped".into(),
@@ -79,6 +80,27 @@ pub fn doctor(choice: DeviceChoice, json: bool) -> Result<()> {
         }
     }
     console::print(json, &findings, &text)
+}
+
+/// The kinds of slide that can be read here.
+fn slides() -> Finding {
+    let own = "SVS, TIFF, BigTIFF, OME-TIFF, JPEG, PNG";
+    match crate::slides::openslide::version() {
+        Ok(version) => Finding {
+            what: "slides",
+            found: format!("{own}; NDPI, MRXS, SCN, BIF and others through OpenSlide {version}"),
+            remedy: None,
+        },
+        Err(_) => Finding {
+            what: "slides",
+            found: format!("{own}; OpenSlide is not installed"),
+            remedy: Some(
+                "for NDPI, MRXS, SCN, BIF and others install OpenSlide 4 (`apt install libopenslide1`, \
+                 `brew install openslide`), or name its library in EOSIN_OPENSLIDE"
+                    .into(),
+            ),
+        },
+    }
 }
 
 #[cfg(feature = "cuda")]

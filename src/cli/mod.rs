@@ -1,8 +1,8 @@
 //! The `eosin` program.
 //!
 //! Results go to standard output, everything else to standard error. The exit
-//! code is 0, or 1 with one line that says what is wrong and what to do, or 130
-//! when the user stopped it.
+//! code is 0, or 1 with one line that says what is wrong and what to do, or 3 when
+//! all is done but for some slides, or 130 when the user stopped it.
 
 mod bench;
 mod console;
@@ -10,6 +10,7 @@ mod device;
 mod doctor;
 mod evaluate;
 mod index;
+mod inspect;
 mod kernels;
 mod predict;
 mod profile;
@@ -17,6 +18,7 @@ mod quickstart;
 mod report;
 mod respond;
 mod run;
+mod slides;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,7 +29,6 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::source::{GeneNames, Measure};
 use crate::expression::{Orientation, Source, Transform};
-use crate::formats;
 use crate::models::backbone::Architecture;
 use crate::session::Threads;
 use crate::train::config::{Layout, Network, Precision};
@@ -86,8 +87,8 @@ enum Command {
     Quickstart(QuickstartArgs),
     /// Make a cohort of H&E-like slides with known links from morphology to expression
     Simulate(SimulateArgs),
-    /// Extract ResNet-50 or DenseNet-121 features of every tile of a folder
-    Features(FeaturesArgs),
+    /// Extract ResNet-50 or DenseNet-121 features: of a folder of slides, or of a cohort's tiles
+    Features(Box<FeaturesArgs>),
     /// Train a model
     #[command(subcommand)]
     Train(TrainCommand),
@@ -101,11 +102,8 @@ enum Command {
     Respond(respond::RespondCommand),
     /// One forward pass of a model from a weights file
     Predict(PredictArgs),
-    /// Say what is in a weights, array, table or image file
-    Inspect {
-        /// Any .pth, .pt, .safetensors, .npy, HDF5, .h5ad, CSV, TSV, PNG or JPEG file
-        file: PathBuf,
-    },
+    /// Say what is in a slide, weights, array, table or image file
+    Inspect(InspectArgs),
     /// Say what this machine and build can do, and what to do about what is missing
     Doctor,
     /// Compare what `cargo bench` saved
@@ -115,6 +113,19 @@ enum Command {
     Profile(profile::ProfileArgs),
     /// List the compiled CUDA kernels: registers, spills, shared memory, occupancy, instructions
     Kernels(kernels::KernelsArgs),
+}
+
+#[derive(Args)]
+struct InspectArgs {
+    /// A slide (SVS, TIFF, OME-TIFF; others through OpenSlide), or any .pth, .pt,
+    /// .safetensors, .npy, HDF5, .h5ad, CSV, TSV, PNG or JPEG file
+    file: PathBuf,
+    /// Write the whole slide or image, small, as a PNG
+    #[arg(long, value_name = "PNG")]
+    thumbnail: Option<PathBuf>,
+    /// The part that --thumbnail shows, in pixels of a level
+    #[arg(long, value_name = "LEVEL,X,Y,WIDTH,HEIGHT", requires = "thumbnail", value_parser = inspect::region)]
+    region: Option<inspect::Region>,
 }
 
 #[derive(Args)]
@@ -150,11 +161,11 @@ struct SimulateArgs {
 #[derive(Args, Clone)]
 struct DataArgs {
     /// Folder of images
-    #[arg(long)]
-    data: PathBuf,
+    #[arg(long, required_unless_present = "wsi_dir")]
+    data: Option<PathBuf>,
     /// How the folder is laid out: `her2st`, or `tiles` with a folder of tile images per slide
-    #[arg(long, value_enum)]
-    layout: LayoutChoice,
+    #[arg(long, value_enum, required_unless_present = "wsi_dir")]
+    layout: Option<LayoutChoice>,
     /// her2st: sections to use, e.g. B4,C2; all when left out
     #[arg(long, value_delimiter = ',')]
     sections: Vec<String>,
@@ -180,8 +191,10 @@ struct FeaturesArgs {
     #[command(flatten)]
     data: DataArgs,
     /// Folder to write one file per slide to
-    #[arg(long)]
-    out: PathBuf,
+    #[arg(long, required_unless_present = "wsi_dir")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    slides: slides::SlidesArgs,
     /// The network
     #[arg(long, value_enum, default_value = "resnet50")]
     encoder: EncoderChoice,
@@ -191,8 +204,8 @@ struct FeaturesArgs {
     /// Seed of random weights
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Side in pixels to which tiles are resized
-    #[arg(long, default_value_t = 224)]
+    /// Side of the tiles in pixels, as the network sees them
+    #[arg(long, visible_alias = "patch-size", default_value_t = 224)]
     tile_px: usize,
 }
 
@@ -386,6 +399,7 @@ pub fn main() -> ExitCode {
             eprintln!("error: {e}");
             match e {
                 Error::Interrupted(_) => ExitCode::from(130),
+                Error::Incomplete(_) => ExitCode::from(3),
                 _ => ExitCode::FAILURE,
             }
         }
@@ -427,6 +441,9 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
             quickstart::quickstart(args, dtype, &device(cli, control)?, json, control)
         }
         Command::Simulate(args) => run::simulate(args, json, control),
+        Command::Features(args) if args.slides.wsi_dir.is_some() => {
+            slides::features(args, dtype, &device(cli, control)?, json, control)
+        }
         Command::Features(args) => {
             run::features(args, dtype, &device(cli, control)?, json, control)
         }
@@ -449,10 +466,7 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         Command::Predict(args) => {
             predict::predict(args, dtype, &device(cli, control)?, json, control)
         }
-        Command::Inspect { file } => {
-            let found = formats::inspect(file)?;
-            console::print(json, &found, &found.to_string())
-        }
+        Command::Inspect(args) => inspect::inspect(args, json),
         Command::Doctor => doctor::doctor(cli.global.device, json),
         Command::Bench(command) => bench::bench(command, json),
         Command::Profile(args) => profile::profile(args, dtype, cli.global.device, json, control),

@@ -79,10 +79,17 @@ pub fn features(
     json: bool,
     control: Control,
 ) -> Result<()> {
-    let mut data = DataConfig::new(args.data.layout.into(), &args.data.data);
+    let (Some(folder), Some(layout), Some(out)) = (&args.data.data, args.data.layout, &args.out)
+    else {
+        return Err(Error::usage(
+            "neither a cohort nor slides were given",
+            "give --data, --layout and --out, or --wsi-dir and --job-dir",
+        ));
+    };
+    let mut data = DataConfig::new(layout.into(), folder);
     data.sections.clone_from(&args.data.sections);
     let mut cohort = data.read(false)?;
-    create_dir_all(&args.out)?;
+    create_dir_all(out)?;
     let config = FeatureConfig {
         encoder: args.encoder.into(),
         weights: args.weights.clone(),
@@ -94,7 +101,7 @@ pub fn features(
         Some(path) => published_encoder(path, &config, device)?,
         None => {
             let all: Vec<usize> = (0..cohort.samples.len()).collect();
-            let file = args.out.join("encoder.safetensors");
+            let file = out.join("encoder.safetensors");
             random_encoder(args.seed, &cohort, &all, &config, &file, device, control)?
         }
     };
@@ -105,7 +112,7 @@ pub fn features(
         &mut cohort,
         &encoder,
         &config,
-        &args.out.join("features"),
+        &out.join("features"),
         control,
     )?;
     let skipped: Vec<String> = cohort
@@ -116,7 +123,7 @@ pub fn features(
     let slides: std::collections::BTreeSet<&str> =
         cohort.samples.iter().map(|s| s.slide.as_str()).collect();
     let made = Extracted {
-        folder: args.out.join("features").display().to_string(),
+        folder: out.join("features").display().to_string(),
         encoder: encoder.source.description.clone(),
         slides: slides.len(),
         tiles: used_tiles(&cohort),

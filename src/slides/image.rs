@@ -239,7 +239,7 @@ fn check_size(path: &Path, width: usize, height: usize, capacity: u64) -> Result
 }
 
 /// Every block of 8 x 8 pixels costs at least one bit of the file.
-const JPEG_PIXELS_PER_BYTE: u64 = 64 * 8;
+pub(super) const JPEG_PIXELS_PER_BYTE: u64 = 64 * 8;
 /// Deflate expands at most 1032 times, and a byte may hold eight pixels.
 const PNG_PIXELS_PER_BYTE: u64 = 1032 * 8;
 
@@ -284,16 +284,20 @@ fn jpeg_decoder<'a>(
     Ok((decoder, size))
 }
 
-/// The decoder is a dependency that reads hostile bytes: should it panic, that
-/// is an error of the file, not of the program.
 fn guarded<T>(path: &Path, decode: impl FnOnce() -> Result<T>) -> Result<T> {
+    caught(|| Ok(decode())).unwrap_or_else(|problem| Err(damaged(path, problem)))
+}
+
+/// A decoder is a dependency that reads hostile bytes: should it panic, that
+/// is an error of the file, not of the program.
+pub(super) fn caught<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|panic: Box<dyn Any + Send>| {
         let what = panic
             .downcast_ref::<String>()
             .map(String::as_str)
             .or_else(|| panic.downcast_ref::<&str>().copied())
             .unwrap_or("unknown");
-        Err(damaged(path, format!("the decoder gave up ({what})")))
+        Err(format!("the decoder gave up ({what})"))
     })
 }
 
@@ -326,7 +330,7 @@ fn read_jpeg(path: &Path, bytes: &[u8]) -> Result<Rgb8> {
 /// (a thumbnail inside a segment has such a marker of its own).
 ///
 /// The decoder notices most early ends, but not one in the last row of blocks.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
+pub(super) fn jpeg_is_whole(bytes: &[u8]) -> bool {
     const TEM: u8 = 0x01;
     const SOI: u8 = 0xd8;
     const EOI: u8 = 0xd9;

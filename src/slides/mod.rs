@@ -1,6 +1,19 @@
-//! Images of tissue in, normalised tiles out.
+//! Slides in, normalised tiles out.
+//!
+//! [`open`] gives a [`Slide`] of whatever kind a file is; [`scale`] says at which
+//! scale, and reads squares at another.
 
+mod cache;
+mod flat;
 pub mod image;
+pub mod openslide;
+pub mod overview;
+pub mod reader;
+pub mod scale;
+pub mod stain;
+pub mod tiff;
 pub mod tile;
+pub mod tissue;
 
 pub use image::Rgb8;
+pub use reader::{Slide, open};

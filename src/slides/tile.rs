@@ -65,17 +65,38 @@ pub fn crop(image: &Rgb8, centre: (f64, f64), size: usize) -> Result<Rgb8> {
 /// shrinking: Pillow's `BILINEAR`, level for level.
 ///
 /// # Errors
-/// A size of zero or above [`super::image::MAX_SIDE`]; an image whose data do
-/// not fit its size.
+/// As [`resample`].
 pub fn resize(image: &Rgb8, width: usize, height: usize) -> Result<Rgb8> {
-    image.check("resize")?;
     if (image.width, image.height) == (width, height) {
+        image.check("resize")?;
         return Ok(image.clone());
     }
+    let all = (0.0, 0.0, image.width as f64, image.height as f64);
+    resample(image, all, width, height)
+}
+
+/// The part (left, top, width, height) of an image, which need not begin or end
+/// between pixels, resized as by [`resize`].
+///
+/// # Errors
+/// A size of zero or above [`super::image::MAX_SIDE`]; a part that leaves the
+/// image; an image whose data do not fit its size.
+pub fn resample(
+    image: &Rgb8,
+    (left, top, wide, high): (f64, f64, f64, f64),
+    width: usize,
+    height: usize,
+) -> Result<Rgb8> {
+    image.check("resize")?;
     let fits = |n: usize| (1..=super::image::MAX_SIDE).contains(&n);
+    let inside = |from: f64, len: f64, side: usize| {
+        from >= 0.0 && len > 0.0 && from + len <= side as f64 + 1e-6
+    };
     if ![image.width, image.height, width, height]
         .into_iter()
         .all(fits)
+        || !inside(left, wide, image.width)
+        || !inside(top, high, image.height)
     {
         return Err(Error::shape(
             "resize",
@@ -83,19 +104,41 @@ pub fn resize(image: &Rgb8, width: usize, height: usize) -> Result<Rgb8> {
             "sides from 1 px to the bound for images",
         ));
     }
-    let rows: Vec<&[u8]> = image.data.chunks_exact(image.width * 3).collect();
-    let columns = taps(image.width, width);
-    let mut wide = Vec::with_capacity(image.height * width * 3);
-    for row in rows {
-        for tap in &columns {
-            let at = |c: usize, i: usize| row[(tap.first + i) * 3 + c];
-            wide.extend([0, 1, 2].map(|c| tap.sum(|i| at(c, i))));
+    let columns = taps(image.width, (left, wide), width);
+    let rows = taps(image.height, (top, high), height);
+    // Only rows that some result is made of.
+    let first = rows.first().map_or(0, |t| t.first);
+    let last = rows.last().map_or(0, |t| t.first + t.weights.len());
+    let pitch = width * 3;
+    let mut narrow = vec![0u8; (last - first) * pitch];
+    let sources = image.data.chunks_exact(image.width * 3).skip(first);
+    for (row, out) in sources.zip(narrow.chunks_exact_mut(pitch)) {
+        for (tap, out) in columns.iter().zip(out.chunks_exact_mut(3)) {
+            let mut sum = [HALF; 3];
+            let pixels = row[tap.first * 3..].chunks_exact(3);
+            for (weight, pixel) in tap.weights.iter().zip(pixels) {
+                for c in 0..3 {
+                    sum[c] += weight * i32::from(pixel[c]);
+                }
+            }
+            for c in 0..3 {
+                out[c] = level(sum[c]);
+            }
         }
     }
-    let pitch = width * 3;
-    let mut data = Vec::with_capacity(height * pitch);
-    for tap in taps(image.height, height) {
-        data.extend((0..pitch).map(|x| tap.sum(|i| wide[(tap.first + i) * pitch + x])));
+    let mut data = vec![0u8; height * pitch];
+    let mut sums = vec![0i32; pitch];
+    for (tap, out) in rows.iter().zip(data.chunks_exact_mut(pitch)) {
+        sums.fill(HALF);
+        let lines = narrow[(tap.first - first) * pitch..].chunks_exact(pitch);
+        for (weight, line) in tap.weights.iter().zip(lines) {
+            for (sum, &value) in sums.iter_mut().zip(line) {
+                *sum += weight * i32::from(value);
+            }
+        }
+        for (out, &sum) in out.iter_mut().zip(&sums) {
+            *out = level(sum);
+        }
     }
     Ok(Rgb8 {
         width,
@@ -107,37 +150,34 @@ pub fn resize(image: &Rgb8, width: usize, height: usize) -> Result<Rgb8> {
 /// The source levels that one result is the weighted sum of.
 struct Taps {
     first: usize,
-    /// In units of 2^-22.
-    weights: Vec<i64>,
+    /// In units of 2^-22. They are positive and sum to 1, so that a sum of
+    /// bytes stays within 32 bits.
+    weights: Vec<i32>,
 }
 
 /// Bits after the point of a weight: Pillow's fixed-point rule for bytes. With
 /// weights in floating point one level in thirty would come out one lower,
 /// because exact halves are frequent.
 const BITS: u32 = 22;
+const HALF: i32 = 1 << (BITS - 1);
 
-impl Taps {
-    fn sum(&self, level: impl Fn(usize) -> u8) -> u8 {
-        let half = 1i64 << (BITS - 1);
-        let weighted = self.weights.iter().enumerate();
-        let total: i64 = weighted.map(|(i, w)| w * i64::from(level(i))).sum();
-        ((total + half) >> BITS).clamp(0, 255) as u8
-    }
+fn level(sum: i32) -> u8 {
+    (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// The triangle filter from `from` to `to` places, as wide as the ratio when
-/// shrinking.
-fn taps(from: usize, to: usize) -> Vec<Taps> {
-    let ratio = from as f64 / to as f64;
+/// The triangle filter from `len` of `from` places, starting at `start`, to `to`
+/// places; as wide as the ratio when shrinking.
+fn taps(from: usize, (start, len): (f64, f64), to: usize) -> Vec<Taps> {
+    let ratio = len / to as f64;
     let support = ratio.max(1.0);
     (0..to)
         .map(|place| {
-            let centre = (place as f64 + 0.5) * ratio;
-            let first = ((centre - support + 0.5).max(0.0)) as usize;
+            let centre = start + (place as f64 + 0.5) * ratio;
+            let first = ((centre - support + 0.5).max(0.0) as usize).min(from - 1);
             let last = (((centre + support + 0.5) as usize).min(from)).max(first + 1);
             let weight = |i: usize| (1.0 - ((i as f64 + 0.5 - centre) / support).abs()).max(0.0);
             let total: f64 = (first..last).map(weight).sum();
-            let fixed = |w: f64| (w / total * f64::from(1u32 << BITS) + 0.5) as i64;
+            let fixed = |w: f64| (w / total * f64::from(1u32 << BITS) + 0.5) as i32;
             Taps {
                 first,
                 weights: (first..last).map(|i| fixed(weight(i))).collect(),

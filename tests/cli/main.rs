@@ -2,6 +2,9 @@
 //! about bad input, and that a run which was stopped goes on as if it had not
 //! been.
 
+#[path = "../common/tiff.rs"]
+mod tiff;
+
 mod bad_files;
 mod bad_runs;
 mod bench;
@@ -12,6 +15,7 @@ mod kernels;
 mod predict;
 mod profile;
 mod resume;
+mod slides;
 mod support;
 mod threads;
 mod torch;

@@ -2,6 +2,8 @@
 
 #[path = "../common/formula.rs"]
 mod formula;
+#[path = "../common/tiff.rs"]
+mod tiff;
 
 mod bags;
 mod expression;
@@ -11,7 +13,10 @@ mod her2st_real;
 mod image;
 mod kmeans;
 mod sources;
+mod slides;
+mod stain;
 mod support;
 mod table;
 mod tile;
 mod tile_folder;
+mod tissue;

@@ -1,0 +1,54 @@
+//! From one pair of stains to another.
+
+use super::{Fit, LIGHT, densities};
+
+/// Amounts of two stains as least squares give them: the rows of the
+/// pseudo-inverse of the (3, 2) matrix of their colours.
+pub fn unmixing(stains: &[[f64; 2]; 3]) -> Option<[[f64; 3]; 2]> {
+    let dot = |i: usize, j: usize| -> f64 { stains.iter().map(|row| row[i] * row[j]).sum() };
+    let (a, b, d) = (dot(0, 0), dot(0, 1), dot(1, 1));
+    let determinant = a * d - b * b;
+    // Stains whose colours are less than 2.5 degrees apart cannot be told apart.
+    (determinant > 2e-3 * a * d).then(|| {
+        [
+            std::array::from_fn(|c| (d * stains[c][0] - b * stains[c][1]) / determinant),
+            std::array::from_fn(|c| (a * stains[c][1] - b * stains[c][0]) / determinant),
+        ]
+    })
+}
+
+/// As one matrix on optical densities: unmix, scale, mix with the other colours.
+#[derive(Clone, Debug)]
+pub struct Transfer {
+    matrix: [[f32; 3]; 3],
+    density: [f32; 256],
+}
+
+impl Transfer {
+    pub fn new(from: &Fit, to: &Fit) -> Option<Self> {
+        let unmix = unmixing(&from.stains)?;
+        let scale: [f64; 2] = std::array::from_fn(|s| to.most[s] / from.most[s]);
+        let matrix = std::array::from_fn(|c| {
+            std::array::from_fn(|k| {
+                let sum: f64 = (0..2)
+                    .map(|s| to.stains[c][s] * scale[s] * unmix[s][k])
+                    .sum();
+                sum as f32
+            })
+        });
+        let finite = |m: &[[f32; 3]; 3]| m.iter().flatten().all(|v| v.is_finite());
+        finite(&matrix).then(|| Self {
+            matrix,
+            density: densities().map(|d| d as f32),
+        })
+    }
+
+    pub fn pixel(&self, rgb: [u8; 3]) -> [u8; 3] {
+        let d = rgb.map(|v| self.density[usize::from(v)]);
+        self.matrix.map(|row| {
+            let density = row[0] * d[0] + row[1] * d[1] + row[2] * d[2];
+            // Published code cuts off what is behind the point.
+            (LIGHT as f32 * (-density).exp()).clamp(0.0, 255.0) as u8
+        })
+    }
+}
