@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{EvaluateArgs, FeaturesArgs, SimulateArgs, TrainArgs, console, report};
+use super::{EvaluateArgs, FeaturesArgs, SimulateArgs, TrainArgs, console, report, spots};
 use crate::cohort::Cohort;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -17,6 +17,7 @@ use crate::train::evaluate::{Scores, Summary, write_results};
 use crate::train::features::{extract, published_encoder, random_encoder};
 use crate::train::progress::Control;
 use crate::train::run::HeldOut;
+use crate::train::tcgn::config::TcgnConfig;
 use crate::train::trnasformer;
 
 #[derive(Serialize)]
@@ -215,7 +216,7 @@ pub fn train_trnasformer(
 }
 
 /// The figures as a person reads them.
-fn described(s: &Summary, report: &std::path::Path) -> String {
+pub(super) fn described(s: &Summary, report: &std::path::Path) -> String {
     let mark = if s.same_patient {
         " (same patient)"
     } else {
@@ -227,6 +228,7 @@ fn described(s: &Summary, report: &std::path::Path) -> String {
          Pearson, median    {:.3}{mark}\n\
          Pearson, top 50    {:.3}{mark}\n\
          predicted genes    {} (r > 0, Benjamini-Hochberg {} %){mark}\n\
+{}\
          features           {}\n\
          report             {}",
         s.samples,
@@ -235,6 +237,10 @@ fn described(s: &Summary, report: &std::path::Path) -> String {
         s.top50_pearson,
         s.significant_genes,
         100.0 * s.significance_level,
+        s.reported.as_ref().map_or(String::new(), |r| format!(
+            "Pearson, median    {:.3} of {} reported genes{mark}\n",
+            r.median_pearson, r.genes
+        )),
         s.features,
         report.display()
     )
@@ -257,6 +263,9 @@ pub fn evaluate(
     json: bool,
     control: Control,
 ) -> Result<()> {
+    if TcgnConfig::wrote(&args.run) {
+        return spots::evaluate(args, dtype, device, json, control);
+    }
     let ensemble = Ensemble::read(&args.run, device)?;
     let trained = ensemble.config.features.dtype;
     if dtype.is_some_and(|dtype| dtype != trained) {
@@ -276,11 +285,7 @@ pub fn evaluate(
         slides: args.slides.clone(),
         ..ensemble.config.data.clone()
     };
-    let scored = !args.no_expression
-        && match data.layout {
-            crate::train::config::Layout::Her2st => data.path.join("ST-cnts").is_dir(),
-            crate::train::config::Layout::Tiles => data.expression.is_some(),
-        };
+    let scored = !args.no_expression && data.has_expression();
     if !scored {
         data.expression = None;
     }

@@ -30,13 +30,13 @@ use crate::ops;
 use crate::optim::{AdamW, Goal, Optimizer, ReduceOnPlateau};
 use crate::random::Philox;
 use crate::tensor::Tensor;
-use crate::train::config::{ClusterBy, Network, Precision, TrnasformerConfig};
+use crate::train::config::{ClusterBy, Network, TrnasformerConfig};
 use crate::train::features::{EncoderSource, Features, extract, published_encoder, random_encoder};
 use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::progress::Control;
 use crate::train::run::{
-    Fold, HeldOut, Part, Predicted, claim, epoch_over, folds, held_out, index, json, reserved,
-    shuffled, targets,
+    Fold, HeldOut, Part, Predicted, claim, epoch_over, expression, folds, held_out, index, json,
+    reserved, targets,
 };
 use crate::train::step::TrainingStep;
 
@@ -332,12 +332,7 @@ fn learn(
     device: &Device,
     control: Control,
 ) -> Result<Outcome> {
-    let table = cohort.table.clone();
-    let mut table = table
-        .ok_or_else(|| Error::usage("the cohort has no expression", "give a table or counts"))?;
-    if config.expression.shuffle {
-        table = shuffled(&table, config.seed)?;
-    }
+    let table = expression(cohort, &config.expression, config.seed)?;
     if let Some(at) = features.values.iter().position(|v| !v.is_finite()) {
         let tile = &cohort.tiles[at / features.width];
         return Err(Error::file(
@@ -531,15 +526,11 @@ impl FoldRun<'_> {
             networks.push(history);
             self.predict(&model, &data, &mut predictions)?;
         }
-        let trained: BTreeSet<&str> = (known.iter())
-            .map(|&s| self.cohort.samples[s].patient.as_str())
-            .collect();
-        let sample = |&s: &usize| &self.cohort.samples[s];
-        let test = &self.fold.test;
+        let sides = self.fold.sides(self.cohort);
         let record = FoldRecord {
-            test: test.iter().map(|s| sample(s).id.clone()).collect(),
-            same_patient: (test.iter()).any(|s| trained.contains(sample(s).patient.as_str())),
-            patients: trained.iter().map(|p| (*p).to_owned()).collect(),
+            test: sides.test,
+            same_patient: sides.same_patient,
+            patients: sides.patients,
             genes,
             missing_genes: chosen.missing,
             transforms,
@@ -672,9 +663,7 @@ impl FoldRun<'_> {
             control: self.control,
         };
         let history = part.ready(model.state(), &mut || {
-            if self.config.dtype == Precision::Bf16 {
-                model.state().keep_shadows()?;
-            }
+            self.config.dtype.narrow(model.state())?;
             let rule = AdamW {
                 lr: config.learning_rate,
                 weight_decay: config.weight_decay,
@@ -715,7 +704,7 @@ impl FoldRun<'_> {
                         steps.step(&inputs, random, batch.len())
                     })
                 },
-                &mut || self.validation(&model, data, &validation),
+                &mut || Ok(self.validation(&model, data, &validation)?.into()),
                 self.control,
             )
         })?;

@@ -12,6 +12,10 @@ mod kernels;
 mod predict;
 mod profile;
 mod resume;
+mod spots;
 mod support;
 mod threads;
 mod torch;
+
+#[path = "../common/sections.rs"]
+mod sections;

@@ -14,3 +14,4 @@ mod support;
 mod table;
 mod tile;
 mod tile_folder;
+mod visium;

@@ -11,6 +11,7 @@ mod config;
 mod context;
 mod convnext;
 mod encoder;
+mod explain;
 pub mod graph;
 mod graph_block;
 
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 pub use config::Config;
 pub use context::{Tables, Watch};
+pub use explain::{Edge, Explanation};
 
 use cmt::{Block, BlockShape, PatchEmbed, image, pointwise};
 use config::{REDUCTIONS, STAGES};
