@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{Array, Kind, Weights, hash, map, npy, parse_weights};
+use super::hdf5::{self, Value};
+use super::{Array, Kind, Weights, h5ad, hash, map, npy, parse_weights};
 use crate::error::{Error, Result};
 
 /// A gzip file can unpack to a thousand times its size: a table is streamed,
@@ -40,6 +41,7 @@ pub enum Content {
     Weights(WeightsFacts),
     Array(ArrayFacts),
     Table(TableFacts),
+    Tree(TreeFacts),
     /// In pixels.
     Image {
         width: u32,
@@ -93,6 +95,33 @@ pub struct TableFacts {
     pub ragged: usize,
 }
 
+/// Groups and datasets of an HDF5 file, parents first, each under its path.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TreeFacts {
+    pub objects: Vec<ObjectFacts>,
+    /// Whether there are more than are listed, or groups within each other without end.
+    pub more: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ObjectFacts {
+    /// Empty for the root group.
+    pub path: String,
+    pub attributes: BTreeMap<String, Value>,
+    /// What a dataset has.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<DatasetFacts>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DatasetFacts {
+    pub dtype: String,
+    pub shape: Vec<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<Vec<usize>>,
+    pub packed: bool,
+}
+
 /// Tells what a file is, by its content, and what is in it.
 ///
 /// # Errors
@@ -113,6 +142,11 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
             weights_facts(&parse_weights(path, &bytes)?),
         )),
         Kind::Npy => Some(Content::Array(array_facts(&npy::parse(path, &bytes)?))),
+        Kind::Hdf5 => {
+            let (kind, tree) = tree_facts(path)?;
+            inspection.kind = kind;
+            Some(Content::Tree(tree))
+        }
         Kind::Png => Some(png_size(path, &bytes)?),
         Kind::Jpeg => Some(jpeg_size(path, &bytes)?),
         Kind::Gzip => {
@@ -145,6 +179,65 @@ pub fn inspect(path: impl AsRef<Path>) -> Result<Inspection> {
         _ => None,
     };
     Ok(inspection)
+}
+
+/// How many objects are listed, and how deep. A group may hold itself.
+const MOST_OBJECTS: usize = 2000;
+const DEEPEST: usize = 16;
+
+fn tree_facts(path: &Path) -> Result<(Kind, TreeFacts)> {
+    hdf5::contained(path, || {
+        let file = hdf5::File::open(path)?;
+        let kind = match h5ad::is_anndata(&file) {
+            true => Kind::H5ad,
+            false => Kind::Hdf5,
+        };
+        let mut tree = TreeFacts {
+            objects: Vec::new(),
+            more: false,
+        };
+        list_group(&file, String::new(), 0, &mut tree)?;
+        Ok((kind, tree))
+    })
+}
+
+fn list_group(file: &hdf5::File, path: String, depth: usize, tree: &mut TreeFacts) -> Result<()> {
+    if tree.objects.len() >= MOST_OBJECTS || depth > DEEPEST {
+        tree.more = true;
+        return Ok(());
+    }
+    let names = file.names(&path)?;
+    let inner = |name: String| match path.as_str() {
+        "" => name,
+        outer => format!("{outer}/{name}"),
+    };
+    tree.objects.push(ObjectFacts {
+        attributes: file.attributes(&path)?,
+        path: path.clone(),
+        dataset: None,
+    });
+    for name in names.datasets {
+        if tree.objects.len() >= MOST_OBJECTS {
+            tree.more = true;
+            return Ok(());
+        }
+        let path = inner(name);
+        let facts = file.facts(&path)?;
+        tree.objects.push(ObjectFacts {
+            attributes: file.attributes(&path)?,
+            path,
+            dataset: Some(DatasetFacts {
+                dtype: facts.kind.to_string(),
+                shape: facts.shape,
+                chunks: facts.chunks,
+                packed: facts.packed,
+            }),
+        });
+    }
+    for name in names.groups {
+        list_group(file, inner(name), depth + 1, tree)?;
+    }
+    Ok(())
 }
 
 fn damaged_gzip(path: &Path, e: &io::Error) -> Error {
@@ -404,6 +497,7 @@ impl fmt::Display for Inspection {
             Some(Content::Weights(weights)) => write!(f, "\n{weights}"),
             Some(Content::Array(array)) => write!(f, "\n{array}"),
             Some(Content::Table(table)) => write!(f, "\n{table}"),
+            Some(Content::Tree(tree)) => write!(f, "{tree}"),
             Some(Content::Image { width, height }) => {
                 write!(f, "\npixels      {width} wide, {height} high")
             }
@@ -426,6 +520,36 @@ impl fmt::Display for WeightsFacts {
             write!(f, "\n  {key:width$}  {dtype:4}  {shape:?}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for TreeFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let long = |o: &ObjectFacts| o.path.chars().count() + 1;
+        let width = self.objects.iter().map(long).max().unwrap_or(0).min(60);
+        for object in &self.objects {
+            let path = format!("/{}", object.path.escape_debug());
+            match &object.dataset {
+                None => write!(f, "\n  {path}")?,
+                Some(d) => {
+                    write!(f, "\n  {path:width$}  {:4}  {:?}", d.dtype, d.shape)?;
+                    if let Some(chunks) = &d.chunks {
+                        write!(f, ", chunks {chunks:?}")?;
+                    }
+                    if d.packed {
+                        f.write_str(", packed")?;
+                    }
+                }
+            }
+            for (name, value) in &object.attributes {
+                let value: String = value.to_string().chars().take(100).collect();
+                write!(f, "\n      {} = {value}", name.escape_debug())?;
+            }
+        }
+        match self.more {
+            true => f.write_str("\n  ... and more"),
+            false => Ok(()),
+        }
     }
 }
 

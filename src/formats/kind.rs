@@ -18,6 +18,9 @@ pub enum Kind {
     /// A pickle that torch.save did not write.
     Pickle,
     Gzip,
+    Hdf5,
+    /// AnnData in HDF5; told from other HDF5 by [`super::inspect()`].
+    H5ad,
     Csv,
     Tsv,
     Png,
@@ -56,9 +59,20 @@ impl Kind {
             [0x80, 2..=5, ..] => Self::Pickle,
             // A length, then the header: an object, in practice without space before it.
             [_, _, _, _, _, _, 0, 0, b'{', ..] => Self::Safetensors,
+            _ if is_hdf5(bytes) => Self::Hdf5,
             _ => Self::Unknown,
         }
     }
+}
+
+/// The signature stands at the start, or after a user block of 512 bytes, or of
+/// twice that, and so on.
+fn is_hdf5(bytes: &[u8]) -> bool {
+    let starts = std::iter::once(0).chain((9..40).map(|power| 1u64 << power));
+    starts
+        .take_while(|&start| start < bytes.len() as u64)
+        .filter_map(|start| bytes.get(usize::try_from(start).ok()?..))
+        .any(|at| at.starts_with(b"\x89HDF\r\n\x1a\n"))
 }
 
 impl fmt::Display for Kind {
@@ -71,6 +85,8 @@ impl fmt::Display for Kind {
             Self::Zip => "a zip archive",
             Self::Pickle => "a Python pickle",
             Self::Gzip => "gzip-compressed data",
+            Self::Hdf5 => "an HDF5 file",
+            Self::H5ad => "an AnnData object (.h5ad)",
             Self::Csv => "a comma-separated table",
             Self::Tsv => "a tab-separated table",
             Self::Png => "a PNG image",

@@ -2,7 +2,8 @@
 //!
 //! - [`read_weights`]: `.pth`/`.pt` (zip and legacy) and safetensors, told apart
 //!   by their content; [`safetensors::write`] writes.
-//! - [`npy`]: NumPy arrays. [`inspect()`]: what is in a file. [`atomic`]: the one
+//! - [`npy`]: NumPy arrays. [`hdf5`]: trees of arrays; [`h5ad`]: AnnData in them.
+//! - [`inspect()`]: what is in a file. [`atomic`]: the one
 //!   way in which files are written. [`hash`]: SHA-256.
 //!
 //! Every reader works on a memory map and checks a claimed size against what
@@ -13,7 +14,9 @@
 mod array;
 pub mod atomic;
 mod gather;
+pub mod h5ad;
 pub mod hash;
+pub mod hdf5;
 pub mod inspect;
 mod kind;
 pub mod npy;

@@ -3,6 +3,8 @@
 
 mod arrays;
 mod atomic;
+mod h5ad;
+mod hdf5;
 mod hostile;
 mod inspection;
 mod keys;

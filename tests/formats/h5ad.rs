@@ -1,0 +1,110 @@
+//! AnnData against anndata's files (fixtures/make_hdf5.py) and its own.
+
+use eosin::DType;
+use eosin::formats::h5ad::{self, AnnData, Column, Frame, Matrix};
+use eosin::formats::{Array, hdf5};
+
+use crate::{assert_array, assert_says, fixture, refusal};
+
+fn strings(all: &[&str]) -> Vec<String> {
+    all.iter().map(|t| (*t).to_owned()).collect()
+}
+
+#[test]
+fn files_of_anndata_are_read() {
+    for name in ["dense.h5ad", "csr.h5ad", "csc.h5ad"] {
+        let data = h5ad::read(fixture(name)).unwrap();
+        assert_eq!(data.obs.names, ["s1", "s2", "s3"], "{name}");
+        assert_eq!(data.var.names, ["TP53", "ERBB2"]);
+        let x = data.x.as_ref().unwrap();
+        assert_eq!(matches!(x, Matrix::Dense(_)), name == "dense.h5ad");
+        assert_eq!(x.to_dense().unwrap(), [0.0, 1.5, 0.0, 0.0, 2.5, 3.0], "{name}");
+        let slide = data.obs.column("slide").unwrap();
+        assert_eq!(
+            *slide,
+            Column::Categories {
+                codes: vec![1, 0, 1],
+                categories: strings(&["A", "B"]),
+                ordered: false,
+            }
+        );
+        assert_eq!(slide.to_texts(), ["B", "A", "B"]);
+        assert_eq!(data.obs.column("note").unwrap().to_texts(), ["one", "two", "three"]);
+        assert_eq!(data.obs.column("count").unwrap().to_texts(), ["1", "2", "3"]);
+        assert_eq!(data.obs.column("share").unwrap().to_texts(), ["0.5", "", "0.25"]);
+        assert_eq!(data.obs.column("kept").unwrap().to_texts(), ["1", "0", "1"]);
+        assert_eq!(data.var.column("gene_ids").unwrap().to_texts(), ["ENSG01.2", "ENSG02.1"]);
+        let spatial = &data.obsm["spatial"];
+        assert_array(spatial, DType::F64, &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let counts = h5ad::read_matrix(fixture(name), "layers/counts").unwrap().x.unwrap();
+        assert_eq!(counts.to_dense().unwrap(), [1.0, 0.0, 2.0, 3.0, 0.0, 4.0]);
+    }
+    let text = refusal(h5ad::read_matrix(fixture("csr.h5ad"), "layers/none"));
+    assert_says(&text, &["csr.h5ad", "layers/none"]);
+    assert_says(&refusal(h5ad::read(fixture("h5py.h5"))), &["no AnnData object"]);
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("made.h5ad");
+    for name in ["dense.h5ad", "csr.h5ad", "csc.h5ad"] {
+        let data = h5ad::read(fixture(name)).unwrap();
+        h5ad::write(&path, &data).unwrap();
+        let again = h5ad::read(&path).unwrap();
+        // NaN is not equal to itself.
+        assert_eq!(format!("{again:?}"), format!("{data:?}"), "{name}");
+    }
+    let bare = AnnData::dense(strings(&["a"]), strings(&["g", "h"]), &[1.0, 2.0]).unwrap();
+    h5ad::write(&path, &bare).unwrap();
+    assert_eq!(h5ad::read(&path).unwrap(), bare);
+    let none = AnnData {
+        obs: Frame::new(Vec::new()),
+        ..AnnData::default()
+    };
+    h5ad::write(&path, &none).unwrap();
+    assert_eq!(h5ad::read(&path).unwrap(), none);
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("made.h5ad");
+    let whole = h5ad::read(fixture("csr.h5ad")).unwrap();
+    let mut data = whole.clone();
+    data.obs.names.pop();
+    assert_says(&refusal(h5ad::write(&path, &data)), &["`X`", "[3, 2]"]);
+    let mut data = whole.clone();
+    data.obs.columns.push(("short".to_owned(), Column::Text(Vec::new())));
+    assert_says(&refusal(h5ad::write(&path, &data)), &["`obs/short`", "0 rows for 3 names"]);
+    let mut data = whole.clone();
+    if let Some(Matrix::Sparse(sparse)) = &mut data.x {
+        sparse.places[0] = 2;
+    }
+    assert_says(&refusal(h5ad::write(&path, &data)), &["index 2 is past the end of 2"]);
+    assert!(!path.exists());
+
+    // The same in a file, written part by part.
+    let ints = |values: &[i64]| Array::from_i64(&[values.len()], values).unwrap();
+    for (starts, places, problem) in [
+        (vec![0, 1], vec![0], "indptr has 2 entries"),
+        (vec![0, 1, 0, 1], vec![0], "does not deal out"),
+        (vec![0, 1, 1, 1], vec![2], "index 2 is past"),
+        (vec![0, 1, 1, 1], vec![-1], "negative"),
+        (vec![0, 1, 1, 2], vec![0], "does not deal out"),
+    ] {
+        let frame = |names: &[&str]| {
+            let mut group = hdf5::Group::new();
+            group.attribute("_index", "names").dataset("names", strings(names));
+            group
+        };
+        let mut x = hdf5::Group::new();
+        x.attribute("encoding-type", "csr_matrix").attribute("shape", vec![3, 2]);
+        x.dataset("indptr", ints(&starts)).dataset("indices", ints(&places));
+        x.dataset("data", Array::from_f32(&[1], &[1.0]).unwrap());
+        let mut root = hdf5::Group::new();
+        root.group("X", x).group("obs", frame(&["a", "b", "c"])).group("var", frame(&["g", "h"]));
+        hdf5::write(&path, &root).unwrap();
+        assert_says(&refusal(h5ad::read(&path)), &["made.h5ad: `X", problem]);
+    }
+}
