@@ -8,11 +8,13 @@ use serde::Serialize;
 
 use super::run::described;
 use super::{EvaluateArgs, TrainArgs, console};
-use crate::cohort::{Cohort, grid, her2st};
+use crate::cohort::{Cohort, Sample, grid, her2st};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::{Table, table};
+use crate::formats::Array;
 use crate::formats::atomic::{create_dir_all, write_bytes};
+use crate::formats::h5ad::{self, AnnData, Column};
 use crate::report::{Panel, TissueMap, picture};
 use crate::slides::{Rgb8, image, tile};
 use crate::tensor::Tensor;
@@ -31,6 +33,8 @@ const BATCH: usize = 16;
 const DRAWN: usize = 4;
 /// The longer side of a section in a map, in pixels.
 const MAP_PX: usize = 900;
+/// Side of an explained tile, in pixels, at least.
+const SHOWN_PX: usize = 600;
 
 pub fn train_tcgn(
     args: &TrainArgs,
@@ -408,6 +412,9 @@ fn finish(
         table::write(&path, &pseudo_bulk(predictor, &held)?)?;
         text += &format!("\npseudo-bulk        {}", path.display());
     }
+    let path = out.join("predictions.h5ad");
+    h5ad::write(&path, &annotated(&cohort, &held)?)?;
+    text += &format!("\nspots x genes      {}", path.display());
     let genes = drawn(maps, &held, scores.as_ref());
     result.maps = draw(&cohort, &held, &genes, &out.join("maps"), control)?;
     text += &format!(
@@ -426,6 +433,32 @@ fn as_table(held: &HeldOut, values: Vec<f32>) -> Table {
         genes: held.genes.clone(),
         values,
     }
+}
+
+/// Predictions with the spots' sections, patients and places in their images; what was
+/// measured is beside the places.
+fn annotated(cohort: &Cohort, held: &HeldOut) -> Result<AnnData> {
+    let genes = held.genes.clone();
+    let mut data = AnnData::dense(held.samples.clone(), genes, &held.predicted)?;
+    let text =
+        |of: &dyn Fn(&Sample) -> String| Column::Text(cohort.samples.iter().map(of).collect());
+    data.obs.columns = vec![
+        ("section".into(), text(&|s| s.slide.clone())),
+        ("patient".into(), text(&|s| s.patient.clone())),
+    ];
+    let unknown = (f64::NAN, f64::NAN);
+    let places: Vec<f32> = (held.positions.iter())
+        .map(|place| place.unwrap_or(unknown))
+        .flat_map(|(x, y)| [x as f32, y as f32])
+        .collect();
+    let spots = held.samples.len();
+    let spatial = Array::from_f32(&[spots, 2], &places)?;
+    data.obsm.insert("spatial".into(), spatial);
+    if !held.measured.is_empty() {
+        let measured = Array::from_f32(&[spots, held.genes.len()], &held.measured)?;
+        data.obsm.insert("measured".into(), measured);
+    }
+    Ok(data)
 }
 
 /// The sum over each section's spots of what is predicted, on the scale of counts per
@@ -686,7 +719,9 @@ pub fn explain(args: &ExplainArgs, device: &Device, json: bool, control: Control
     let x: Tensor = images(&values, 1, px)?.to(device)?;
 
     create_dir_all(&args.out)?;
-    let shown = tile::resize(&cut, 3 * px, 3 * px)?;
+    // Of a size to look at, whatever the network sees.
+    let side = px * SHOWN_PX.div_ceil(px.max(1));
+    let shown = tile::resize(&cut, side, side)?;
     let mut result = Explanations {
         layer: args.layer.clone(),
         genes: Vec::new(),

@@ -6,6 +6,7 @@
 //! spatial/scalefactors_json.json         spot_diameter_fullres, tissue_hires_scalef
 //! spatial/tissue_hires_image.png
 //! filtered_feature_bc_matrix/            matrix.mtx.gz barcodes.tsv.gz features.tsv.gz
+//!   or filtered_feature_bc_matrix.h5
 //! ```
 //!
 //! The root is one such folder, or holds one folder `<section>/` or
@@ -32,6 +33,7 @@ use super::tiles::read_of_slides;
 use super::{Cohort, Skipped, SourceImage, entries, name, names_image};
 use crate::error::{Error, Result};
 use crate::expression::Table;
+use crate::formats::hdf5;
 use crate::slides::tile;
 
 /// Micrometres that `spot_diameter_fullres` pixels are, as Space Ranger defines it.
@@ -316,25 +318,88 @@ fn counts(outs: &Path) -> Result<Table> {
     if folder.is_dir() {
         return matrix_market(&folder);
     }
+    let file = outs.join("filtered_feature_bc_matrix.h5");
+    if file.is_file() {
+        return matrix_h5(&file);
+    }
     Err(Error::file(
         outs,
         "",
-        "has no folder filtered_feature_bc_matrix",
+        "has neither filtered_feature_bc_matrix.h5 nor the folder of that name",
         "give the whole folder `outs` of Space Ranger",
     ))
 }
 
+/// Cell Ranger's HDF5: compressed columns, one for each barcode.
+fn matrix_h5(path: &Path) -> Result<Table> {
+    let file = hdf5::File::open(path)?;
+    let wrong = |problem: String| {
+        let remedy = "give the matrix that Space Ranger wrote";
+        Error::file(path, "group `matrix`", problem, remedy)
+    };
+    let numbers = |dataset: &str| -> Result<Vec<usize>> {
+        let values = file.array(&format!("matrix/{dataset}"))?.to_i64()?;
+        let whole = values.into_iter().map(usize::try_from);
+        whole
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|_| wrong(format!("`{dataset}` has a number below 0")))
+    };
+    let texts = |dataset: &str| file.texts(&format!("matrix/{dataset}"));
+    let barcodes = texts("barcodes")?;
+    let features = [
+        texts("features/id")?,
+        texts("features/name")?,
+        texts("features/feature_type")?,
+    ];
+    let (starts, places) = (numbers("indptr")?, numbers("indices")?);
+    let counts = file.array("matrix/data")?;
+    let counts: Vec<f32> = counts.iter_f64().map(|v| v as f32).collect();
+    let count = features[0].len();
+    if features.iter().any(|f| f.len() != count) || starts.len() != barcodes.len() + 1 {
+        return Err(wrong(format!(
+            "has {} columns for {} barcodes, and features of {:?} names",
+            starts.len().saturating_sub(1),
+            barcodes.len(),
+            features.each_ref().map(Vec::len)
+        )));
+    }
+    if places.len() != counts.len()
+        || starts.first() != Some(&0)
+        || starts.last() != Some(&places.len())
+        || !starts.is_sorted()
+        || places.iter().any(|&g| g >= count)
+        || counts.iter().any(|v| !v.is_finite() || *v < 0.0)
+    {
+        return Err(wrong("has columns that do not fit its entries".into()));
+    }
+    let [ids, symbols, kinds] = features;
+    let rows = ids.into_iter().zip(symbols).zip(kinds);
+    let mut entries = Vec::with_capacity(counts.len());
+    for (barcode, ends) in starts.windows(2).enumerate() {
+        let column = places[ends[0]..ends[1]]
+            .iter()
+            .zip(&counts[ends[0]..ends[1]]);
+        entries.extend(column.map(|(&gene, &count)| (gene as u32, barcode as u32, count)));
+    }
+    let sparse = Sparse {
+        barcodes,
+        genes: gene_names(rows.map(|((id, symbol), kind)| [id, symbol, kind])),
+        entries,
+    };
+    sparse.dense(path)
+}
+
 /// The counts of one section as they are stored: gene, barcode, count.
-pub(super) struct Sparse {
-    pub barcodes: Vec<String>,
+struct Sparse {
+    barcodes: Vec<String>,
     /// Name of each row; `None` for one that is no gene.
-    pub genes: Vec<Option<String>>,
-    pub entries: Vec<(u32, u32, f32)>,
+    genes: Vec<Option<String>>,
+    entries: Vec<(u32, u32, f32)>,
 }
 
 impl Sparse {
     /// The genes with a count.
-    pub(super) fn dense(self, path: &Path) -> Result<Table> {
+    fn dense(self, path: &Path) -> Result<Table> {
         let mut used = vec![false; self.genes.len()];
         for &(gene, _, count) in &self.entries {
             used[gene as usize] |= count > 0.0;
@@ -377,7 +442,7 @@ impl Sparse {
 }
 
 /// Names of rows by symbol; a symbol that stands before by its id.
-pub(super) fn gene_names(rows: impl Iterator<Item = [String; 3]>) -> Vec<Option<String>> {
+fn gene_names(rows: impl Iterator<Item = [String; 3]>) -> Vec<Option<String>> {
     let mut seen = HashSet::new();
     let mut named = |[id, symbol, kind]: [String; 3]| {
         if !kind.is_empty() && kind != "Gene Expression" {

@@ -103,11 +103,20 @@ impl Column {
                 codes, categories, ..
             } => {
                 let category = |&code: &i64| categories.get(usize::try_from(code).ok()?).cloned();
-                codes.iter().map(|c| category(c).unwrap_or_default()).collect()
+                codes
+                    .iter()
+                    .map(|c| category(c).unwrap_or_default())
+                    .collect()
             }
             Self::Number(array) => array
                 .iter_f64()
-                .map(|v| if v.is_nan() { String::new() } else { v.to_string() })
+                .map(|v| {
+                    if v.is_nan() {
+                        String::new()
+                    } else {
+                        v.to_string()
+                    }
+                })
                 .collect(),
         }
     }
@@ -243,7 +252,8 @@ pub fn of(file: &File, matrix: &str) -> Result<AnnData> {
             let [rows, columns] = x.shape();
             if [rows, columns] != [obs.names.len(), var.names.len()] {
                 let (obs, var) = (obs.names.len(), var.names.len());
-                let problem = format!("is {rows} x {columns} for {obs} observations, {var} variables");
+                let problem =
+                    format!("is {rows} x {columns} for {obs} observations, {var} variables");
                 return Err(unfit(file, matrix, problem));
             }
         }
@@ -256,7 +266,8 @@ pub fn of(file: &File, matrix: &str) -> Result<AnnData> {
                 };
                 let array = file.array(&at)?;
                 if array.shape.first() != Some(&obs.names.len()) {
-                    let problem = format!("is {:?} for {} observations", array.shape, obs.names.len());
+                    let problem =
+                        format!("is {:?} for {} observations", array.shape, obs.names.len());
                     return Err(unfit(file, &at, problem));
                 }
                 obsm.insert(name, array);
@@ -284,7 +295,11 @@ fn encoding(file: &File, object: &str) -> Result<(BTreeMap<String, Value>, Strin
 
 fn frame(file: &File, at: &str) -> Result<Frame> {
     if !file.has_group(at) {
-        return Err(unfit(file, at, "is no group, as anndata before 0.7 wrote it"));
+        return Err(unfit(
+            file,
+            at,
+            "is no group, as anndata before 0.7 wrote it",
+        ));
     }
     let (attributes, _) = encoding(file, at)?;
     let named = attributes.get("_index").and_then(Value::as_text);
@@ -295,7 +310,9 @@ fn frame(file: &File, at: &str) -> Result<Frame> {
         Some(order) => order.to_vec(),
         None => {
             let all = members.datasets.iter().chain(&members.groups);
-            all.filter(|n| **n != index && *n != "__categories").cloned().collect()
+            all.filter(|n| **n != index && *n != "__categories")
+                .cloned()
+                .collect()
         }
     };
     let mut columns = Vec::with_capacity(order.len());
@@ -359,7 +376,11 @@ fn column(file: &File, frame: &str, name: &str) -> Result<Column> {
 fn same_length(file: &File, at: &str, values: usize, mask: usize) -> Result<()> {
     match values == mask {
         true => Ok(()),
-        false => Err(unfit(file, at, format!("has {values} values and {mask} marks"))),
+        false => Err(unfit(
+            file,
+            at,
+            format!("has {values} values and {mask} marks"),
+        )),
     }
 }
 
@@ -456,7 +477,10 @@ pub fn write(path: impl AsRef<Path>, data: &AnnData) -> Result<()> {
             return refuse("X", problem);
         }
         if x.shape() != [rows, columns] {
-            return refuse("X", format!("is {:?} for {rows} x {columns} names", x.shape()));
+            return refuse(
+                "X",
+                format!("is {:?} for {rows} x {columns} names", x.shape()),
+            );
         }
         match x {
             Matrix::Dense(array) => {
@@ -514,7 +538,11 @@ fn texts(texts: Vec<String>) -> Dataset {
 }
 
 fn stored(sparse: &Sparse) -> Result<Group> {
-    let kind = if sparse.by_row { "csr_matrix" } else { "csc_matrix" };
+    let kind = if sparse.by_row {
+        "csr_matrix"
+    } else {
+        "csc_matrix"
+    };
     let mut group = encoded(kind, "0.1.0");
     group.attribute("shape", vec![sparse.rows as i64, sparse.columns as i64]);
     let places = |values: &[usize]| -> Result<Dataset> {

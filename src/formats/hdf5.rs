@@ -397,7 +397,9 @@ impl File {
     /// # Errors
     /// No such dataset; a damaged file; dimensions whose product overflows.
     pub fn facts(&self, dataset: &str) -> Result<Facts> {
-        contained(&self.path, || self.facts_of(&self.dataset(dataset)?, dataset))
+        contained(&self.path, || {
+            self.facts_of(&self.dataset(dataset)?, dataset)
+        })
     }
 
     /// A whole dataset of numbers or bools.
@@ -760,7 +762,12 @@ impl Group {
     fn check(&self, path: &Path, at: &str) -> Result<()> {
         check_names(path, at, "attribute", self.attributes.iter().map(|a| &a.0))?;
         let names = self.datasets.iter().map(|d| &d.0);
-        check_names(path, at, "member", names.chain(self.groups.iter().map(|g| &g.0)))
+        check_names(
+            path,
+            at,
+            "member",
+            names.chain(self.groups.iter().map(|g| &g.0)),
+        )
     }
 
     fn fill(&self, made: &mut hdf5_pure::GroupBuilder, path: &Path, at: &str) -> Result<()> {
@@ -833,7 +840,8 @@ impl Dataset {
                     return Err(refuse(format!("a fixed text with a zero byte, {text:?}")));
                 }
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-                made.with_strings(&texts).map_err(|e| refuse(e.to_string()))?
+                made.with_strings(&texts)
+                    .map_err(|e| refuse(e.to_string()))?
             }
         };
         let extents: Vec<u64> = shape.iter().map(|&d| d as u64).collect();

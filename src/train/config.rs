@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cohort::{self, Cohort};
 use crate::dtype::DType;
@@ -517,7 +518,7 @@ pub struct TrnasformerConfig {
     pub data: DataConfig,
     #[serde(default = "densenet")]
     pub features: FeatureConfig,
-    #[serde(default = "log10p1")]
+    #[serde(default = "log10p1", deserialize_with = "read_log10p1")]
     pub expression: ExpressionConfig,
     #[serde(default)]
     pub split: SplitConfig,
@@ -543,6 +544,25 @@ fn log10p1() -> ExpressionConfig {
         transforms: vec![Transform::Log10p1],
         ..ExpressionConfig::default()
     }
+}
+
+fn read_log10p1<'de, D: Deserializer<'de>>(from: D) -> Result<ExpressionConfig, D::Error> {
+    read_expression(from, log10p1())
+}
+
+/// A section of a run file in which `transforms` are those of `default` when left out,
+/// as they are when the whole section is.
+pub(super) fn read_expression<'de, D: Deserializer<'de>>(
+    from: D,
+    default: ExpressionConfig,
+) -> Result<ExpressionConfig, D::Error> {
+    let mut table = toml::Table::deserialize(from)?;
+    if !table.contains_key("transforms") {
+        let names = default.transforms.iter().map(|t| t.to_string().into());
+        table.insert("transforms".into(), toml::Value::Array(names.collect()));
+    }
+    let read = toml::Value::Table(table).try_into();
+    read.map_err(|e: toml::de::Error| D::Error::custom(e.message()))
 }
 
 /// What tells a slide's tiles apart when they are clustered.

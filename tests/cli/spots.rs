@@ -15,6 +15,7 @@ fn run_file(folder: &Path) -> std::path::PathBuf {
     let text = format!(
         "seed = 2\n\
          [data]\nlayout = \"her2st\"\npath = {:?}\nspot_um = {}\n\
+         [expression]\nmin_detected = 0.0\n\
          [genes]\nreport = \"report.txt\"\n\
          [[split.folds]]\ntrain = [\"A1\", \"A2\"]\nvalidation = [\"B1\"]\ntest = [\"C1\"]\n\
          [model.sizes]\nimage = 64\nstem = 4\nwidths = [4, 8, 12, 16]\nhidden = [8, 16, 24, 32]\n\
@@ -37,6 +38,12 @@ fn is_png(path: &Path) -> bool {
 fn a_section_is_trained_predicted_drawn_and_explained() {
     let folder = scratch();
     let at = |name: &str| folder.path().join(name);
+    let read = |path: &Path| fs::read_to_string(path).expect("a table");
+    let numbers = |path: &Path| -> Vec<f64> {
+        let text = read(path);
+        let cells = text.lines().skip(1).flat_map(|l| l.split(',').skip(1));
+        cells.map(|c| c.parse().expect("a number")).collect()
+    };
     let (config, run) = (run_file(folder.path()), at("run"));
     let train = [
         "train",
@@ -59,6 +66,12 @@ fn a_section_is_trained_predicted_drawn_and_explained() {
     ] {
         assert!(run.join(file).is_file(), "no {file}");
     }
+    // The published scale, although the section names something else: log10 of counts per
+    // 10,000 is 4 at most.
+    let highest = numbers(&run.join("measured.csv"))
+        .into_iter()
+        .fold(0.0, f64::max);
+    assert!((3.5..4.0).contains(&highest), "{highest}");
     fails(train, &["holds a run already", "--resume"]);
 
     // The held-out section again, as a folder: the same numbers, and maps.
@@ -80,12 +93,6 @@ fn a_section_is_trained_predicted_drawn_and_explained() {
     ]);
     assert_eq!((&again["spots"], &again["genes"]), (&12.into(), &4.into()));
     assert_eq!(again["scores"]["same_patient"], false);
-    let read = |path: &Path| fs::read_to_string(path).expect("a table");
-    let numbers = |path: &Path| -> Vec<f64> {
-        let text = read(path);
-        let cells = text.lines().skip(1).flat_map(|l| l.split(',').skip(1));
-        cells.map(|c| c.parse().expect("a number")).collect()
-    };
     let (a, b) = (
         numbers(&run.join("predictions.csv")),
         numbers(&out.join("predictions.csv")),
@@ -98,6 +105,18 @@ fn a_section_is_trained_predicted_drawn_and_explained() {
         assert!(svg.contains("measured") && svg.contains("predicted"));
         assert_eq!(svg.matches("<circle").count(), 24);
     }
+    let annotated = eosin::formats::h5ad::read(out.join("predictions.h5ad")).expect("AnnData");
+    assert_eq!(annotated.var.names, sections::GENES);
+    assert_eq!(annotated.obs.names.len(), 12);
+    let sections = annotated.obs.column("section").expect("sections");
+    assert_eq!(sections.to_texts(), vec!["C1"; 12]);
+    assert_eq!(annotated.obsm["spatial"].shape, [12, 2]);
+    let x = annotated.x.expect("values").to_dense().expect("values");
+    assert!(
+        x.iter()
+            .zip(&b)
+            .all(|(x, b)| (f64::from(*x) - b).abs() < 1e-6)
+    );
     // Every spot sums to 10,000 where counts are as measured; predictions are near.
     let bulk: f64 = numbers(&out.join("pseudo_bulk.csv")).iter().sum();
     assert!(bulk > 0.0 && bulk.is_finite());

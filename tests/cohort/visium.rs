@@ -4,6 +4,7 @@ use std::path::Path;
 
 use eosin::cohort::her2st::{Options, Unit};
 use eosin::cohort::visium::read;
+use eosin::formats::{Array, hdf5};
 
 use crate::support::{gzip, picture, put, put_png, refused};
 
@@ -81,6 +82,42 @@ fn spots_counts_and_names_are_joined() {
     };
     let cohort = read(&root, None, &by_length).unwrap();
     assert_eq!(cohort.tiles[0].size_px, 40);
+}
+
+/// The matrix of the folder, as Space Ranger packs it into one file.
+#[test]
+fn one_file_gives_the_counts_that_the_folder_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    outs(folder.path());
+    let plain = read(folder.path(), None, &options()).unwrap();
+    std::fs::remove_dir_all(folder.path().join("filtered_feature_bc_matrix")).unwrap();
+    let path = folder.path().join("filtered_feature_bc_matrix.h5");
+    let texts = |text: &str, column: usize| {
+        let cell = |line: &str| line.split('\t').nth(column).unwrap().to_owned();
+        hdf5::Dataset::fixed_texts(text.lines().map(cell).collect())
+    };
+    let write = |indices: &[i64]| {
+        let mut features = hdf5::Group::new();
+        for (column, name) in ["id", "name", "feature_type"].into_iter().enumerate() {
+            features.dataset(name, texts(FEATURES, column));
+        }
+        let numbers = |values: &[i64]| Array::from_i64(&[values.len()], values).unwrap();
+        let mut matrix = hdf5::Group::new();
+        matrix.dataset("barcodes", texts(BARCODES, 0));
+        matrix.dataset("data", numbers(&[3, 5, 7, 9, 1, 1]));
+        matrix.dataset("indices", numbers(indices));
+        matrix.dataset("indptr", numbers(&[0, 2, 4, 5, 6]));
+        matrix.dataset("shape", numbers(&[5, 4]));
+        matrix.group("features", features);
+        let mut root = hdf5::Group::new();
+        root.group("matrix", matrix);
+        hdf5::write(&path, &root).unwrap();
+    };
+    write(&[0, 1, 2, 3, 0, 1]);
+    assert_eq!(read(folder.path(), None, &options()).unwrap(), plain);
+    write(&[0, 1, 2, 9, 0, 1]);
+    let parts = ["filtered_feature_bc_matrix.h5", "do not fit"];
+    refused(read(folder.path(), None, &options()), &parts);
 }
 
 #[test]

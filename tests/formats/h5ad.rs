@@ -18,7 +18,11 @@ fn files_of_anndata_are_read() {
         assert_eq!(data.var.names, ["TP53", "ERBB2"]);
         let x = data.x.as_ref().unwrap();
         assert_eq!(matches!(x, Matrix::Dense(_)), name == "dense.h5ad");
-        assert_eq!(x.to_dense().unwrap(), [0.0, 1.5, 0.0, 0.0, 2.5, 3.0], "{name}");
+        assert_eq!(
+            x.to_dense().unwrap(),
+            [0.0, 1.5, 0.0, 0.0, 2.5, 3.0],
+            "{name}"
+        );
         let slide = data.obs.column("slide").unwrap();
         assert_eq!(
             *slide,
@@ -29,19 +33,42 @@ fn files_of_anndata_are_read() {
             }
         );
         assert_eq!(slide.to_texts(), ["B", "A", "B"]);
-        assert_eq!(data.obs.column("note").unwrap().to_texts(), ["one", "two", "three"]);
-        assert_eq!(data.obs.column("count").unwrap().to_texts(), ["1", "2", "3"]);
-        assert_eq!(data.obs.column("share").unwrap().to_texts(), ["0.5", "", "0.25"]);
+        assert_eq!(
+            data.obs.column("note").unwrap().to_texts(),
+            ["one", "two", "three"]
+        );
+        assert_eq!(
+            data.obs.column("count").unwrap().to_texts(),
+            ["1", "2", "3"]
+        );
+        assert_eq!(
+            data.obs.column("share").unwrap().to_texts(),
+            ["0.5", "", "0.25"]
+        );
         assert_eq!(data.obs.column("kept").unwrap().to_texts(), ["1", "0", "1"]);
-        assert_eq!(data.var.column("gene_ids").unwrap().to_texts(), ["ENSG01.2", "ENSG02.1"]);
+        assert_eq!(
+            data.var.column("gene_ids").unwrap().to_texts(),
+            ["ENSG01.2", "ENSG02.1"]
+        );
         let spatial = &data.obsm["spatial"];
-        assert_array(spatial, DType::F64, &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
-        let counts = h5ad::read_matrix(fixture(name), "layers/counts").unwrap().x.unwrap();
+        assert_array(
+            spatial,
+            DType::F64,
+            &[3, 2],
+            &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        );
+        let counts = h5ad::read_matrix(fixture(name), "layers/counts")
+            .unwrap()
+            .x
+            .unwrap();
         assert_eq!(counts.to_dense().unwrap(), [1.0, 0.0, 2.0, 3.0, 0.0, 4.0]);
     }
     let text = refusal(h5ad::read_matrix(fixture("csr.h5ad"), "layers/none"));
     assert_says(&text, &["csr.h5ad", "layers/none"]);
-    assert_says(&refusal(h5ad::read(fixture("h5py.h5"))), &["no AnnData object"]);
+    assert_says(
+        &refusal(h5ad::read(fixture("h5py.h5"))),
+        &["no AnnData object"],
+    );
 }
 
 #[test]
@@ -75,13 +102,21 @@ fn parts_that_do_not_fit_are_refused() {
     data.obs.names.pop();
     assert_says(&refusal(h5ad::write(&path, &data)), &["`X`", "[3, 2]"]);
     let mut data = whole.clone();
-    data.obs.columns.push(("short".to_owned(), Column::Text(Vec::new())));
-    assert_says(&refusal(h5ad::write(&path, &data)), &["`obs/short`", "0 rows for 3 names"]);
+    data.obs
+        .columns
+        .push(("short".to_owned(), Column::Text(Vec::new())));
+    assert_says(
+        &refusal(h5ad::write(&path, &data)),
+        &["`obs/short`", "0 rows for 3 names"],
+    );
     let mut data = whole.clone();
     if let Some(Matrix::Sparse(sparse)) = &mut data.x {
         sparse.places[0] = 2;
     }
-    assert_says(&refusal(h5ad::write(&path, &data)), &["index 2 is past the end of 2"]);
+    assert_says(
+        &refusal(h5ad::write(&path, &data)),
+        &["index 2 is past the end of 2"],
+    );
     assert!(!path.exists());
 
     // The same in a file, written part by part.
@@ -95,15 +130,21 @@ fn parts_that_do_not_fit_are_refused() {
     ] {
         let frame = |names: &[&str]| {
             let mut group = hdf5::Group::new();
-            group.attribute("_index", "names").dataset("names", strings(names));
+            group
+                .attribute("_index", "names")
+                .dataset("names", strings(names));
             group
         };
         let mut x = hdf5::Group::new();
-        x.attribute("encoding-type", "csr_matrix").attribute("shape", vec![3, 2]);
-        x.dataset("indptr", ints(&starts)).dataset("indices", ints(&places));
+        x.attribute("encoding-type", "csr_matrix")
+            .attribute("shape", vec![3, 2]);
+        x.dataset("indptr", ints(&starts))
+            .dataset("indices", ints(&places));
         x.dataset("data", Array::from_f32(&[1], &[1.0]).unwrap());
         let mut root = hdf5::Group::new();
-        root.group("X", x).group("obs", frame(&["a", "b", "c"])).group("var", frame(&["g", "h"]));
+        root.group("X", x)
+            .group("obs", frame(&["a", "b", "c"]))
+            .group("var", frame(&["g", "h"]));
         hdf5::write(&path, &root).unwrap();
         assert_says(&refusal(h5ad::read(&path)), &["made.h5ad: `X", problem]);
     }

@@ -33,32 +33,69 @@ fn every_dtype_of_h5py_is_read() {
         ("u8", DType::I64),
         ("u1", DType::U8),
     ] {
-        let values = if name.contains('f') { ramp(6) } else { whole.clone() };
+        let values = if name.contains('f') {
+            ramp(6)
+        } else {
+            whole.clone()
+        };
         let at = format!("numbers/{name}");
         assert_array(&file.array(&at).unwrap(), dtype, &[2, 3], &values);
         assert_array(&file.rows(&at, 1, 1).unwrap(), dtype, &[1, 3], &values[3..]);
     }
     let bools = file.array("numbers/bool").unwrap();
     assert_array(&bools, DType::Bool, &[3], &[1.0, 0.0, 1.0]);
-    assert_array(&file.array("numbers/scalar").unwrap(), DType::F64, &[], &[2.5]);
-    assert_array(&file.array("numbers/empty").unwrap(), DType::F32, &[0, 4], &[]);
+    assert_array(
+        &file.array("numbers/scalar").unwrap(),
+        DType::F64,
+        &[],
+        &[2.5],
+    );
+    assert_array(
+        &file.array("numbers/empty").unwrap(),
+        DType::F32,
+        &[0, 4],
+        &[],
+    );
 }
 
 #[test]
 fn chunks_filters_texts_and_attributes_of_h5py_are_read() {
     for name in ["h5py.h5", "v112.h5"] {
         let file = opened(name);
-        assert_array(&file.array("features").unwrap(), DType::F32, &[7, 4], &ramp(28));
-        assert_array(&file.rows("features", 3, 2).unwrap(), DType::F32, &[2, 4], &ramp(28)[12..20]);
-        assert_array(&file.rows("features", 7, 0).unwrap(), DType::F32, &[0, 4], &[]);
+        assert_array(
+            &file.array("features").unwrap(),
+            DType::F32,
+            &[7, 4],
+            &ramp(28),
+        );
+        assert_array(
+            &file.rows("features", 3, 2).unwrap(),
+            DType::F32,
+            &[2, 4],
+            &ramp(28)[12..20],
+        );
+        assert_array(
+            &file.rows("features", 7, 0).unwrap(),
+            DType::F32,
+            &[0, 4],
+            &[],
+        );
         let facts = file.facts("features").unwrap();
         assert_eq!((facts.kind, facts.packed), (Kind::Number(DType::F32), true));
         assert_eq!(facts.chunks, Some(vec![2, 4]));
     }
     assert_eq!(opened("v112.h5").texts("texts").unwrap(), ["x", "yz"]);
     let file = opened("h5py.h5");
-    assert_array(&file.array("shuffled").unwrap(), DType::F32, &[64], &ramp(64));
-    assert_eq!(file.texts("texts/variable").unwrap(), ["", "Straße", "TP53"]);
+    assert_array(
+        &file.array("shuffled").unwrap(),
+        DType::F32,
+        &[64],
+        &ramp(64),
+    );
+    assert_eq!(
+        file.texts("texts/variable").unwrap(),
+        ["", "Straße", "TP53"]
+    );
     assert_eq!(file.texts("texts/fixed").unwrap(), ["ab", "abc"]);
 
     let attributes = file.attributes("").unwrap();
@@ -74,7 +111,10 @@ fn chunks_filters_texts_and_attributes_of_h5py_are_read() {
     ] {
         assert_eq!(attributes[name], value, "{name}");
     }
-    assert_eq!(file.attributes("features").unwrap()["encoder"].as_text(), Some("resnet50"));
+    assert_eq!(
+        file.attributes("features").unwrap()["encoder"].as_text(),
+        Some("resnet50")
+    );
     let names = file.names("").unwrap();
     assert_eq!(names.groups, ["numbers", "texts"]);
     assert_eq!(names.datasets, ["compound", "features", "shuffled"]);
@@ -85,14 +125,26 @@ fn chunks_filters_texts_and_attributes_of_h5py_are_read() {
 #[test]
 fn what_is_not_there_or_is_something_else_is_named() {
     let file = opened("h5py.h5");
-    assert_says(&refusal(file.array("nothing")), &["h5py.h5", "no dataset `nothing`", "inspect"]);
+    assert_says(
+        &refusal(file.array("nothing")),
+        &["h5py.h5", "no dataset `nothing`", "inspect"],
+    );
     assert_says(&refusal(file.names("nothing")), &["no group `nothing`"]);
-    assert_says(&refusal(file.array("texts/fixed")), &["`texts/fixed`", "holds text [2]"]);
+    assert_says(
+        &refusal(file.array("texts/fixed")),
+        &["`texts/fixed`", "holds text [2]"],
+    );
     assert_says(&refusal(file.texts("features")), &["holds f32 [7, 4]"]);
     assert_says(&refusal(file.array("compound")), &["compound"]);
     assert_says(&refusal(file.rows("features", 5, 3)), &["without rows 5"]);
-    assert_says(&refusal(file.rows("features", usize::MAX, 2)), &["without rows"]);
-    assert_says(&refusal(file.rows("numbers/scalar", 0, 1)), &["without rows"]);
+    assert_says(
+        &refusal(file.rows("features", usize::MAX, 2)),
+        &["without rows"],
+    );
+    assert_says(
+        &refusal(file.rows("numbers/scalar", 0, 1)),
+        &["without rows"],
+    );
     let other = File::open(fixture("f4.npy")).map(|_| ());
     assert_says(&refusal(other), &["f4.npy", "is not an HDF5 file"]);
 }
@@ -104,19 +156,38 @@ fn what_is_written_is_read_back() {
     let f32s: Vec<f32> = ramp(2100).iter().map(|&v| v as f32).collect();
     let texts: Vec<String> = ["", "Straße", "TP53"].map(str::to_owned).into();
     let mut inner = Group::new();
-    inner.attribute("kind", "inner").attribute("order", vec!["a".to_owned()]);
+    inner
+        .attribute("kind", "inner")
+        .attribute("order", vec!["a".to_owned()]);
     inner.dataset("i64", Array::from_i64(&[2], &[-1, i64::MAX]).unwrap());
-    inner.dataset("f64", Array::from_f64(&[1, 2], &[0.1, f64::NEG_INFINITY]).unwrap());
+    inner.dataset(
+        "f64",
+        Array::from_f64(&[1, 2], &[0.1, f64::NEG_INFINITY]).unwrap(),
+    );
     let mut root = Group::new();
-    root.attribute("none", Vec::<String>::new()).attribute("flag", true).attribute("mpp", 0.5);
+    root.attribute("none", Vec::<String>::new())
+        .attribute("flag", true)
+        .attribute("mpp", 0.5);
     let features = Array::from_f32(&[700, 3], &f32s).unwrap();
-    root.dataset("features", Dataset::from(features.clone()).chunked(256).gzip(4).growable());
-    root.dataset("plain", Dataset::from(features.clone()).attribute("encoder", "resnet50"));
+    root.dataset(
+        "features",
+        Dataset::from(features.clone())
+            .chunked(256)
+            .gzip(4)
+            .growable(),
+    );
+    root.dataset(
+        "plain",
+        Dataset::from(features.clone()).attribute("encoder", "resnet50"),
+    );
     let empty = Array::from_f32(&[0, 3], &[]).unwrap();
     root.dataset("empty", Dataset::from(empty.clone()).growable());
     root.dataset("i32", Array::from_slice(&[2], &[i32::MIN, 5]).unwrap());
     root.dataset("u8", Array::from_slice(&[2], &[0u8, 255]).unwrap());
-    root.dataset("bool", Array::from_bool(&[3], &[true, false, true]).unwrap());
+    root.dataset(
+        "bool",
+        Array::from_bool(&[3], &[true, false, true]).unwrap(),
+    );
     root.dataset("texts", texts.clone());
     root.dataset("no_texts", Vec::<String>::new());
     root.dataset("fixed", Dataset::fixed_texts(texts.clone()));
@@ -125,29 +196,59 @@ fn what_is_written_is_read_back() {
 
     let file = File::open(&path).unwrap();
     assert_eq!(file.array("features").unwrap(), features);
-    assert_eq!(file.rows("features", 250, 20).unwrap().data, features.data[3000..3240]);
+    assert_eq!(
+        file.rows("features", 250, 20).unwrap().data,
+        features.data[3000..3240]
+    );
     assert_eq!(file.facts("features").unwrap().chunks, Some(vec![256, 3]));
     assert_eq!(file.array("plain").unwrap(), features);
     assert_eq!(file.array("empty").unwrap(), empty);
-    assert_array(&file.array("i32").unwrap(), DType::I32, &[2], &[f64::from(i32::MIN), 5.0]);
+    assert_array(
+        &file.array("i32").unwrap(),
+        DType::I32,
+        &[2],
+        &[f64::from(i32::MIN), 5.0],
+    );
     assert_array(&file.array("u8").unwrap(), DType::U8, &[2], &[0.0, 255.0]);
-    assert_array(&file.array("bool").unwrap(), DType::Bool, &[3], &[1.0, 0.0, 1.0]);
-    assert_eq!(file.array("inner/i64").unwrap().to_i64().unwrap(), [-1, i64::MAX]);
-    assert_eq!(file.array("inner/f64").unwrap().to_f64(), [0.1, f64::NEG_INFINITY]);
+    assert_array(
+        &file.array("bool").unwrap(),
+        DType::Bool,
+        &[3],
+        &[1.0, 0.0, 1.0],
+    );
+    assert_eq!(
+        file.array("inner/i64").unwrap().to_i64().unwrap(),
+        [-1, i64::MAX]
+    );
+    assert_eq!(
+        file.array("inner/f64").unwrap().to_f64(),
+        [0.1, f64::NEG_INFINITY]
+    );
     assert_eq!(file.texts("texts").unwrap(), texts);
     assert_eq!(file.texts("fixed").unwrap(), texts);
     assert!(file.texts("no_texts").unwrap().is_empty());
     let attributes = file.attributes("").unwrap();
     assert_eq!(attributes["flag"], Value::Int(1));
     assert_eq!(attributes["mpp"].as_float(), Some(0.5));
-    let none = attributes.get("none").map_or(Some(&[][..]), Value::as_texts);
+    let none = attributes
+        .get("none")
+        .map_or(Some(&[][..]), Value::as_texts);
     assert_eq!(none, Some(&[][..]));
-    assert_eq!(file.attributes("plain").unwrap()["encoder"].as_text(), Some("resnet50"));
-    assert_eq!(file.attributes("inner").unwrap()["order"].as_texts(), Some(&["a".to_owned()][..]));
+    assert_eq!(
+        file.attributes("plain").unwrap()["encoder"].as_text(),
+        Some("resnet50")
+    );
+    assert_eq!(
+        file.attributes("inner").unwrap()["order"].as_texts(),
+        Some(&["a".to_owned()][..])
+    );
     // The same content, the same bytes: the format's time stamps are left out.
     let again = folder.path().join("again.h5");
     hdf5::write(&again, &root).unwrap();
-    assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&again).unwrap());
+    assert_eq!(
+        std::fs::read(&path).unwrap(),
+        std::fs::read(&again).unwrap()
+    );
 }
 
 #[test]
@@ -194,16 +295,25 @@ fn files_are_inspected() {
         ],
     );
     let found = inspect(fixture("csr.h5ad")).unwrap();
-    assert_says(&found.to_string(), &["is          an AnnData object", "/obs/slide/codes"]);
+    assert_says(
+        &found.to_string(),
+        &["is          an AnnData object", "/obs/slide/codes"],
+    );
     let json = serde_json::to_value(&found).unwrap();
     assert_eq!(json["kind"], "h5ad");
-    assert_eq!(json["content"]["tree"]["objects"][0]["attributes"]["encoding-type"], "anndata");
+    assert_eq!(
+        json["content"]["tree"]["objects"][0]["attributes"]["encoding-type"],
+        "anndata"
+    );
 }
 
 /// Everything that is in the file, or the first error; and the most bytes held.
 fn read_all(path: &Path, bytes: Vec<u8>) -> (eosin::Result<usize>, usize) {
     // Counted on the thread that does the work.
-    hdf5::contained(path, || Ok(peak(|| walk(&File::parse(path, bytes)?, "", 0)))).unwrap()
+    hdf5::contained(path, || {
+        Ok(peak(|| walk(&File::parse(path, bytes)?, "", 0)))
+    })
+    .unwrap()
 }
 
 fn walk(file: &File, group: &str, depth: usize) -> eosin::Result<usize> {
@@ -244,7 +354,10 @@ fn cut_and_turned_bits_neither_panic_nor_take_much_memory() {
         let mut try_one = |damaged: Vec<u8>| {
             let length = damaged.len();
             let (result, held) = read_all(&path, damaged);
-            assert!(held < most(length), "{name}: {held} bytes held for {length}");
+            assert!(
+                held < most(length),
+                "{name}: {held} bytes held for {length}"
+            );
             match result {
                 Err(error) => {
                     let text = error.to_string();

@@ -381,6 +381,7 @@ fn gene_counts() -> Result<()> {
     let other = folder.path().join("other");
     let parts = ["head.2.weight", "4 genes", "this run 2"];
     refused(run(&config, &other, false, &Device::Cpu), &parts);
+    assert!(!other.exists());
     // Of the same genes it goes on.
     config.expression.genes = GeneChoice::All;
     let outcome = run(&config, &folder.path().join("more"), false, &Device::Cpu)?;

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cohort::her2st::Unit;
 use crate::error::{Error, Result};
 use crate::expression::Transform;
 use crate::train::config::{
     DataConfig, ExpressionConfig, GroupBy, Layout, Precision, at_least_one,
-    default_checkpoint_seconds, is_share, read_toml, to_toml,
+    default_checkpoint_seconds, is_share, read_expression, read_toml, to_toml,
 };
 
 /// TCGN on the spots of sections.
@@ -26,7 +26,10 @@ pub struct TcgnConfig {
     #[serde(default = "default_checkpoint_seconds")]
     pub checkpoint_seconds: u64,
     pub data: DataConfig,
-    #[serde(default = "per_ten_thousand")]
+    #[serde(
+        default = "per_ten_thousand",
+        deserialize_with = "read_per_ten_thousand"
+    )]
     pub expression: ExpressionConfig,
     #[serde(default)]
     pub genes: GeneConfig,
@@ -45,6 +48,12 @@ pub(super) fn per_ten_thousand() -> ExpressionConfig {
         transforms: vec![Transform::LibrarySize { total: 1e4 }, Transform::Log10p1],
         ..ExpressionConfig::default()
     }
+}
+
+fn read_per_ten_thousand<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<ExpressionConfig, D::Error> {
+    read_expression(from, per_ten_thousand())
 }
 
 /// What becomes of a gene that a section has no count of, which is how tables say

@@ -128,6 +128,9 @@ pub fn train_on(
         let note = format!("not in every section, so they {what}: {}", some(&missing));
         control.progress.note(&note);
     }
+    for fold in &folds {
+        check(config, &table, fold)?;
+    }
     // Only now: a mistake found so far leaves no folder that is in the way
     // when it is mended.
     claim(&config.to_toml()?, run, resume, device)?;
@@ -163,6 +166,43 @@ pub fn train_on(
         report,
         skipped: cohort.skipped,
     })
+}
+
+/// Training and validation spots.
+fn sides(fold: &Fold) -> Result<(&[usize], &[usize])> {
+    match fold.inner.first() {
+        Some((train, validation)) => Ok((train, validation)),
+        None => Err(Error::op("tcgn", "internal: a fold without training spots")),
+    }
+}
+
+/// That a fold can be trained.
+fn check(config: &TcgnConfig, table: &Table, fold: &Fold) -> Result<()> {
+    let (train, validation) = sides(fold)?;
+    for (side, spots) in [("validation", validation), ("test", &fold.test)] {
+        if spots.len() < 3 {
+            return Err(Error::usage(
+                format!("{} {side} spots are too few for a correlation", spots.len()),
+                "use sections with at least 3 spots",
+            ));
+        }
+    }
+    let (_, transforms, _) = targets(&config.expression, table, train)?;
+    let Some(path) = &config.model.start else {
+        return Ok(());
+    };
+    let (genes, weights) = (transforms.genes().len(), read_weights(path)?);
+    let head = weights.get("head.2.weight").and_then(|w| w.shape.first());
+    match head {
+        Some(&there) if there != genes => Err(Error::file(
+            path,
+            "key `head.2.weight`",
+            format!("it predicts {there} genes, and this run {genes}"),
+            "choose the genes of the weights in their order, or start from weights of the trunk \
+             alone",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The genes that figures are reported of beside all.
@@ -345,21 +385,7 @@ impl Scaled<'_> {
 
 impl FoldRun<'_> {
     fn run(&self) -> Result<(FoldRecord, Vec<f32>)> {
-        let Some((train, validation)) = self.fold.inner.first() else {
-            return Err(Error::op("tcgn", "internal: a fold without training spots"));
-        };
-        for (side, spots) in [("validation", validation), ("test", &self.fold.test)] {
-            if spots.len() < 3 {
-                return Err(Error::usage(
-                    format!(
-                        "{}: {} {side} spots are too few for a correlation",
-                        self.name,
-                        spots.len()
-                    ),
-                    "use sections with at least 3 spots",
-                ));
-            }
-        }
+        let (train, validation) = sides(self.fold)?;
         create_dir_all(&self.folder)?;
         let (chosen, transforms, values) = targets(&self.config.expression, self.table, train)?;
         let genes = transforms.genes().to_vec();
@@ -414,18 +440,6 @@ impl FoldRun<'_> {
             return Ok((model, format!("random weights (seed {seed})")));
         };
         let weights = read_weights(path)?;
-        let head = weights.get("head.2.weight").and_then(|w| w.shape.first());
-        if let Some(&there) = head
-            && there != genes
-        {
-            return Err(Error::file(
-                path,
-                "key `head.2.weight`",
-                format!("it predicts {there} genes, and this run {genes}"),
-                "choose the genes of the weights in their order, or start from weights of the \
-                 trunk alone",
-            ));
-        }
         let found = nn::load_partial(&model, &weights, path)?;
         let start = format!(
             "{}; {} parameters and buffers that it lacks are random (seed {})",
