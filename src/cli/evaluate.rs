@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::run::{described, described_classes};
-use super::{EvaluateArgs, console, report};
+use super::{EvaluateArgs, console, report, spots};
 use crate::cohort::tiles::read_pairs;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -21,6 +21,7 @@ use crate::train::evaluate::{Comparison, Scores, Summary, write_results};
 use crate::train::features::extract;
 use crate::train::progress::Control;
 use crate::train::run::HeldOut;
+use crate::train::tcgn::config::TcgnConfig;
 
 pub fn evaluate(
     args: &EvaluateArgs,
@@ -30,6 +31,9 @@ pub fn evaluate(
     control: Control,
 ) -> Result<()> {
     match (&args.run, &args.data) {
+        (Some(run), Some(data)) if TcgnConfig::wrote(run) => {
+            spots::evaluate(args, [run, data], dtype, device, json, control)
+        }
         (Some(run), Some(_)) => other_samples(args, run, dtype, device, json, control),
         _ => tables(args, json, control),
     }
@@ -69,11 +73,7 @@ fn other_samples(
         slides: args.slides.clone(),
         ..ensemble.config.data.clone()
     };
-    let scored = !args.no_expression
-        && match data.layout {
-            crate::train::config::Layout::Her2st => data.path.join("ST-cnts").is_dir(),
-            crate::train::config::Layout::Tiles => data.expression.is_some(),
-        };
+    let scored = !args.no_expression && data.has_expression();
     if let Some(given) = args.source() {
         data.source = given;
     }

@@ -19,6 +19,7 @@ mod report;
 mod respond;
 mod run;
 mod slides;
+mod spots;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -100,8 +101,10 @@ enum Command {
     /// Score patients for a drug, ENLIGHT-style, and hold scores against responses
     #[command(subcommand)]
     Respond(respond::RespondCommand),
-    /// One forward pass of a model from a weights file
-    Predict(PredictArgs),
+    /// One forward pass of a model from a weights file; tcgn: also a whole section, with maps
+    Predict(Box<PredictArgs>),
+    /// Show what a network looks at in a tile: Grad-CAM, and the edges of its graphs
+    Explain(spots::ExplainArgs),
     /// Say what is in a slide, weights, array, table or image file
     Inspect(InspectArgs),
     /// Say what this machine and build can do, and what to do about what is missing
@@ -163,7 +166,8 @@ struct DataArgs {
     /// Folder of images
     #[arg(long, required_unless_present = "wsi_dir")]
     data: Option<PathBuf>,
-    /// How the folder is laid out: `her2st`, or `tiles` with a folder of tile images per slide
+    /// How the folder is laid out: `her2st`, `visium` (Space Ranger's `outs`), or `tiles` with a
+    /// folder of tile images per slide
     #[arg(long, value_enum, required_unless_present = "wsi_dir")]
     layout: Option<LayoutChoice>,
     /// her2st: sections to use, e.g. B4,C2; all when left out
@@ -175,6 +179,7 @@ struct DataArgs {
 enum LayoutChoice {
     Her2st,
     Tiles,
+    Visium,
 }
 
 impl From<LayoutChoice> for Layout {
@@ -182,6 +187,7 @@ impl From<LayoutChoice> for Layout {
         match choice {
             LayoutChoice::Her2st => Self::Her2st,
             LayoutChoice::Tiles => Self::Tiles,
+            LayoutChoice::Visium => Self::Visium,
         }
     }
 }
@@ -236,6 +242,8 @@ enum TrainCommand {
     Trnasformer(TrainArgs),
     /// HE2RNA on the same bags (Schmauch et al. 2020)
     He2rna(TrainArgs),
+    /// TCGN: the tile of a spot -> its expression (Xiao et al. 2024)
+    Tcgn(TrainArgs),
 }
 
 #[derive(Args)]
@@ -338,6 +346,11 @@ struct EvaluateArgs {
     orientation: Option<OrientationChoice>,
     #[command(flatten)]
     source: SourceArgs,
+    /// Runs of tcgn: how the folder is laid out, if not as in training
+    #[arg(long, value_enum)]
+    layout: Option<LayoutChoice>,
+    #[command(flatten, next_help_heading = "Runs of tcgn")]
+    maps: spots::MapArgs,
     /// Folder to write to
     #[arg(long)]
     out: PathBuf,
@@ -363,20 +376,22 @@ struct PredictArgs {
     /// resnet18, resnet50, densenet121, deeppt-autoencoder, deeppt, tcgn, trnasformer or he2rna
     model: String,
     /// .pth, .pt or .safetensors
-    #[arg(long)]
-    weights: PathBuf,
+    #[arg(long, required_unless_present = "run")]
+    weights: Option<PathBuf>,
     /// .npy or .safetensors, f32, batch first
-    #[arg(long)]
-    input: PathBuf,
+    #[arg(long, required_unless_present = "image")]
+    input: Option<PathBuf>,
     /// .npy for the main output, .safetensors for every output by name
-    #[arg(long)]
-    output: PathBuf,
+    #[arg(long, required_unless_present = "image")]
+    output: Option<PathBuf>,
     /// Settings as TOML
     #[arg(long)]
     config: Option<PathBuf>,
     /// One setting, in place of the file's
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+    #[command(flatten)]
+    section: spots::SectionArgs,
 }
 
 /// Runs the program on the process's arguments.
@@ -458,6 +473,10 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
             let network = Network::He2rna;
             run::train_trnasformer(args, network, given, &device(cli, control)?, json, control)
         }
+        Command::Train(TrainCommand::Tcgn(args)) => {
+            spots::train_tcgn(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Explain(args) => spots::explain(args, &device(cli, control)?, json, control),
         Command::Evaluate(args) => {
             evaluate::evaluate(args, given, &device(cli, control)?, json, control)
         }

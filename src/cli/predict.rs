@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::PredictArgs;
-use super::console;
+use super::{PredictArgs, console, spots};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -25,11 +24,28 @@ pub fn predict(
     control: Control,
 ) -> Result<()> {
     let model = Model::named(&args.model)?;
-    let output = Output::of(&args.output)?;
+    if args.section.image.is_some() {
+        if model.name != "tcgn" {
+            return Err(Error::usage(
+                format!("{} does not predict a section", model.name),
+                "use tcgn, or give --input and --output",
+            ));
+        }
+        let weights = args.weights.as_deref();
+        return spots::predict_section(&args.section, weights, dtype, device, json, control);
+    }
+    let files = (&args.weights, &args.input, &args.output);
+    let (Some(weights_path), Some(input_path), Some(output_path)) = files else {
+        return Err(Error::usage(
+            "--run predicts sections",
+            "give --image and --out, or --weights with --input and --output",
+        ));
+    };
+    let output = Output::of(output_path)?;
     let settings = settings(args)?;
-    let x = input(&args.input, model)?;
-    let weights = read_weights(&args.weights)?;
-    let session = model.session_in(&weights, &args.weights, &settings, device, dtype.dtype())?;
+    let x = input(input_path, model)?;
+    let weights = read_weights(weights_path)?;
+    let session = model.session_in(&weights, weights_path, &settings, device, dtype.dtype())?;
     let runner = session.runner(Threads::Caller)?;
 
     let rows = x.shape().first().copied().unwrap_or(0);
@@ -39,7 +55,10 @@ pub fn predict(
     for start in (0..rows).step_by(batch) {
         control.check("nothing was written")?;
         let part = ops::slice(&x, 0, start, batch.min(rows - start))?;
-        for (name, y) in runner.run(&part).map_err(|e| unfit(e, &x, args, model))? {
+        for (name, y) in runner
+            .run(&part)
+            .map_err(|e| unfit(e, &x, input_path, model))?
+        {
             parts.entry(name).or_default().push(y);
         }
         control.progress.at((start + batch).min(rows), "");
@@ -51,7 +70,7 @@ pub fn predict(
         let whole = match parts[..] {
             [] => {
                 return Err(Error::file(
-                    &args.input,
+                    input_path,
                     "",
                     "holds no rows",
                     "give at least one",
@@ -67,20 +86,20 @@ pub fn predict(
     let text = match output {
         Output::Npy => format!(
             "{}: {} {:?}",
-            args.output.display(),
+            output_path.display(),
             results[0].0,
             results[0].1.shape
         ),
-        Output::Safetensors => format!("{}: {shapes:?}", args.output.display()),
+        Output::Safetensors => format!("{}: {shapes:?}", output_path.display()),
     };
     match output {
-        Output::Npy => npy::write(&args.output, &results[0].1)?,
+        Output::Npy => npy::write(output_path, &results[0].1)?,
         Output::Safetensors => {
             let mut file = Weights::new();
             for (name, array) in &results {
                 file.insert(*name, array.clone())?;
             }
-            safetensors::write(&args.output, &file)?;
+            safetensors::write(output_path, &file)?;
         }
     }
     console::print(json, &shapes, &text)
@@ -131,10 +150,10 @@ fn settings(args: &PredictArgs) -> Result<Settings> {
 }
 
 /// Says of a shape that no operator took whose it is.
-fn unfit(error: Error, x: &Tensor, args: &PredictArgs, model: &Model) -> Error {
+fn unfit(error: Error, x: &Tensor, path: &Path, model: &Model) -> Error {
     match error {
         Error::Shape { .. } => Error::file(
-            &args.input,
+            path,
             "",
             format!("holds {:?}, which does not fit: {error}", x.shape()),
             format!("{} takes f32 {}", model.name, model.input),

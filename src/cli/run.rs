@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{FeaturesArgs, SimulateArgs, TrainArgs, console, report};
 use crate::cohort::Cohort;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::atomic::create_dir_all;
 use crate::simulate::{self, SimulateConfig};
 use crate::train::classes::{ClassScores, Classified, Level};
@@ -269,7 +269,7 @@ pub fn described_classes(scores: &ClassScores) -> String {
 }
 
 /// The figures as a person reads them.
-pub fn described(s: &Summary, report: &std::path::Path) -> String {
+pub(super) fn described(s: &Summary, report: &std::path::Path) -> String {
     let mark = if s.same_patient {
         " (same patient)"
     } else {
@@ -284,6 +284,7 @@ pub fn described(s: &Summary, report: &std::path::Path) -> String {
          Spearman, median   {:.3} ({}; {} genes){mark}\n\
          Kendall, median    {:.3} ({}; {} genes){mark}\n\
          errors, median     MAE {:.3}, RMSE {:.3}, relative RMSE {}{mark}\n\
+{}\
          features           {}\n\
          report             {}",
         s.samples,
@@ -303,6 +304,10 @@ pub fn described(s: &Summary, report: &std::path::Path) -> String {
         s.median_rmse,
         s.median_relative_rmse
             .map_or_else(|| "-".to_owned(), |r| format!("{r:.3}")),
+        s.reported.as_ref().map_or(String::new(), |r| format!(
+            "Pearson, median    {:.3} of {} reported genes{mark}\n",
+            r.median_pearson, r.genes
+        )),
         s.features,
         report.display()
     )

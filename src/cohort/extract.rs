@@ -64,9 +64,55 @@ pub fn for_each_batch(
 ) -> Result<Vec<UnusedTile>> {
     let sources = by_image(cohort)?;
     let mut batch = Batch::new(spec, sources.iter().map(|s| s.tiles.len()).sum())?;
-    let mut unused = Vec::new();
+    let mut uncut = Vec::new();
+    let mut unused = for_each_wave(&sources, |mut jobs| {
+        while !jobs.is_empty() {
+            let (now, later) = jobs.split_at(batch.room().min(jobs.len()));
+            batch.fill(now, &mut uncut);
+            if batch.room() == 0 {
+                batch.hand_over(&mut take)?;
+            }
+            jobs = later;
+        }
+        Ok(())
+    })?;
+    batch.hand_over(&mut take)?;
+    unused.append(&mut uncut);
+    Ok(unused)
+}
 
-    for wave in waves(&sources) {
+/// The tiles that samples use, by their index in [`Cohort::tiles`], as they lie in
+/// their images: 3 bytes a pixel. Tiles that cannot be used are `None`, and
+/// returned for [`Cohort::drop_tiles`]. Images are decoded as in
+/// [`for_each_batch`].
+///
+/// # Errors
+/// A sample or a tile that names what is not there.
+pub fn cut_tiles(cohort: &Cohort) -> Result<(Vec<Option<Rgb8>>, Vec<UnusedTile>)> {
+    let mut tiles: Vec<Option<Rgb8>> = vec![None; cohort.tiles.len()];
+    let mut uncut = Vec::new();
+    let mut unused = for_each_wave(&by_image(cohort)?, |jobs| {
+        let cuts: Vec<Result<Rgb8>> = jobs.par_iter().map(cut).collect();
+        for (job, outcome) in jobs.iter().zip(cuts) {
+            match outcome {
+                Ok(tile) => tiles[job.index] = Some(tile),
+                Err(e) => uncut.push(job.unused(&e)),
+            }
+        }
+        Ok(())
+    })?;
+    unused.append(&mut uncut);
+    Ok((tiles, unused))
+}
+
+/// Decodes images in waves and calls `take` with the tiles of each; returns those
+/// of images that could not be decoded.
+fn for_each_wave(
+    sources: &[Source],
+    mut take: impl FnMut(&[Job]) -> Result<()>,
+) -> Result<Vec<UnusedTile>> {
+    let mut unused = Vec::new();
+    for wave in waves(sources) {
         let decoded: Vec<Result<Rgb8>> = wave.par_iter().map(|s| decode(s.image)).collect();
         let mut jobs = Vec::new();
         for (source, decoded) in wave.iter().zip(&decoded) {
@@ -84,17 +130,8 @@ pub fn for_each_batch(
                 })),
             }
         }
-        let mut jobs = jobs.as_slice();
-        while !jobs.is_empty() {
-            let (now, later) = jobs.split_at(batch.room().min(jobs.len()));
-            batch.fill(now, &mut unused);
-            if batch.room() == 0 {
-                batch.hand_over(&mut take)?;
-            }
-            jobs = later;
-        }
+        take(&jobs)?;
     }
-    batch.hand_over(&mut take)?;
     Ok(unused)
 }
 
@@ -109,6 +146,16 @@ struct Job<'a> {
     tile: &'a TileRef,
     source: &'a SourceImage,
     pixels: &'a Rgb8,
+}
+
+impl Job<'_> {
+    fn unused(&self, why: &Error) -> UnusedTile {
+        UnusedTile {
+            tile: self.index,
+            what: describe(self.source, self.tile),
+            why: why.to_string(),
+        }
+    }
 }
 
 fn by_image(cohort: &Cohort) -> Result<Vec<Source<'_>>> {
@@ -241,11 +288,7 @@ impl<'a> Batch<'a> {
                     }
                     self.tiles.push(job.index);
                 }
-                Err(e) => unused.push(UnusedTile {
-                    tile: job.index,
-                    what: describe(job.source, job.tile),
-                    why: e.to_string(),
-                }),
+                Err(e) => unused.push(job.unused(&e)),
             }
         }
     }
@@ -259,12 +302,16 @@ impl<'a> Batch<'a> {
     }
 }
 
+fn cut(job: &Job) -> Result<Rgb8> {
+    match job.tile.centre {
+        Some(centre) => tile::crop(job.pixels, centre, job.tile.size_px),
+        None => Ok(job.pixels.clone()),
+    }
+}
+
 fn write_tile(job: &Job, spec: &TileSpec, out: &mut [f32]) -> Result<()> {
     let resized = match job.tile.centre {
-        Some(centre) => {
-            let cut = tile::crop(job.pixels, centre, job.tile.size_px)?;
-            tile::resize(&cut, spec.out_px, spec.out_px)?
-        }
+        Some(_) => tile::resize(&cut(job)?, spec.out_px, spec.out_px)?,
         None => tile::resize(job.pixels, spec.out_px, spec.out_px)?,
     };
     tile::normalise(&resized, spec.mean, spec.std, out)

@@ -24,66 +24,17 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-use super::{Cohort, Sample, Skipped, SourceImage, TileRef, entries, name, names_image};
+use super::spots::{self, Section, Spot};
+use super::{Cohort, Skipped, SourceImage, entries, name, names_image};
 use crate::error::{Error, Result};
-use crate::expression::{Orientation, Table, table};
+use crate::expression::{Orientation, table};
 use crate::slides::tile;
 
-/// What becomes a sample.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Unit {
-    /// All spots of a section: its tiles, and the sum of their counts
-    /// (pseudo-bulk).
-    #[default]
-    Section,
-    /// One spot: its tile, with those of neighbouring spots if asked for, and
-    /// its own counts.
-    Spot,
-}
+pub use super::spots::{MergeGenes, Options, Unit};
 
-/// Which genes the table gets when sections differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MergeGenes {
-    /// All, with zero where a section lacks one; in order of first appearance.
-    #[default]
-    Union,
-    /// Those that every section has; in the order of the first section.
-    Intersection,
-}
-
-/// What to read from the folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Options {
-    /// Names such as `C2`; empty for all that have what is needed.
-    pub sections: Vec<String>,
-    pub unit: Unit,
-    /// Rings of neighbouring spots on the array whose tiles join a spot's bag:
-    /// 1 for the 8 around it, as far as they exist.
-    pub ring: usize,
-    /// Side of a spot's tile in pixels of the image.
-    pub spot_px: usize,
-    /// Whether to read counts; without them the cohort is for prediction only.
-    pub counts: bool,
-    pub genes: MergeGenes,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            sections: Vec::new(),
-            unit: Unit::default(),
-            ring: 0,
-            spot_px: 112,
-            counts: true,
-            genes: MergeGenes::default(),
-        }
-    }
-}
+/// Micrometres from a spot to the next in its row or column (Ståhl et al. 2016).
+pub const PITCH_UM: f64 = 200.0;
 
 /// Reads the folder `root`. Samples are named `<S>` or `<S>_<x>x<y>`, in the
 /// order of the sections' names and of the spot files.
@@ -95,18 +46,7 @@ impl Default for Options {
 /// [`table::read`]); options that have no meaning; no sample left.
 pub fn read(root: impl AsRef<Path>, options: &Options) -> Result<Cohort> {
     let root = root.as_ref();
-    if options.spot_px == 0 {
-        return Err(Error::usage(
-            "tiles of 0 px have no content",
-            "set spot_px to the diameter of a spot in pixels",
-        ));
-    }
-    if options.unit == Unit::Section && options.ring > 0 {
-        return Err(Error::usage(
-            "a ring of neighbours has no meaning for whole sections",
-            "set unit = \"spot\" or ring = 0",
-        ));
-    }
+    spots::check(options)?;
     let folders = section_folders(root)?;
     let chosen = choose(&folders, &options.sections, root)?;
     let outcomes = chosen
@@ -138,14 +78,7 @@ pub fn read(root: impl AsRef<Path>, options: &Options) -> Result<Cohort> {
         skipped.extend(counts_without_image(root, &folders)?);
     }
 
-    let table = match options.counts {
-        true => Some(merge(&sections, options)),
-        false => None,
-    };
-    let mut cohort = assemble(sections, options, skipped);
-    cohort.table = table;
-    cohort.require_samples()?;
-    Ok(cohort)
+    spots::cohort(sections, options, skipped)
 }
 
 /// `ST-imgs/<P>/<S>`.
@@ -248,26 +181,6 @@ fn counts_without_image(root: &Path, folders: &[Folder]) -> Result<Vec<Skipped>>
         .collect())
 }
 
-struct Section {
-    name: String,
-    patient: String,
-    image: SourceImage,
-    /// Spots whose tile can be cut.
-    spots: Vec<Spot>,
-    counts: Option<Table>,
-    skipped: Vec<Skipped>,
-}
-
-struct Spot {
-    id: String,
-    /// Place on the array.
-    grid: (i64, i64),
-    /// Centre in pixels of the image.
-    pixel: (f64, f64),
-    /// Row of the section's counts.
-    row: Option<usize>,
-}
-
 enum Outcome {
     Read(Section),
     /// Something is absent, so that there is no such section to speak of.
@@ -295,30 +208,79 @@ fn read_section(root: &Path, folder: &Folder, options: &Options) -> Result<Outco
         Ok(image) => image,
         Err(e) => return Ok(Outcome::Incomplete(e.to_string())),
     };
-    let spot_file = root
+    let spots = root
         .join("ST-spotfiles")
         .join(format!("{section}_selection.tsv"));
-    if !spot_file.is_file() {
+    if !spots.is_file() {
         return Ok(Outcome::Incomplete(format!(
             "{} is missing",
-            spot_file.display()
+            spots.display()
         )));
     }
-    let lines = read_spots(&spot_file)?;
-
-    let counts = if options.counts {
+    let mut counts = None;
+    if options.counts {
         let folder = root.join("ST-cnts");
         let files = ["tsv.gz", "tsv"].map(|end| folder.join(format!("{section}.{end}")));
-        let Some(file) = files.iter().find(|f| f.is_file()) else {
+        counts = files.iter().find(|f| f.is_file()).cloned();
+        if counts.is_none() {
             return Ok(Outcome::Incomplete(format!(
                 "its counts {} are missing",
                 files[0].display()
             )));
-        };
-        let ids: Vec<String> = lines.iter().map(|line| line.id.clone()).collect();
-        Some(table::read_for(file, Orientation::Auto, &ids)?)
-    } else {
-        None
+        }
+    }
+    let files = SectionFiles {
+        name: section.clone(),
+        patient: folder.patient.clone(),
+        image: image.path.clone(),
+        spots,
+        counts,
+    };
+    Ok(Outcome::Read(join(files, image, options)?))
+}
+
+/// The files of one section, wherever they lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SectionFiles {
+    pub name: String,
+    pub patient: String,
+    pub image: PathBuf,
+    /// Columns x, y, pixel_x, pixel_y.
+    pub spots: PathBuf,
+    /// Spots x genes, for spots that are known.
+    pub counts: Option<PathBuf>,
+}
+
+/// One section from its files. `options.sections` and `options.counts` are not used.
+///
+/// # Errors
+/// As [`read`].
+pub fn section(files: SectionFiles, options: &Options) -> Result<Cohort> {
+    spots::check(options)?;
+    let options = Options {
+        counts: files.counts.is_some(),
+        ..options.clone()
+    };
+    let image = SourceImage::open(files.image.clone())?;
+    let mut section = join(files, image, &options)?;
+    let skipped = std::mem::take(&mut section.skipped);
+    spots::cohort(vec![section], &options, skipped)
+}
+
+/// Reads spots and counts and joins them.
+fn join(files: SectionFiles, image: SourceImage, options: &Options) -> Result<Section> {
+    let section = &files.name;
+    let lines = read_spots(&files.spots)?;
+    let tile_px = match options.spot_um {
+        Some(um) => pixels(um, &lines, &files.spots)?,
+        None => options.spot_px,
+    };
+    let counts = match &files.counts {
+        Some(file) => {
+            let ids: Vec<String> = lines.iter().map(|line| line.id.clone()).collect();
+            Some(table::read_for(file, Orientation::Auto, &ids)?)
+        }
+        None => None,
     };
 
     let rows: HashMap<&str, usize> = counts
@@ -337,7 +299,7 @@ fn read_section(root: &Path, folder: &Folder, options: &Options) -> Result<Outco
     let mut in_spot_file = HashSet::with_capacity(lines.len());
     for line in lines {
         let row = rows.get(line.id.as_str()).copied();
-        let placed = tile::place((image.width, image.height), line.pixel, options.spot_px);
+        let placed = tile::place((image.width, image.height), line.pixel, tile_px);
         if !line.selected {
             skip(&line.id, "it is not selected as lying under tissue".into());
         } else if let Err(e) = placed {
@@ -363,14 +325,46 @@ fn read_section(root: &Path, folder: &Folder, options: &Options) -> Result<Outco
             );
         }
     }
-    Ok(Outcome::Read(Section {
-        name: section.clone(),
-        patient: folder.patient.clone(),
+    Ok(Section {
+        name: files.name,
+        patient: files.patient,
         image,
+        tile_px,
         spots,
         counts,
         skipped,
-    }))
+    })
+}
+
+/// A length in pixels of the image that the spots lie in.
+fn pixels(um: f64, spots: &[SpotLine], path: &Path) -> Result<usize> {
+    // The slope of pixels over places, both directions together.
+    let (mut along, mut places) = (0.0, 0.0);
+    for axis in 0..2 {
+        let of = |s: &SpotLine| match axis {
+            0 => (s.grid.0 as f64, s.pixel.0),
+            _ => (s.grid.1 as f64, s.pixel.1),
+        };
+        let n = spots.len().max(1) as f64;
+        let sum = spots
+            .iter()
+            .map(of)
+            .fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+        for (place, pixel) in spots.iter().map(of) {
+            along += (place - sum.0 / n) * (pixel - sum.1 / n);
+            places += (place - sum.0 / n).powi(2);
+        }
+    }
+    let side = (um / PITCH_UM * (along / places).abs()).round();
+    if !(1.0..=1e5).contains(&side) {
+        return Err(Error::file(
+            path,
+            "",
+            format!("its spots do not tell how many pixels {um} micrometres are"),
+            "give spot_px",
+        ));
+    }
+    Ok(side as usize)
 }
 
 struct SpotLine {
@@ -467,153 +461,4 @@ fn read_spots(path: &Path) -> Result<Vec<SpotLine>> {
         ));
     }
     Ok(spots)
-}
-
-/// Whether a spot is a sample, or part of its section's.
-fn takes_part(spot: &Spot, options: &Options) -> bool {
-    !options.counts || spot.row.is_some()
-}
-
-/// One table for the samples of [`assemble`], in the same order.
-fn merge(sections: &[Section], options: &Options) -> Table {
-    let tables = || sections.iter().filter_map(|s| s.counts.as_ref());
-    let mut column: HashMap<&str, usize> = HashMap::new();
-    let mut genes: Vec<&str> = Vec::new();
-    for gene in tables().flat_map(|table| &table.genes) {
-        column.entry(gene).or_insert_with(|| {
-            genes.push(gene);
-            genes.len() - 1
-        });
-    }
-    if options.genes == MergeGenes::Intersection {
-        for table in tables() {
-            let has: HashSet<&str> = table.genes.iter().map(String::as_str).collect();
-            genes.retain(|gene| has.contains(gene));
-        }
-        column = genes.iter().enumerate().map(|(i, g)| (*g, i)).collect();
-    }
-
-    let mut out = Table {
-        samples: Vec::new(),
-        genes: genes.iter().map(|g| g.to_string()).collect(),
-        values: Vec::new(),
-    };
-    for section in sections {
-        let Some(table) = &section.counts else {
-            continue;
-        };
-        let target: Vec<Option<usize>> = table
-            .genes
-            .iter()
-            .map(|gene| column.get(gene.as_str()).copied())
-            .collect();
-        let mut sum = vec![0.0f64; out.genes.len()];
-        let mut any = false;
-        for spot in &section.spots {
-            let Some(row) = spot.row.and_then(|row| table.row(row)) else {
-                continue;
-            };
-            any = true;
-            let counts = row
-                .iter()
-                .zip(&target)
-                .filter_map(|(&count, &target)| Some((count, target?)));
-            match options.unit {
-                Unit::Section => counts.for_each(|(count, at)| sum[at] += f64::from(count)),
-                Unit::Spot => {
-                    let start = out.values.len();
-                    out.values.resize(start + out.genes.len(), 0.0);
-                    let values = &mut out.values[start..];
-                    counts.for_each(|(count, at)| values[at] = count);
-                    out.samples.push(spot_sample(section, spot));
-                }
-            }
-        }
-        if options.unit == Unit::Section && any {
-            out.values.extend(sum.iter().map(|&v| v as f32));
-            out.samples.push(section.name.clone());
-        }
-    }
-    out
-}
-
-fn spot_sample(section: &Section, spot: &Spot) -> String {
-    format!("{}_{}", section.name, spot.id)
-}
-
-fn assemble(sections: Vec<Section>, options: &Options, skipped: Vec<Skipped>) -> Cohort {
-    let mut cohort = Cohort {
-        samples: Vec::new(),
-        tiles: Vec::new(),
-        images: Vec::new(),
-        table: None,
-        skipped,
-    };
-    for section in sections {
-        let bags = bags(&section, options);
-        // Only tiles that some bag holds, in the order of the spots.
-        let mut used = vec![false; section.spots.len()];
-        bags.iter().flatten().for_each(|&spot| used[spot] = true);
-        let image = cohort.images.len();
-        let mut tile_of = vec![0; section.spots.len()];
-        for (i, spot) in section.spots.iter().enumerate().filter(|(i, _)| used[*i]) {
-            tile_of[i] = cohort.tiles.len();
-            cohort.tiles.push(TileRef {
-                image,
-                centre: Some(spot.pixel),
-                size_px: options.spot_px,
-                position: Some(spot.pixel),
-            });
-        }
-        let owners = section
-            .spots
-            .iter()
-            .filter(|spot| takes_part(spot, options))
-            .map(|spot| spot_sample(&section, spot));
-        let ids: Vec<String> = match options.unit {
-            Unit::Section => vec![section.name.clone()],
-            Unit::Spot => owners.collect(),
-        };
-        for (id, bag) in ids.into_iter().zip(bags).filter(|(_, bag)| !bag.is_empty()) {
-            cohort.samples.push(Sample {
-                id,
-                slide: section.name.clone(),
-                patient: section.patient.clone(),
-                tiles: bag.into_iter().map(|spot| tile_of[spot]).collect(),
-            });
-        }
-        cohort.images.push(section.image);
-    }
-    cohort
-}
-
-/// The spots of each sample: one bag for a section, one per spot otherwise.
-///
-/// A neighbour's tile needs the image only, so a spot without counts still
-/// joins the bags around it.
-fn bags(section: &Section, options: &Options) -> Vec<Vec<usize>> {
-    let own = section
-        .spots
-        .iter()
-        .enumerate()
-        .filter(|(_, spot)| takes_part(spot, options));
-    if options.unit == Unit::Section {
-        return vec![own.map(|(i, _)| i).collect()];
-    }
-    own.map(|(i, spot)| {
-        let offset = |other: &Spot| {
-            let (dx, dy) = (other.grid.0 - spot.grid.0, other.grid.1 - spot.grid.1);
-            (dx.unsigned_abs().max(dy.unsigned_abs()), dy, dx)
-        };
-        if options.ring == 0 {
-            return vec![i];
-        }
-        let mut bag: Vec<usize> = (0..section.spots.len())
-            .filter(|&j| offset(&section.spots[j]).0 <= options.ring as u64)
-            .collect();
-        // From the spot outwards, so that its own tile is the first.
-        bag.sort_by_key(|&j| offset(&section.spots[j]));
-        bag
-    })
-    .collect()
 }

@@ -20,14 +20,17 @@
 
 pub mod bags;
 mod extract;
+pub mod grid;
 pub mod her2st;
 pub mod kmeans;
+mod spots;
 pub mod tiles;
+pub mod visium;
 
 use std::path::{Path, PathBuf};
 
 pub use crate::expression::source::Skipped;
-pub use extract::{TileSpec, UnusedTile, for_each_batch};
+pub use extract::{TileSpec, UnusedTile, cut_tiles, for_each_batch};
 
 use crate::error::{Error, Result};
 use crate::expression::Table;

@@ -15,8 +15,8 @@ const VIRIDIS: [[u8; 3]; 11] = [
     [253, 231, 37],
 ];
 
-/// Viridis at 0 to 1, as `#rrggbb`; what lies outside is clamped.
-pub(super) fn viridis(t: f64) -> String {
+/// Viridis at 0 to 1; what lies outside is clamped.
+pub(super) fn viridis_rgb(t: f64) -> [u8; 3] {
     let t = if t.is_finite() {
         t.clamp(0.0, 1.0)
     } else {
@@ -25,10 +25,14 @@ pub(super) fn viridis(t: f64) -> String {
     let position = t * (VIRIDIS.len() - 1) as f64;
     let i = (position as usize).min(VIRIDIS.len() - 2);
     let part = position - i as f64;
-    let mut text = String::from("#");
-    for (a, b) in VIRIDIS[i].iter().zip(VIRIDIS[i + 1]) {
-        let value = f64::from(*a) + part * (f64::from(b) - f64::from(*a));
-        text.push_str(&format!("{:02x}", value.round() as u8));
-    }
-    text
+    std::array::from_fn(|c| {
+        let [a, b] = [VIRIDIS[i][c], VIRIDIS[i + 1][c]].map(f64::from);
+        (a + part * (b - a)).round() as u8
+    })
+}
+
+/// As [`viridis_rgb`], as `#rrggbb`.
+pub(super) fn viridis(t: f64) -> String {
+    let [r, g, b] = viridis_rgb(t);
+    format!("#{r:02x}{g:02x}{b:02x}")
 }

@@ -8,14 +8,20 @@
 //! Every string is escaped on the way in; a gene called `<script>` is a name.
 
 mod colour;
+#[cfg(feature = "slides")]
+pub mod picture;
 mod scale;
 mod svg;
 mod text;
+#[cfg(feature = "slides")]
+mod tissue;
 
 pub use svg::{
     BarChart, Guide, Histogram, LineChart, Scatter, ScatterGrid, Series, SpatialMap, Svg,
 };
 pub use text::number;
+#[cfg(feature = "slides")]
+pub use tissue::{Panel, TissueMap};
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -3,13 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cohort::{self, Cohort};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::expression::{GeneChoice, Orientation, Source, Transform};
 use crate::models::backbone::Architecture;
+use crate::nn::State;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,9 +59,20 @@ impl Precision {
         }
     }
 
+    /// Readies a model that is to be trained in it.
+    ///
+    /// # Errors
+    /// No memory left.
+    pub fn narrow(self, model: &dyn State) -> Result<()> {
+        match self {
+            Self::F32 => Ok(()),
+            Self::Bf16 => model.keep_shadows(),
+        }
+    }
+
     // By reference, as serde calls it. Runs of before there was a choice are
     // resumed with the text that they began with.
-    fn is_f32(&self) -> bool {
+    pub(crate) fn is_f32(&self) -> bool {
         *self == Self::F32
     }
 }
@@ -75,6 +88,7 @@ pub fn default_checkpoint_seconds() -> u64 {
 pub enum Layout {
     Her2st,
     Tiles,
+    Visium,
 }
 
 /// The folder of images and its expression.
@@ -83,18 +97,21 @@ pub enum Layout {
 pub struct DataConfig {
     pub layout: Layout,
     pub path: PathBuf,
-    /// her2st: sections to use, all when empty.
+    /// her2st, visium: sections to use, all when empty.
     #[serde(default)]
     pub sections: Vec<String>,
-    /// her2st: what becomes a sample.
+    /// her2st, visium: what becomes a sample.
     #[serde(default)]
     pub unit: cohort::her2st::Unit,
     /// her2st, spots: rings of neighbouring spots in a spot's bag.
     #[serde(default)]
     pub ring: usize,
-    /// her2st: side of a spot's tile in pixels of the image.
+    /// her2st, visium: side of a spot's tile in pixels of the image.
     #[serde(default = "default_spot_px")]
     pub spot_px: usize,
+    /// her2st, visium: side of a spot's tile in micrometres, in place of `spot_px`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spot_um: Option<f64>,
     /// tiles: expression: CSV, TSV, GCT, .h5ad, or a folder of the GDC's files.
     #[serde(default)]
     pub expression: Option<PathBuf>,
@@ -104,7 +121,7 @@ pub struct DataConfig {
     /// tiles: what to take of it, and what genes are called.
     #[serde(default, skip_serializing_if = "Source::is_default")]
     pub source: Source,
-    /// tiles: columns slide, patient; `<path>/slides.csv` if that exists.
+    /// tiles, visium: columns slide, patient; tiles: `<path>/slides.csv` if that exists.
     #[serde(default)]
     pub slides: Option<PathBuf>,
 }
@@ -123,6 +140,7 @@ impl DataConfig {
             unit: Default::default(),
             ring: 0,
             spot_px: default_spot_px(),
+            spot_um: None,
             expression: None,
             orientation: Default::default(),
             source: Source::default(),
@@ -143,15 +161,17 @@ impl DataConfig {
                         "remove them, or set the layout",
                     ));
                 }
-                let options = cohort::her2st::Options {
-                    sections: self.sections.clone(),
-                    unit: self.unit,
-                    ring: self.ring,
-                    spot_px: self.spot_px,
-                    counts: expression,
-                    ..Default::default()
-                };
-                cohort::her2st::read(&self.path, &options)
+                cohort::her2st::read(&self.path, &self.spots(expression))
+            }
+            Layout::Visium => {
+                if self.expression.is_some() {
+                    return Err(Error::usage(
+                        "`expression` belongs to layout = \"tiles\"",
+                        "remove it: counts are read from filtered_feature_bc_matrix",
+                    ));
+                }
+                let options = self.spots(expression);
+                cohort::visium::read(&self.path, self.slides.as_deref(), &options)
             }
             Layout::Tiles => {
                 if !self.sections.is_empty() || self.ring != 0 {
@@ -177,8 +197,29 @@ impl DataConfig {
         }
     }
 
+    fn spots(&self, counts: bool) -> cohort::her2st::Options {
+        cohort::her2st::Options {
+            sections: self.sections.clone(),
+            unit: self.unit,
+            ring: self.ring,
+            spot_px: self.spot_px,
+            spot_um: self.spot_um,
+            counts,
+            ..Default::default()
+        }
+    }
+
+    /// Whether the folder has expression to score against.
+    pub fn has_expression(&self) -> bool {
+        match self.layout {
+            Layout::Her2st => self.path.join("ST-cnts").is_dir(),
+            Layout::Tiles => self.expression.is_some(),
+            Layout::Visium => true,
+        }
+    }
+
     /// Paths in a run file are relative to it.
-    fn resolve(&mut self, base: &Path) {
+    pub(super) fn resolve(&mut self, base: &Path) {
         let absolute = |p: &mut PathBuf| *p = base.join(&*p);
         absolute(&mut self.path);
         self.expression.iter_mut().for_each(absolute);
@@ -428,14 +469,14 @@ impl FeatureConfig {
 }
 
 impl ExpressionConfig {
-    fn resolve(&mut self, base: &Path) {
+    pub(super) fn resolve(&mut self, base: &Path) {
         if let GeneChoice::File(list) = &mut self.genes {
             *list = base.join(&*list);
         }
     }
 }
 
-fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, readme: &str) -> Result<T> {
+pub(super) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, readme: &str) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     toml::from_str(&text).map_err(|e| {
         let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
@@ -445,19 +486,19 @@ fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, readme: &str) -> Resul
     })
 }
 
-fn to_toml(config: &impl Serialize) -> Result<String> {
+pub(super) fn to_toml(config: &impl Serialize) -> Result<String> {
     toml::to_string(config)
         .map_err(|e| Error::usage(format!("the configuration has no TOML: {e}"), "report this"))
 }
 
-fn at_least_one(numbers: &[(&str, usize)]) -> Result<()> {
+pub(super) fn at_least_one(numbers: &[(&str, usize)]) -> Result<()> {
     match numbers.iter().find(|(_, v)| *v == 0) {
         Some((name, _)) => Err(Error::usage(format!("{name} is 0"), "set it to at least 1")),
         None => Ok(()),
     }
 }
 
-fn is_share(name: &str, value: f64) -> Result<()> {
+pub(super) fn is_share(name: &str, value: f64) -> Result<()> {
     if (0.0..1.0).contains(&value) {
         return Ok(());
     }
@@ -483,7 +524,7 @@ pub struct TrnasformerConfig {
     pub data: DataConfig,
     #[serde(default = "densenet")]
     pub features: FeatureConfig,
-    #[serde(default = "log10p1")]
+    #[serde(default = "log10p1", deserialize_with = "read_log10p1")]
     pub expression: ExpressionConfig,
     #[serde(default)]
     pub split: SplitConfig,
@@ -509,6 +550,25 @@ fn log10p1() -> ExpressionConfig {
         transforms: vec![Transform::Log10p1],
         ..ExpressionConfig::default()
     }
+}
+
+fn read_log10p1<'de, D: Deserializer<'de>>(from: D) -> Result<ExpressionConfig, D::Error> {
+    read_expression(from, log10p1())
+}
+
+/// A section of a run file in which `transforms` are those of `default` when left out,
+/// as they are when the whole section is.
+pub(super) fn read_expression<'de, D: Deserializer<'de>>(
+    from: D,
+    default: ExpressionConfig,
+) -> Result<ExpressionConfig, D::Error> {
+    let mut table = toml::Table::deserialize(from)?;
+    if !table.contains_key("transforms") {
+        let names = default.transforms.iter().map(|t| t.to_string().into());
+        table.insert("transforms".into(), toml::Value::Array(names.collect()));
+    }
+    let read = toml::Value::Table(table).try_into();
+    read.map_err(|e: toml::de::Error| D::Error::custom(e.message()))
 }
 
 /// What tells a slide's tiles apart when they are clustered.

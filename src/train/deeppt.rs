@@ -27,7 +27,7 @@ use crate::ops::{self, half::wide};
 use crate::optim::{Adam, Optimizer};
 use crate::random::Philox;
 use crate::tensor::Tensor;
-use crate::train::config::{DeepPtConfig, Precision};
+use crate::train::config::DeepPtConfig;
 use crate::train::features::{
     Encoder, EncoderSource, Features, extract, published_encoder, random_encoder, stored_encoder,
 };
@@ -35,8 +35,8 @@ use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::genes::groups_by_median;
 use crate::train::progress::Control;
 use crate::train::run::{
-    Fold, HeldOut, Part, Predicted, claim, epoch_over, folds, held_out, index, reserved, shuffled,
-    targets,
+    Fold, HeldOut, Part, Predicted, claim, common_genes, epoch_over, expression, fold_records,
+    folds, held_out, index, on_scale, places, reserved, targets,
 };
 use crate::train::step::TrainingStep;
 
@@ -177,14 +177,7 @@ fn learn(
     device: &Device,
     control: Control,
 ) -> Result<Outcome> {
-    let mut table = cohort
-        .table
-        .clone()
-        .ok_or_else(|| Error::usage("the cohort has no expression", "give a table or counts"))?;
-    if config.expression.shuffle {
-        table = shuffled(&table, config.seed)?;
-    }
-
+    let table = expression(cohort, &config.expression, config.seed)?;
     let mut records = Vec::with_capacity(folds.len());
     let mut predictions = Vec::with_capacity(folds.len());
     for (number, fold) in folds.iter().enumerate() {
@@ -334,20 +327,11 @@ impl FoldRun<'_> {
             }
             histories.push(of_inner);
         }
-        let trained: BTreeSet<&str> = (known.iter())
-            .map(|&s| self.cohort.samples[s].patient.as_str())
-            .collect();
-        let sample = |&s: &usize| &self.cohort.samples[s];
+        let sides = self.fold.sides(self.cohort);
         let record = FoldRecord {
-            test: self
-                .fold
-                .test
-                .iter()
-                .map(|s| sample(s).id.clone())
-                .collect(),
-            same_patient: (self.fold.test.iter())
-                .any(|s| trained.contains(sample(s).patient.as_str())),
-            patients: trained.iter().map(|p| (*p).to_owned()).collect(),
+            test: sides.test,
+            same_patient: sides.same_patient,
+            patients: sides.patients,
             genes: gene_names,
             missing_genes: chosen.missing,
             transforms,
@@ -394,14 +378,6 @@ impl FoldRun<'_> {
         }
     }
 
-    /// Readies a model that is to be trained for the run's number format.
-    fn narrow(&self, model: &dyn State) -> Result<()> {
-        match self.config.dtype {
-            Precision::F32 => Ok(()),
-            Precision::Bf16 => model.keep_shadows(),
-        }
-    }
-
     /// Features of every tile of the fold's samples, training and test.
     fn rows(&self) -> Result<Rows> {
         let mut samples = self.fold.known();
@@ -428,7 +404,7 @@ impl FoldRun<'_> {
         let file = self.folder.join("autoencoder.safetensors");
         let part = self.part(&file, &name, fingerprint, &[]);
         let history = part.ready(&model, &mut || {
-            self.narrow(&model)?;
+            self.config.dtype.narrow(&model)?;
             let rule = Adam {
                 lr: config.learning_rate,
                 ..Adam::default()
@@ -456,7 +432,7 @@ impl FoldRun<'_> {
                         steps.step(&[features.of(batch)?], random, batch.len())
                     })
                 },
-                &mut || model.loss(&held, &Pass::eval())?.item(),
+                &mut || Ok(model.loss(&held, &Pass::eval())?.item()?.into()),
                 self.control,
             )
         })?;
@@ -520,7 +496,7 @@ impl FoldRun<'_> {
         let fingerprint = format!("{fingerprint} {inner} {number}");
         let part = self.part(&file, &name, &fingerprint, &names);
         let history = part.ready(&model, &mut || {
-            self.narrow(&model)?;
+            self.config.dtype.narrow(&model)?;
             let rule = Adam {
                 lr: config.learning_rate,
                 weight_decay: config.weight_decay,
@@ -546,7 +522,7 @@ impl FoldRun<'_> {
                         steps.step(&batch_of(batch)?, random, batch.len())
                     })
                 },
-                &mut || loss(&held, &Pass::eval())?.item(),
+                &mut || Ok(loss(&held, &Pass::eval())?.item()?.into()),
                 self.control,
             )?;
             model.absorb(&bags.code_scale, &bags.target_scale)?;
@@ -631,14 +607,6 @@ impl Ensemble {
     /// # Errors
     /// A file that is missing (the run is not finished) or broken.
     pub fn read(run: &Path, device: &Device) -> Result<Self> {
-        let unfinished = |path: &Path| {
-            Error::file(
-                path,
-                "",
-                "is missing or not readable",
-                "give the folder of a finished run; continue an unfinished one with --resume",
-            )
-        };
         let config = DeepPtConfig::read(&run.join("config.toml"))?;
         let encoder = match &config.features.weights {
             Some(path) => published_encoder(path, &config.features, device)?,
@@ -649,17 +617,7 @@ impl Ensemble {
         };
         let mut folds = Vec::new();
         let mut patients = BTreeSet::new();
-        loop {
-            let folder = run.join(format!("fold{}", folds.len()));
-            let path = folder.join("fold.json");
-            let Ok(text) = std::fs::read(&path) else {
-                if folds.is_empty() {
-                    return Err(unfinished(&path));
-                }
-                break;
-            };
-            let record: FoldRecord =
-                serde_json::from_slice(&text).map_err(|_| unfinished(&path))?;
+        for (folder, record) in fold_records::<FoldRecord>(run)? {
             folds.push(EnsembleFold::read(&folder, &record, device)?);
             patients.extend(record.patients);
         }
@@ -674,20 +632,7 @@ impl Ensemble {
 
     /// Genes that every fold predicts, in the order of the first.
     pub fn genes(&self) -> Vec<String> {
-        let (Some(first), rest) = (self.folds.first(), self.folds.iter().skip(1)) else {
-            return Vec::new();
-        };
-        let rest: Vec<BTreeSet<&String>> = rest
-            .map(|f| f.transforms.genes().iter().collect())
-            .collect();
-        let common = |g: &&String| rest.iter().all(|f| f.contains(g));
-        first
-            .transforms
-            .genes()
-            .iter()
-            .filter(common)
-            .cloned()
-            .collect()
+        common_genes(self.folds.iter().map(|f| &f.transforms))
     }
 
     /// Whether a patient of `cohort` is one that a network was trained on.
@@ -701,11 +646,7 @@ impl Ensemble {
     /// The mean prediction of all networks: (samples, genes).
     pub fn predict(&self, cohort: &Cohort, features: &Features) -> Result<Vec<f32>> {
         let genes = self.genes();
-        let place: BTreeMap<&str, usize> = genes
-            .iter()
-            .enumerate()
-            .map(|(i, g)| (g.as_str(), i))
-            .collect();
+        let place = places(&genes);
         let samples: Vec<usize> = (0..cohort.samples.len()).collect();
         let tiles: Vec<usize> = (0..cohort.tiles.len()).collect();
         let all = features.rows(&tiles)?.to(&self.device)?;
@@ -740,45 +681,7 @@ impl Ensemble {
     /// # Errors
     /// A gene that the table lacks, by name.
     pub fn on_scale(&self, table: &Table) -> Result<Vec<f32>> {
-        let genes = self.genes();
-        let columns: BTreeMap<&str, usize> = table
-            .genes
-            .iter()
-            .enumerate()
-            .map(|(i, g)| (g.as_str(), i))
-            .collect();
-        let mut total = vec![0.0f32; table.samples.len() * genes.len()];
-        for fold in &self.folds {
-            let wanted = fold.transforms.genes();
-            let selected: Vec<usize> = wanted
-                .iter()
-                .map(|g| {
-                    columns.get(g.as_str()).copied().ok_or_else(|| {
-                        Error::usage(
-                            format!("the expression lacks gene `{g}`, which the run predicts"),
-                            "give a table that has every gene of the run",
-                        )
-                    })
-                })
-                .collect::<Result<_>>()?;
-            let values = fold
-                .transforms
-                .apply_table(&table.select_genes(&selected)?)?;
-            let at: BTreeMap<&str, usize> = wanted
-                .iter()
-                .enumerate()
-                .map(|(i, g)| (g.as_str(), i))
-                .collect();
-            for (row, v) in total
-                .chunks_mut(genes.len().max(1))
-                .zip(values.chunks(wanted.len().max(1)))
-            {
-                for (slot, gene) in row.iter_mut().zip(&genes) {
-                    *slot += v[at[gene.as_str()]] / self.folds.len() as f32;
-                }
-            }
-        }
-        Ok(total)
+        on_scale(self.folds.iter().map(|f| &f.transforms), table)
     }
 }
 

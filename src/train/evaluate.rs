@@ -358,6 +358,16 @@ pub struct Summary {
     /// Whether a patient of a held-out sample was in training too.
     pub same_patient: bool,
     pub features: String,
+    /// Of genes that are reported beside all, if some are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported: Option<Reported>,
+}
+
+/// Figures of some of the genes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reported {
+    pub genes: usize,
+    pub median_pearson: f64,
 }
 
 impl Summary {
@@ -378,6 +388,7 @@ impl Summary {
             counts: scores.counts,
             same_patient,
             features: features.to_owned(),
+            reported: None,
         }
     }
 }

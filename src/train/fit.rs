@@ -1,6 +1,6 @@
 //! The training loop that every family shares: epochs, validation, early
-//! stopping on the best validation loss, and a checkpoint from which the run
-//! continues bit for bit.
+//! stopping on the best validation loss or score, and a checkpoint from which the
+//! run continues bit for bit.
 //!
 //! Random numbers are functions of (seed, stage, epoch), so nothing but the
 //! epoch has to be saved of them.
@@ -24,8 +24,29 @@ use crate::train::step::{Losses, TrainingStep};
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub epochs: usize,
-    /// Stop after this many epochs without a better validation loss.
+    /// Stop after this many epochs without a better validation.
     pub patience: usize,
+}
+
+/// What a look at the validation set gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Validation {
+    pub loss: f64,
+    /// The higher the better; it decides which epoch is the best. Without one the
+    /// loss does.
+    pub score: Option<f64>,
+}
+
+impl From<f64> for Validation {
+    fn from(loss: f64) -> Self {
+        Self { loss, score: None }
+    }
+}
+
+impl Validation {
+    fn is_finite(self) -> bool {
+        self.loss.is_finite() && self.score.is_none_or(f64::is_finite)
+    }
 }
 
 /// Losses per epoch.
@@ -33,16 +54,21 @@ pub struct Plan {
 pub struct History {
     pub train: Vec<f64>,
     pub validation: Vec<f64>,
+    /// Scores of the validation set, where they decide.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<f64>,
     /// The epoch whose weights were kept, from 0.
     pub best: usize,
 }
 
 impl History {
-    fn best_loss(&self) -> f64 {
-        self.validation
-            .get(self.best)
-            .copied()
-            .unwrap_or(f64::INFINITY)
+    /// Whether the epoch that comes next is the best so far.
+    fn improves(&self, now: Validation) -> bool {
+        let best = |of: &[f64]| of.get(self.best).copied();
+        match now.score {
+            Some(score) => best(&self.scores).is_none_or(|b| score > b),
+            None => best(&self.validation).is_none_or(|b| now.loss < b),
+        }
     }
 
     fn finished(&self, plan: Plan) -> bool {
@@ -73,7 +99,7 @@ impl Task<'_> {
     /// Trains to the end and leaves the best weights in the model.
     ///
     /// `epoch(number, steps)` runs one epoch: it gives each batch to
-    /// [`Epoch::step`]. `validate` gives the loss that decides.
+    /// [`Epoch::step`]. `validate` gives the loss or score that decides.
     ///
     /// # Errors
     /// What the closures return; a loss that is not finite; a checkpoint of this
@@ -82,7 +108,7 @@ impl Task<'_> {
     pub fn run(
         mut self,
         epoch: &mut dyn FnMut(usize, &mut Epoch) -> Result<()>,
-        validate: &mut dyn FnMut() -> Result<f64>,
+        validate: &mut dyn FnMut() -> Result<Validation>,
         control: Control,
     ) -> Result<History> {
         let (mut history, mut best) = match self.resume()? {
@@ -100,8 +126,13 @@ impl Task<'_> {
             epoch(number, &mut steps)?;
             let train = losses.mean()?;
             control.progress.at(number, &format!("loss {train:.4}"));
-            let validation = validate()?;
-            if !train.is_finite() || !validation.is_finite() {
+            let seen = validate()?;
+            let validation = seen.loss;
+            if let Some(score) = seen.score {
+                let detail = format!("loss {train:.4}, validation {validation:.4}: {score:.4}");
+                control.progress.at(number, &detail);
+            }
+            if !train.is_finite() || !seen.is_finite() {
                 return Err(Error::usage(
                     format!(
                         "{}: the loss is no longer a number in epoch {number} (training {train}, \
@@ -111,12 +142,13 @@ impl Task<'_> {
                     "use a lower learning rate, or look at the inputs with `eosin inspect`",
                 ));
             }
-            if validation < history.best_loss() || number == 0 {
+            if history.improves(seen) {
                 history.best = number;
                 best = state_weights(self.step.model())?;
             }
             history.train.push(train);
             history.validation.push(validation);
+            history.scores.extend(seen.score);
             if let Some(schedule) = &mut self.schedule {
                 let optimizer = self.step.optimizer_mut();
                 let rate = schedule.step(validation, optimizer.learning_rate());

@@ -23,4 +23,6 @@ pub mod run;
 pub mod split;
 pub mod step;
 #[cfg(feature = "slides")]
+pub mod tcgn;
+#[cfg(feature = "slides")]
 pub mod trnasformer;

@@ -2,9 +2,10 @@
 //! learned, parts that end in a file, and predictions of what was held out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::cohort::Cohort;
 use crate::device::Device;
@@ -38,6 +39,28 @@ impl Fold {
             .collect();
         all.into_iter().collect()
     }
+
+    /// Who is on which side.
+    pub fn sides(&self, cohort: &Cohort) -> Sides {
+        let sample = |&s: &usize| &cohort.samples[s];
+        let known = self.known();
+        let patients: BTreeSet<&str> = known.iter().map(|s| sample(s).patient.as_str()).collect();
+        Sides {
+            test: self.test.iter().map(|s| sample(s).id.clone()).collect(),
+            same_patient: (self.test.iter()).any(|s| patients.contains(sample(s).patient.as_str())),
+            patients: patients.iter().map(|p| (*p).to_owned()).collect(),
+        }
+    }
+}
+
+/// Who a fold tests and whom it knows.
+pub struct Sides {
+    /// Ids of the held-out samples.
+    pub test: Vec<String>,
+    /// Whether a patient of the held-out samples is in training too.
+    pub same_patient: bool,
+    /// Patients whose samples trained or validated.
+    pub patients: Vec<String>,
 }
 
 /// Predictions and measurements of samples while they were held out, on the
@@ -133,7 +156,8 @@ fn same_device(run: &Path, device: &Device) -> Result<()> {
     ))
 }
 
-fn groups(cohort: &Cohort, by: GroupBy, samples: &[usize]) -> Vec<String> {
+/// What each of the samples must not be parted from, by name.
+pub fn groups(cohort: &Cohort, by: GroupBy, samples: &[usize]) -> Vec<String> {
     let of = |&s: &usize| {
         let sample = &cohort.samples[s];
         match by {
@@ -250,11 +274,28 @@ fn named_test(config: &Common, cohort: &Cohort) -> Result<Vec<usize>> {
     Ok((0..cohort.samples.len()).filter(is_test).collect())
 }
 
+/// The cohort's expression as a run learns it.
+///
+/// # Errors
+/// A cohort without.
+pub fn expression(cohort: &Cohort, config: &ExpressionConfig, seed: u64) -> Result<Table> {
+    let Some(table) = &cohort.table else {
+        return Err(Error::usage(
+            "the cohort has no expression",
+            "give a table or counts",
+        ));
+    };
+    match config.shuffle {
+        true => shuffled(table, seed),
+        false => Ok(table.clone()),
+    }
+}
+
 /// Rows dealt to other samples at random.
 ///
 /// # Errors
 /// As [`Table::select_samples`].
-pub fn shuffled(table: &Table, seed: u64) -> Result<Table> {
+fn shuffled(table: &Table, seed: u64) -> Result<Table> {
     let mut order: Vec<usize> = (0..table.samples.len()).collect();
     Philox::fork(seed, "shuffled expression").shuffle(&mut order);
     let mut dealt = table.select_samples(&order)?;
@@ -297,8 +338,17 @@ pub fn index(numbers: impl Iterator<Item = usize>) -> Result<Tensor> {
     Tensor::from_slice(&numbers, &[numbers.len()])
 }
 
-/// One epoch: `take` for each batch of the items in a random order that is a
-/// function of seed and stage.
+/// The batches of one epoch, each with its random numbers: the items in a random
+/// order that is a function of seed and stage.
+pub fn epoch(items: &[usize], batch: usize, seed: u64, stage: &str) -> Vec<(Vec<usize>, Philox)> {
+    let mut order = items.to_vec();
+    Philox::fork(seed, stage).shuffle(&mut order);
+    let step = |i| Philox::fork(seed, &format!("{stage} step {i}"));
+    let parts = order.chunks(batch.max(1)).enumerate();
+    parts.map(|(i, part)| (part.to_vec(), step(i))).collect()
+}
+
+/// `take` for each batch of [`epoch`].
 ///
 /// # Errors
 /// What `take` returns.
@@ -309,11 +359,8 @@ pub fn epoch_over(
     stage: &str,
     take: &mut dyn FnMut(&[usize], Philox) -> Result<()>,
 ) -> Result<()> {
-    let mut order = items.to_vec();
-    let mut random = Philox::fork(seed, stage);
-    random.shuffle(&mut order);
-    for (i, part) in order.chunks(batch).enumerate() {
-        take(part, Philox::fork(seed, &format!("{stage} step {i}")))?;
+    for (part, random) in epoch(items, batch, seed, stage) {
+        take(&part, random)?;
     }
     Ok(())
 }
@@ -391,6 +438,34 @@ pub fn json<T: Serialize>(value: &T) -> Result<String> {
         .map_err(|e| Error::usage(format!("a record cannot be saved: {e}"), "report this"))
 }
 
+/// The folders of a finished run's folds and what `fold.json` says in each.
+///
+/// # Errors
+/// None is there (the run is not finished), or one is broken.
+pub fn fold_records<T: DeserializeOwned>(run: &Path) -> Result<Vec<(PathBuf, T)>> {
+    let unfinished = |path: &Path| {
+        Error::file(
+            path,
+            "",
+            "is missing or not readable",
+            "give the folder of a finished run; continue an unfinished one with --resume",
+        )
+    };
+    let mut found = Vec::new();
+    loop {
+        let folder = run.join(format!("fold{}", found.len()));
+        let path = folder.join("fold.json");
+        match std::fs::read(&path) {
+            Ok(text) => {
+                let record = serde_json::from_slice(&text).map_err(|_| unfinished(&path))?;
+                found.push((folder, record));
+            }
+            Err(_) if found.is_empty() => return Err(unfinished(&path)),
+            Err(_) => return Ok(found),
+        }
+    }
+}
+
 /// What a fold predicts of its held-out samples.
 pub struct Predicted<'a> {
     pub transforms: &'a FittedTransforms,
@@ -405,6 +480,63 @@ impl Predicted<'_> {
     }
 }
 
+/// Genes that all of the folds have, in the order of the first.
+pub fn common_genes<'a>(folds: impl IntoIterator<Item = &'a FittedTransforms>) -> Vec<String> {
+    let mut folds = folds.into_iter();
+    let Some(first) = folds.next() else {
+        return Vec::new();
+    };
+    let rest: Vec<BTreeSet<&String>> = folds.map(|f| f.genes().iter().collect()).collect();
+    let common = |g: &&String| rest.iter().all(|f| f.contains(g));
+    first.genes().iter().filter(common).cloned().collect()
+}
+
+/// Measured expression on the scale of the predictions, the mean over the folds'
+/// transforms: (samples, genes) for the genes that all folds have.
+///
+/// # Errors
+/// A gene that the table lacks, by name.
+pub fn on_scale<'a>(
+    folds: impl IntoIterator<Item = &'a FittedTransforms> + Clone,
+    table: &Table,
+) -> Result<Vec<f32>> {
+    let genes = common_genes(folds.clone());
+    let share = 1.0 / folds.clone().into_iter().count().max(1) as f32;
+    let columns = places(&table.genes);
+    let mut total = vec![0.0f32; table.samples.len() * genes.len()];
+    for fold in folds {
+        let wanted = fold.genes();
+        let selected: Vec<usize> = wanted
+            .iter()
+            .map(|g| {
+                columns.get(g.as_str()).copied().ok_or_else(|| {
+                    Error::usage(
+                        format!("the expression lacks gene `{g}`, which the run predicts"),
+                        "give a table that has every gene of the run",
+                    )
+                })
+            })
+            .collect::<Result<_>>()?;
+        let values = fold.apply_table(&table.select_genes(&selected)?)?;
+        let at = places(wanted);
+        for (row, v) in total
+            .chunks_mut(genes.len().max(1))
+            .zip(values.chunks(wanted.len().max(1)))
+        {
+            for (slot, gene) in row.iter_mut().zip(&genes) {
+                *slot += v[at[gene.as_str()]] * share;
+            }
+        }
+    }
+    Ok(total)
+}
+
+/// Where each name stands.
+pub fn places(names: &[String]) -> BTreeMap<&str, usize> {
+    let all = names.iter().enumerate();
+    all.map(|(i, name)| (name.as_str(), i)).collect()
+}
+
 /// Joins the folds' predictions for the genes that all of them have.
 ///
 /// # Errors
@@ -415,11 +547,7 @@ pub fn held_out(
     folds: &[Fold],
     records: &[Predicted],
 ) -> Result<HeldOut> {
-    let common = |g: &&String| records.iter().all(|r| r.genes().contains(g));
-    let genes: Vec<String> = match records.first() {
-        Some(first) => first.genes().iter().filter(common).cloned().collect(),
-        None => Vec::new(),
-    };
+    let genes = common_genes(records.iter().map(|r| r.transforms));
     let mut out = HeldOut {
         samples: Vec::new(),
         slides: Vec::new(),
@@ -432,19 +560,9 @@ pub fn held_out(
         genes,
     };
     for (number, (fold, record)) in folds.iter().zip(records).enumerate() {
-        let place: BTreeMap<&str, usize> = record
-            .genes()
-            .iter()
-            .enumerate()
-            .map(|(i, g)| (g.as_str(), i))
-            .collect();
+        let place = places(record.genes());
         let columns: Vec<usize> = out.genes.iter().map(|g| place[g.as_str()]).collect();
-        let in_table: BTreeMap<&str, usize> = table
-            .genes
-            .iter()
-            .enumerate()
-            .map(|(i, g)| (g.as_str(), i))
-            .collect();
+        let in_table = places(&table.genes);
         let selected: Vec<usize> = record
             .genes()
             .iter()

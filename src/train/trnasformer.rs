@@ -30,13 +30,13 @@ use crate::optim::{AdamW, Goal, Optimizer, ReduceOnPlateau};
 use crate::random::Philox;
 use crate::tensor::Tensor;
 use crate::train::classes::Classified;
-use crate::train::config::{ClusterBy, Network, Precision, TrnasformerConfig};
+use crate::train::config::{ClusterBy, Network, TrnasformerConfig};
 use crate::train::features::{EncoderSource, Features, extract, published_encoder, random_encoder};
 use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::progress::Control;
 use crate::train::run::{
-    Fold, HeldOut, Part, Predicted, claim, epoch_over, folds, held_out, index, json, reserved,
-    shuffled, targets,
+    Fold, HeldOut, Part, Predicted, claim, epoch_over, expression, folds, held_out, index, json,
+    reserved, targets,
 };
 use crate::train::step::TrainingStep;
 
@@ -281,24 +281,15 @@ fn learn(
     device: &Device,
     control: Control,
 ) -> Result<Outcome> {
-    let mut table = match (&cohort.table, config.model.genes) {
-        (Some(table), true) => table.clone(),
-        (None, true) => {
-            return Err(Error::usage(
-                "the cohort has no expression",
-                "give a table or counts, or set model.genes = false",
-            ));
-        }
+    let table = match config.model.genes {
+        true => expression(cohort, &config.expression, config.seed)?,
         // Samples without genes, so that the rest need not ask.
-        (_, false) => Table {
+        false => Table {
             samples: cohort.samples.iter().map(|s| s.id.clone()).collect(),
             genes: Vec::new(),
             values: Vec::new(),
         },
     };
-    if config.expression.shuffle {
-        table = shuffled(&table, config.seed)?;
-    }
     if let Some(at) = features.values.iter().position(|v| !v.is_finite()) {
         let tile = &cohort.tiles[at / features.width];
         return Err(Error::file(
@@ -502,15 +493,11 @@ impl FoldRun<'_> {
             networks.push(history);
             self.predict(&model, &data, &mut predictions)?;
         }
-        let trained: BTreeSet<&str> = (known.iter())
-            .map(|&s| self.cohort.samples[s].patient.as_str())
-            .collect();
-        let sample = |&s: &usize| &self.cohort.samples[s];
-        let test = &self.fold.test;
+        let sides = self.fold.sides(self.cohort);
         let record = FoldRecord {
-            test: test.iter().map(|s| sample(s).id.clone()).collect(),
-            same_patient: (test.iter()).any(|s| trained.contains(sample(s).patient.as_str())),
-            patients: trained.iter().map(|p| (*p).to_owned()).collect(),
+            test: sides.test,
+            same_patient: sides.same_patient,
+            patients: sides.patients,
             genes,
             missing_genes: missing,
             transforms,
@@ -643,9 +630,7 @@ impl FoldRun<'_> {
             control: self.control,
         };
         let history = part.ready(model.state(), &mut || {
-            if self.config.dtype == Precision::Bf16 {
-                model.state().keep_shadows()?;
-            }
+            self.config.dtype.narrow(model.state())?;
             let rule = AdamW {
                 lr: config.learning_rate,
                 weight_decay: config.weight_decay,
@@ -686,7 +671,7 @@ impl FoldRun<'_> {
                         steps.step(&inputs, random, batch.len())
                     })
                 },
-                &mut || self.validation(&model, data, &validation),
+                &mut || Ok(self.validation(&model, data, &validation)?.into()),
                 self.control,
             )
         })?;

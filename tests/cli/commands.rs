@@ -5,13 +5,14 @@ use std::path::Path;
 
 use crate::support::*;
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 9] = [
     "quickstart",
     "simulate",
     "features",
     "train",
     "evaluate",
     "predict",
+    "explain",
     "inspect",
     "doctor",
 ];

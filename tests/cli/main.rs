@@ -16,6 +16,10 @@ mod predict;
 mod profile;
 mod resume;
 mod slides;
+mod spots;
 mod support;
 mod threads;
 mod torch;
+
+#[path = "../common/sections.rs"]
+mod sections;

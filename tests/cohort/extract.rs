@@ -3,7 +3,7 @@
 use std::fs;
 
 use eosin::Error;
-use eosin::cohort::{Cohort, TileSpec, for_each_batch, her2st, tiles};
+use eosin::cohort::{Cohort, TileSpec, cut_tiles, for_each_batch, her2st, tiles};
 use eosin::slides::image::read;
 use eosin::slides::tile::{IMAGENET_MEAN, IMAGENET_STD, crop, normalise, resize};
 use tempfile::tempdir;
@@ -60,6 +60,13 @@ fn every_tile_comes_once_in_order_and_as_cut_alone() {
         let mut alone = vec![0.0; len];
         normalise(&cut, IMAGENET_MEAN, IMAGENET_STD, &mut alone).unwrap();
         assert_eq!(values[i * len..(i + 1) * len], alone, "tile {i}");
+    }
+    // And as they lie in their images.
+    let (cut, unused) = cut_tiles(&cohort).unwrap();
+    assert!(unused.is_empty());
+    for (tile, cut) in cohort.tiles.iter().zip(cut) {
+        let image = read(&cohort.images[tile.image].path).unwrap();
+        assert_eq!(cut, Some(crop(&image, tile.centre.unwrap(), 12).unwrap()));
     }
     // The same bits for any number of threads and any batch.
     for threads in [1, 2, 3] {

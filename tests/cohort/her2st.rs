@@ -195,6 +195,26 @@ fn without_counts_the_cohort_is_for_prediction() {
 }
 
 #[test]
+fn a_tile_can_be_given_in_micrometres() {
+    // Spots are 5 px apart, which are 200 micrometres.
+    let folder = folder();
+    let by_length = |um: f64, section: &str| Options {
+        spot_um: Some(um),
+        sections: vec![section.into()],
+        ..options(Unit::Spot)
+    };
+    let cohort = read(folder.path(), &by_length(330.0, "A1")).unwrap();
+    assert!(cohort.tiles.iter().all(|t| t.size_px == 8));
+    // One spot alone tells nothing.
+    let alone = read(folder.path(), &by_length(330.0, "B2"));
+    refused(alone, &["B2_selection.tsv", "330 micrometres", "spot_px"]);
+    refused(
+        read(folder.path(), &by_length(f64::NAN, "A1")),
+        &["no length"],
+    );
+}
+
+#[test]
 fn a_spot_outside_the_image_is_skipped_and_named() {
     let folder = folder();
     // Tiles of 8 px fit from 4 to 36 in the width of 40.

@@ -399,7 +399,7 @@ fn stage(device: &Device, checkpoint: &Path, stop_at: Option<usize>) -> Result<(
             }
             Ok(())
         },
-        &mut || net.loss(&held, &Pass::eval())?.item(),
+        &mut || Ok(net.loss(&held, &Pass::eval())?.item()?.into()),
         control,
     )?;
     Ok((state_weights(&net)?, history))

@@ -11,6 +11,8 @@ mod passes;
 mod registry;
 mod sessions;
 mod tcgn;
+#[cfg(feature = "slides")]
+mod tcgn_run;
 mod training;
 #[cfg(feature = "slides")]
 mod trnasformer_run;
@@ -21,6 +23,9 @@ mod dense_graph;
 mod emulated;
 #[path = "../common/formula.rs"]
 mod formula;
+#[cfg(feature = "slides")]
+#[path = "../common/sections.rs"]
+mod sections;
 #[path = "../common/stored.rs"]
 mod stored;
 #[path = "../common/trial.rs"]
@@ -34,7 +39,11 @@ fn main() {
     #[cfg(feature = "slides")]
     trials.extend(deeppt_run::trials().into_iter().chain(features::trials()));
     #[cfg(feature = "slides")]
-    trials.extend(trnasformer_run::trials());
+    trials.extend(
+        trnasformer_run::trials()
+            .into_iter()
+            .chain(tcgn_run::trials()),
+    );
     trials.extend(passes::trials());
     trials.extend(registry::trials());
     trials.extend(sessions::trials());

@@ -11,6 +11,7 @@ mod config;
 mod context;
 mod convnext;
 mod encoder;
+mod explain;
 mod graph_block;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 pub use config::Config;
 use context::Tables;
 pub use context::Watch;
+pub use explain::{Edge, Explanation};
 
 use cmt::{Block, BlockShape, PatchEmbed, image, pointwise};
 use config::{REDUCTIONS, STAGES};
