@@ -5,12 +5,14 @@ use std::path::Path;
 
 use crate::support::*;
 
-const COMMANDS: [&str; 8] = [
+const COMMANDS: [&str; 10] = [
     "quickstart",
     "simulate",
     "features",
     "train",
     "evaluate",
+    "index",
+    "respond",
     "predict",
     "inspect",
     "doctor",

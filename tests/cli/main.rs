@@ -13,5 +13,6 @@ mod predict;
 mod profile;
 mod resume;
 mod support;
+mod tables;
 mod threads;
 mod torch;
