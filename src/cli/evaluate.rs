@@ -15,7 +15,7 @@ use crate::expression::transform::FittedTransforms;
 use crate::expression::{Source, Table, source};
 use crate::formats::atomic::{create_dir_all, write_bytes};
 use crate::train::classes::{ClassScores, Classified};
-use crate::train::config::{DataConfig, Precision};
+use crate::train::config::{DataConfig, Precision, TrnasformerConfig};
 use crate::train::deeppt::Ensemble;
 use crate::train::evaluate::{Comparison, Scores, Summary, write_results};
 use crate::train::features::extract;
@@ -58,6 +58,14 @@ fn other_samples(
     json: bool,
     control: Control,
 ) -> Result<()> {
+    if TrnasformerConfig::read(&run.join("config.toml")).is_ok() {
+        return Err(Error::file(
+            run,
+            "",
+            "is a run of tRNAsformer or HE2RNA, which `evaluate --data` does not read",
+            "score what it held out without --data, or predict bags with `eosin predict`",
+        ));
+    }
     let ensemble = Ensemble::read(run, device)?;
     let trained = ensemble.config.features.dtype;
     if dtype.is_some_and(|dtype| dtype != trained) {
@@ -200,7 +208,7 @@ fn tables(args: &EvaluateArgs, json: bool, control: Control) -> Result<()> {
         let held = side_by_side(args, path, &measured, &mut left_out)?;
         let mut scores = Scores::of(&held)?;
         if let Some(training) = &args.training {
-            let table = read_signed(training, args.orientation(), &[])?;
+            let table = read_signed(training, args.orientation_or_rows(), &[])?;
             let mean = means(&table, &held.genes, training)?;
             let baseline: Vec<f32> = mean.repeat(held.samples.len());
             scores.relative_to(&baseline, &held.measured)?;
@@ -256,9 +264,9 @@ fn table_of(path: &Path) -> std::path::PathBuf {
 /// Predictions, bags averaged where the user says which slide each is of.
 fn predictions(args: &EvaluateArgs, path: &Path, known: &[String]) -> Result<Table> {
     let path = &table_of(path);
-    let orientation = match args.orientation() {
-        Orientation::Auto if known.is_empty() => Orientation::SamplesByGenes,
-        given => given,
+    let orientation = match known.is_empty() {
+        true => args.orientation_or_rows(),
+        false => args.orientation(),
     };
     let table = read_signed(path, orientation, known)?;
     let Some(bags) = &args.bags else {
@@ -475,6 +483,14 @@ impl EvaluateArgs {
     fn orientation(&self) -> Orientation {
         self.orientation
             .map_or(Orientation::Auto, Orientation::from)
+    }
+
+    /// The same where no names can tell: samples are rows, as eosin writes tables.
+    fn orientation_or_rows(&self) -> Orientation {
+        match self.orientation() {
+            Orientation::Auto => Orientation::SamplesByGenes,
+            given => given,
+        }
     }
 
     /// What was said of the form of the expression, if anything was.

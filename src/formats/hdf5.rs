@@ -515,6 +515,21 @@ impl File {
         // A chunk is read whole, and may reach over the edge of the dataset.
         let chunk = facts.chunks.iter().flatten().map(|&d| d as u64);
         let claimed = claimed.max(chunk.fold(width, u64::saturating_mul));
+        // The library makes room for a stored chunk before it looks whether it is there.
+        let stored = match facts.chunks {
+            Some(_) => found
+                .chunks()
+                .map_err(|e| damaged(&self.path, place(dataset), e))?,
+            None => Vec::new(),
+        };
+        let longest = stored.iter().map(|chunk| chunk.storage_size).max();
+        if longest.is_some_and(|size| size > self.bytes) {
+            return Err(damaged(
+                &self.path,
+                place(dataset),
+                "a chunk is longer than the file",
+            ));
+        }
         if claimed <= limit.saturating_add(FREE) {
             return Ok(());
         }

@@ -5,12 +5,14 @@ use std::path::Path;
 
 use crate::support::*;
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "quickstart",
     "simulate",
     "features",
     "train",
     "evaluate",
+    "index",
+    "respond",
     "predict",
     "explain",
     "inspect",

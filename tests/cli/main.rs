@@ -18,6 +18,7 @@ mod resume;
 mod slides;
 mod spots;
 mod support;
+mod tables;
 mod threads;
 mod torch;
 

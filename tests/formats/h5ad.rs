@@ -149,3 +149,48 @@ fn parts_that_do_not_fit_are_refused() {
         assert_says(&refusal(h5ad::read(&path)), &["made.h5ad: `X", problem]);
     }
 }
+
+/// With a Python that has anndata, named by EOSIN_TEST_PYTHON.
+#[test]
+fn anndata_opens_what_is_written() {
+    let Some(python) = std::env::var_os("EOSIN_TEST_PYTHON") else {
+        eprintln!("skipped: anndata_opens_what_is_written: EOSIN_TEST_PYTHON names no Python");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let script = "
+import sys, anndata, numpy as np
+for original, made in zip(sys.argv[1::2], sys.argv[2::2]):
+    a, b = anndata.read_h5ad(original), anndata.read_h5ad(made)
+    dense = lambda x: np.asarray(x.todense() if hasattr(x, 'todense') else x)
+    assert (dense(a.X) == dense(b.X)).all() and type(a.X) is type(b.X), (a.X, b.X)
+    assert list(a.obs_names) == list(b.obs_names) and list(a.var_names) == list(b.var_names)
+    assert list(a.obs.columns) == list(b.obs.columns), (a.obs, b.obs)
+    for name in a.obs.columns:
+        assert a.obs[name].equals(b.obs[name]) or list(a.obs[name].astype(str)) == list(b.obs[name].astype(str)), name
+    assert a.obs['slide'].dtype == b.obs['slide'].dtype == 'category'
+    assert b.obs['kept'].dtype == bool
+    assert (a.obsm['spatial'] == b.obsm['spatial']).all()
+    assert not b.uns and not b.layers
+    b.write_h5ad(made + '.again')
+";
+    let mut args = vec!["-c".into(), script.to_owned()];
+    for name in ["dense.h5ad", "csr.h5ad", "csc.h5ad"] {
+        let path = folder.path().join(name);
+        h5ad::write(&path, &h5ad::read(fixture(name)).unwrap()).unwrap();
+        args.push(fixture(name).display().to_string());
+        args.push(path.display().to_string());
+    }
+    let ended = std::process::Command::new(python)
+        .args(&args)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{said}");
+    // anndata's own file of it is read again.
+    let again = h5ad::read(folder.path().join("csr.h5ad.again")).unwrap();
+    assert_eq!(
+        format!("{:?}", again.x),
+        format!("{:?}", h5ad::read(fixture("csr.h5ad")).unwrap().x)
+    );
+}

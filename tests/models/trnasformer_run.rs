@@ -43,6 +43,10 @@ pub fn trials() -> Vec<Trial> {
                 Ok(Device::Cuda(under_test::device(Schedule::Greedy(2))?))
             })
         }),
+        trial(
+            "trnasformer_run::classes_are_learned_alone",
+            classes_are_learned_alone,
+        ),
         trial("trnasformer_run::refusals", refusals),
     ]
 }
@@ -245,6 +249,36 @@ fn what_is_planted_is_learned(network: Network) -> Result<()> {
         "{written}"
     );
     assert_eq!(written.lines().count(), 1 + slides);
+    Ok(())
+}
+
+/// Without expression, and without a gene head in the files.
+fn classes_are_learned_alone() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let slides = 24;
+    let (mut cohort, features) = cohort(slides, 20);
+    cohort.table = None;
+    let mut config = config(folder.path());
+    config.model.genes = false;
+    config.model.width = 24;
+    config.training.epochs = 40;
+    config.training.plateau_patience = 5;
+    let out = folder.path().join("run");
+    let given = (&cohort, &features);
+    let watcher = Watcher::default();
+    let refused = run(&config, &out, false, given, &Device::Cpu, &watcher);
+    let error = refused.err().expect("nothing is left to learn").to_string();
+    assert!(error.contains("model.genes"), "{error}");
+    let classes = folder.path().join("classes.csv");
+    write_classes(&classes, slides);
+    config.model.classes = Some(classes);
+    let outcome = run(&config, &out, false, given, &Device::Cpu, &watcher)?;
+    assert!(outcome.held_out.genes.is_empty());
+    assert_eq!(outcome.held_out.samples.len(), slides);
+    let scores = outcome.classes.expect("classes").scores()?;
+    assert!(scores.slides.accuracy > 0.9, "{:?}", scores.slides);
+    let weights = eosin::formats::read_weights(out.join("fold0/model0.safetensors"))?;
+    assert!(weights.iter().all(|(key, _)| !key.starts_with("conv")));
     Ok(())
 }
 
