@@ -77,7 +77,7 @@ fn doctor_tells_of_this_machine() {
     let report = succeeds(["doctor"]);
     let findings = json(["doctor", "--json"]);
     let findings_of = [
-        "eosin", "cpu", "cuda", "kernels", "device", "models", "weights",
+        "eosin", "cpu", "cuda", "kernels", "device", "models", "slides", "weights",
     ];
     for (at, what) in findings_of.iter().enumerate() {
         assert_eq!(findings[at]["what"], *what);
