@@ -17,17 +17,23 @@ pub fn splitmix64(state: &mut u64) -> u64 {
 /// 2011, "Parallel random numbers: as easy as 1, 2, 3", Philox4x32 with 10
 /// rounds).
 pub fn philox4x32(key: u64, counter: [u32; 4]) -> [u32; 4] {
+    rounds(key, counter.map(|word| [word])).map(|[word]| word)
+}
+
+/// N blocks side by side, for vector instructions: `[word][block]`.
+#[inline(always)]
+fn rounds<const N: usize>(key: u64, mut c: [[u32; N]; 4]) -> [[u32; N]; 4] {
     let (mut k0, mut k1) = (key as u32, (key >> 32) as u32);
-    let mut c = counter;
     for _ in 0..10 {
-        let p0 = u64::from(c[0]) * 0xD251_1F53;
-        let p1 = u64::from(c[2]) * 0xCD9E_8D57;
-        c = [
-            (p1 >> 32) as u32 ^ c[1] ^ k0,
-            p1 as u32,
-            (p0 >> 32) as u32 ^ c[3] ^ k1,
-            p0 as u32,
-        ];
+        let before = c;
+        for i in 0..N {
+            let p0 = u64::from(before[0][i]) * 0xD251_1F53;
+            let p1 = u64::from(before[2][i]) * 0xCD9E_8D57;
+            c[0][i] = (p1 >> 32) as u32 ^ before[1][i] ^ k0;
+            c[1][i] = p1 as u32;
+            c[2][i] = (p0 >> 32) as u32 ^ before[3][i] ^ k1;
+            c[3][i] = p0 as u32;
+        }
         k0 = k0.wrapping_add(0x9E37_79B9);
         k1 = k1.wrapping_add(0xBB67_AE85);
     }
@@ -74,6 +80,15 @@ impl Philox {
     /// The words of one block; word `i` of a stream is in block `i / 4`.
     pub fn block(&self, position: u64) -> [u32; 4] {
         philox4x32(self.key, [position as u32, (position >> 32) as u32, 0, 0])
+    }
+
+    /// As many blocks from `position` on: word w of block i is `[w][i]`.
+    #[inline(always)]
+    pub fn blocks<const N: usize>(&self, position: u64) -> [[u32; N]; 4] {
+        let at = |i: usize| position.wrapping_add(i as u64);
+        let low = std::array::from_fn(|i| at(i) as u32);
+        let high = std::array::from_fn(|i| (at(i) >> 32) as u32);
+        rounds(self.key, [low, high, [0; N], [0; N]])
     }
 
     /// A uniform number in [0, 1) with 24 bits from one word.
@@ -151,6 +166,18 @@ mod tests {
             ),
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]
         );
+    }
+
+    #[test]
+    fn blocks_side_by_side() {
+        let stream = Philox::new(7);
+        for first in [0, u64::from(u32::MAX) - 2, u64::MAX - 1] {
+            let all = stream.blocks::<5>(first);
+            for i in 0..5 {
+                let one = stream.block(first.wrapping_add(i as u64));
+                assert_eq!(all.map(|word| word[i]), one);
+            }
+        }
     }
 
     #[test]

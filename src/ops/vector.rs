@@ -129,6 +129,50 @@ fn exp_f32(x: f32) -> f32 {
     series * power(n >> 1) * power(n.wrapping_sub(n >> 1))
 }
 
+/// Distribution function and density of the standard normal distribution at x: in
+/// f32 without branches or calls, both within 2e-7, the first also within 1e-6 of
+/// itself down to x = -5 (3e-6 to -9); in f64 by the libraries.
+#[inline(always)]
+pub(crate) fn gaussian<T: Float>(x: T) -> (T, T) {
+    if T::DTYPE == DType::F32 {
+        let (below, density) = gaussian_f32(x.to_f64() as f32);
+        (T::from_f64(below.into()), T::from_f64(density.into()))
+    } else {
+        // By erfc, because 1 + erf(x) cancels for negative x.
+        let below = T::from_f64(0.5) * (x * T::from_f64(-std::f64::consts::FRAC_1_SQRT_2)).erfc();
+        let scale = T::from_f64(0.398_942_280_401_432_7); // 1 / sqrt(2 pi)
+        (below, scale * (x * x * T::from_f64(-0.5)).exp())
+    }
+}
+
+/// With z = |x| / sqrt(2), erfc(z) e^(z^2) is smooth in t = 1 / (1 + 0.45 z), which
+/// takes all z to (0, 1]: t times a polynomial, fitted for the smallest largest
+/// relative error, 3.2e-8 (least squares reweighted by the error, 4,000 Chebyshev
+/// nodes). erf(z) instead would cancel for negative x.
+#[inline(always)]
+fn gaussian_f32(x: f32) -> (f32, f32) {
+    const FITTED: [f32; 9] = [
+        0.191_072_32,
+        -0.301_281_2,
+        0.143_089_71,
+        -0.022_757_58,
+        0.120_089_084,
+        0.175_224_21,
+        0.228_274_64,
+        0.253_883,
+        0.253_885_33,
+    ];
+    let t = 1.0 / (1.0 + 0.45 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
+    let mut series = -0.041_479_498;
+    for coefficient in FITTED {
+        series = series * t + coefficient;
+    }
+    let bell = exp_f32(x * x * -0.5);
+    let tail = 0.5 * bell * (series * t);
+    let below = if x > 0.0 { 1.0 - tail } else { tail };
+    (below, 0.398_942_3 * bell)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,6 +199,23 @@ mod tests {
         }
         assert_eq!((exp(0.0f32), exp(-0.0f32)), (1.0, 1.0));
         assert!(exp(f32::NAN).is_nan() && exp(f64::NAN).is_nan());
+    }
+
+    #[test]
+    fn gaussian_is_near_the_libraries() {
+        for i in -90_000..=90_000 {
+            let x = i as f32 * 1e-4;
+            let (below, density) = gaussian(x);
+            let exact = gaussian(f64::from(x));
+            let errors = [f64::from(below) - exact.0, f64::from(density) - exact.1];
+            assert!(errors.iter().all(|e| e.abs() <= 2e-7), "at {x}: {errors:?}");
+            let tail = if x < -5.0 { 3e-6 } else { 1e-6 };
+            assert!(errors[0].abs() <= tail * exact.0, "at {x}: {errors:?}");
+        }
+        assert_eq!(gaussian(f32::NEG_INFINITY), (0.0, 0.0));
+        assert_eq!(gaussian(f32::INFINITY), (1.0, 0.0));
+        let (below, density) = gaussian(f32::NAN);
+        assert!(below.is_nan() && density.is_nan());
     }
 
     #[test]

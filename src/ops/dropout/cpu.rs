@@ -3,6 +3,7 @@ use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::half::{is_half, widened};
 use crate::ops::images::format_of;
+use crate::ops::vector::vectorised;
 use crate::random::Philox;
 use crate::shape::{Format, Layout};
 use crate::tensor::Tensor;
@@ -26,20 +27,41 @@ fn run<T: Float>(x: &Tensor, p: f64, stream: Philox) -> Result<Tensor> {
     let from = plain.dense_slice::<T>("dropout")?;
     let scale = T::from_f64(1.0 / (1.0 - p));
     let layout = Layout::contiguous(*plain.layout().shape());
-    let y = Tensor::build(layout, |out: &mut [T]| {
-        cpu::for_chunks(out, 4, &|start, chunk| {
-            let values = &from[start..start + chunk.len()];
-            let quads = chunk.chunks_mut(4).zip(values.chunks(4));
-            for (i, (out, values)) in quads.enumerate() {
-                let block = (start / 4 + i) as u64;
-                let words = stream.block(stream.position.wrapping_add(block));
-                for ((o, &v), word) in out.iter_mut().zip(values).zip(words) {
-                    if f64::from(Philox::unit(word)) >= p {
-                        *o = v * scale;
-                    }
-                }
-            }
+    // `Philox::unit(word) >= p` in integers, which are exact too.
+    let from_on = (p * f64::from(1u32 << 24)).ceil() as u32;
+    let y = Tensor::build_unwritten(layout, |out: &mut [T]| {
+        cpu::for_chunks(out, 4, &|start, out| {
+            let first = stream.position.wrapping_add((start / 4) as u64);
+            keep(
+                &from[start..start + out.len()],
+                stream,
+                first,
+                from_on,
+                scale,
+                out,
+            );
         });
     });
     y.to_format(format)
+}
+
+vectorised! {
+    /// Element i is kept by word i % 4 of block `first` + i / 4.
+    fn keep<T: Float>(
+        x: &[T],
+        stream: Philox,
+        first: u64,
+        from_on: u32,
+        scale: T,
+        out: &mut [T],
+    ) {
+        const BLOCKS: usize = 8;
+        for (i, (x, out)) in x.chunks(4 * BLOCKS).zip(out.chunks_mut(4 * BLOCKS)).enumerate() {
+            let words = stream.blocks::<BLOCKS>(first.wrapping_add((i * BLOCKS) as u64));
+            for (j, (o, &v)) in out.iter_mut().zip(x).enumerate() {
+                let kept = words[j % 4][j / 4] >> 8 >= from_on;
+                *o = if kept { v * scale } else { T::ZERO };
+            }
+        }
+    }
 }

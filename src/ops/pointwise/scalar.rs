@@ -6,6 +6,7 @@
 
 use super::Function;
 use crate::dtype::Float;
+use crate::ops::vector::{exp, gaussian};
 
 /// A loop that takes a formula.
 pub(crate) trait Loop<T> {
@@ -17,9 +18,9 @@ pub(crate) trait Loop<T> {
 pub(crate) fn visit<T: Float, L: Loop<T>>(f: Function, order: u32, body: L) -> L::Output {
     let c = T::from_f64;
     let (zero, one, two) = (T::ZERO, T::ONE, c(2.0));
-    let sigmoid = move |x: T| one / (one + (-x).exp());
+    let sigmoid = move |x: T| one / (one + exp(-x));
     match (f, order) {
-        (Function::Exp, _) => body.run(move |x: T| x.exp()),
+        (Function::Exp, _) => body.run(move |x: T| exp(x)),
         (Function::Log, 0) => body.run(move |x: T| x.ln()),
         (Function::Log, 1) => body.run(move |x: T| one / x),
         (Function::Log, _) => body.run(move |x: T| -(one / (x * x))),
@@ -73,9 +74,12 @@ pub(crate) fn visit<T: Float, L: Loop<T>>(f: Function, order: u32, body: L) -> L
         (Function::Abs | Function::Clamp(..) | Function::LeakyRelu(_), _) => {
             body.run(move |_| zero)
         }
-        (Function::Gelu, 0) => body.run(move |x: T| x * normal_cdf(x)),
-        (Function::Gelu, 1) => body.run(move |x: T| normal_cdf(x) + x * normal_pdf(x)),
-        (Function::Gelu, _) => body.run(move |x: T| normal_pdf(x) * (two - x * x)),
+        (Function::Gelu, 0) => body.run(move |x: T| x * gaussian(x).0),
+        (Function::Gelu, 1) => body.run(move |x: T| {
+            let (below, density) = gaussian(x);
+            below + x * density
+        }),
+        (Function::Gelu, _) => body.run(move |x: T| gaussian(x).1 * (two - x * x)),
         (Function::Silu, 0) => body.run(move |x: T| x * sigmoid(x)),
         (Function::Silu, 1) => body.run(move |x: T| {
             let s = sigmoid(x);
@@ -118,14 +122,4 @@ impl<T: Float> Loop<T> for InPlace<'_, T> {
 /// f of every value, for the epilogue of a product.
 pub(crate) fn apply_in_place<T: Float>(f: Function, values: &mut [T]) {
     visit(f, 0, InPlace(values));
-}
-
-/// By erfc, because 1 + erf(x) cancels for negative x.
-fn normal_cdf<T: Float>(x: T) -> T {
-    T::from_f64(0.5) * (x * T::from_f64(-std::f64::consts::FRAC_1_SQRT_2)).erfc()
-}
-
-fn normal_pdf<T: Float>(x: T) -> T {
-    let scale = T::from_f64(0.398_942_280_401_432_7); // 1 / sqrt(2 pi)
-    scale * (x * x * T::from_f64(-0.5)).exp()
 }
