@@ -129,12 +129,6 @@ impl Case {
         Ok(())
     }
 
-    /// A tensor that is stored in full and compared by the caller.
-    pub fn full(&mut self, name: &str) -> Vec<f64> {
-        self.compared.insert(name.to_owned());
-        array(&self.arrays(), name)
-    }
-
     /// Compares a tensor of integers, each exactly.
     pub fn integers(&mut self, name: &str, got: &Tensor) -> Result<()> {
         assert_eq!(

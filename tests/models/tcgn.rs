@@ -117,13 +117,13 @@ fn matrix_of_edges(name: &str, seen: &Seen) -> Result<Tensor> {
             "adj_e" => all.extend(dense.edge_adjacency),
             "node_degree" => {
                 let leaving = |n| ends.iter().filter(|e| e[0] == n).count() as f64;
-                all.extend((0..nodes).map(leaving));
+                all.extend((0..dense.nodes).map(leaving));
             }
             // Stacked in reversed order.
             "T_rowsum" => {
                 let from = (batch - 1 - sample) * count;
                 let reversed = Dense::new(&every[from..from + count], nodes);
-                let rows = reversed.transition.chunks(count);
+                let rows = reversed.transition.chunks(reversed.edges);
                 all.extend(rows.map(|row| row.iter().sum::<f64>()));
             }
             _ => panic!("no {name}"),
