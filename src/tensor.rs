@@ -203,15 +203,19 @@ impl Tensor {
         Ok(&all[self.layout.offset()..self.layout.offset() + self.elements()])
     }
 
+    /// Whether nothing else holds the memory, which is the CPU's.
+    pub(crate) fn holds_alone(&mut self) -> bool {
+        match &mut self.storage {
+            Storage::Cpu(buffer) => Arc::get_mut(buffer).is_some(),
+            Storage::Cuda(..) => false,
+        }
+    }
+
     /// The elements in physical order, to be changed in place: in the storage
     /// that the tensor has if nothing else holds it, in a copy elsewhere.
     pub(crate) fn dense_mut<T: Element>(&mut self, op: &'static str) -> Result<&mut [T]> {
         self.elements_of::<T>(op)?;
-        let on_host = |storage: &mut Storage| match storage {
-            Storage::Cpu(buffer) => Arc::get_mut(buffer).is_some(),
-            Storage::Cuda(..) => false,
-        };
-        if !self.layout.is_dense() || !on_host(&mut self.storage) {
+        if !self.layout.is_dense() || !self.holds_alone() {
             let plain = if self.layout.is_dense() {
                 self.detach()
             } else {

@@ -98,7 +98,7 @@ impl ResNetFeatures {
             for layer in first {
                 x = layer.apply(&x, None)?;
             }
-            x = last.apply(&x, Some(&shortcut))?;
+            x = last.apply_onto(&x, shortcut)?;
         }
         ops::mean(&wide(&x)?, &[2, 3], false)
     }

@@ -18,7 +18,7 @@ use crate::device::cuda::{CudaDevice, device_of, kernels};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::conv2d::{Conv2d, Sizes, cpu, cuda, forward_sizes};
-use crate::ops::half::wide;
+use crate::ops::half::{is_half, wide};
 use crate::ops::matmul::equal_floats;
 use crate::ops::{self, Activation, Operand};
 use crate::profile;
@@ -126,6 +126,26 @@ impl PreparedConv {
         })
     }
 
+    /// The sizes of a call with an image and perhaps a residual.
+    fn sizes(&self, given: &[&Tensor]) -> Result<Sizes> {
+        refuse_recorded(given)?;
+        if let Some(t) = given.iter().find(|t| t.dtype() != self.dtype) {
+            let dtypes = [t.dtype(), self.dtype];
+            return Err(Error::dtype(OP, &dtypes, "input and weight must agree"));
+        }
+        let [x, residual @ ..] = given else {
+            return Err(Error::op(OP, "internal: an image is needed"));
+        };
+        let mut shapes = vec![x.shape(), &self.weight_shape[..]];
+        shapes.extend(residual.iter().map(|r| r.shape()));
+        let sizes = Sizes::new(OP, &shapes, x.shape(), &self.weight_shape, self.geometry)?;
+        if residual.iter().any(|r| r.shape() != sizes.y_shape()) {
+            let expected = format!("a residual of shape {:?}", sizes.y_shape());
+            return Err(Error::shape(OP, &shapes, expected));
+        }
+        Ok(sizes)
+    }
+
     /// x (N, C, H, W), residual (N, K, P, Q) -> (N, K, P, Q), channels-last.
     ///
     /// # Errors
@@ -134,25 +154,8 @@ impl PreparedConv {
     pub fn apply(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
         let mut given = vec![x];
         given.extend(residual);
-        refuse_recorded(&given)?;
-        if let Some(t) = given.iter().find(|t| t.dtype() != self.dtype) {
-            let dtypes = [t.dtype(), self.dtype];
-            return Err(Error::dtype(OP, &dtypes, "input and weight must agree"));
-        }
-        let mut shapes = vec![x.shape(), &self.weight_shape[..]];
-        shapes.extend(residual.map(Tensor::shape));
-        let sizes = Sizes::new(OP, &shapes, x.shape(), &self.weight_shape, self.geometry)?;
-        if residual.is_some_and(|r| r.shape() != sizes.y_shape()) {
-            let expected = format!("a residual of shape {:?}", sizes.y_shape());
-            return Err(Error::shape(OP, &shapes, expected));
-        }
-        let operands = || {
-            let mut read = vec![x.into(), self.operands.0];
-            read.extend(self.operands.1);
-            read.extend(residual.map(Operand::from));
-            let y = Operand::new(&sizes.y_shape(), self.dtype);
-            [read, y.into_iter().collect()]
-        };
+        let sizes = self.sizes(&given)?;
+        let operands = || self.operands(&given, &sizes);
         let y = profile::call_in_place(OP, operands, || match &self.weights {
             Weights::Cpu(weights) => {
                 let residual = residual.map(wide).transpose()?;
@@ -167,6 +170,37 @@ impl PreparedConv {
             }
         })?;
         ops::cast(&y, self.dtype)
+    }
+
+    /// As [`Self::apply`] with a residual that is needed no more: on the CPU the
+    /// result takes its memory where no other tensor shares that, which halves
+    /// what a wide layer reads and writes.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn apply_onto(&self, x: &Tensor, residual: Tensor) -> Result<Tensor> {
+        let Weights::Cpu(weights) = &self.weights else {
+            return self.apply(x, Some(&residual));
+        };
+        if is_half(x) {
+            return self.apply(x, Some(&residual));
+        }
+        let sizes = self.sizes(&[x, &residual])?;
+        let operands = self.operands(&[x, &residual], &sizes);
+        profile::call_in_place(
+            OP,
+            || operands,
+            || weights.run_onto(x, residual, self.activation, &sizes),
+        )
+    }
+
+    /// What a call reads and writes.
+    fn operands(&self, given: &[&Tensor], sizes: &Sizes) -> [Vec<Operand>; 2] {
+        let mut read = vec![given[0].into(), self.operands.0];
+        read.extend(self.operands.1);
+        read.extend(given[1..].iter().map(|&r| Operand::from(r)));
+        let y = Operand::new(&sizes.y_shape(), self.dtype);
+        [read, y.into_iter().collect()]
     }
 }
 

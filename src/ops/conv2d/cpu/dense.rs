@@ -1,14 +1,14 @@
 //! Convolutions whose groups have several channels: tiles of pixels times
 //! panels of weights.
 
-use std::borrow::Cow;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
 use super::kernel::{Block, OUTSIDE, Reads, Task, multiply};
 use super::map::Map;
-use super::pack::{Packed, padded};
+use super::pack::Packed;
 use crate::dtype::Float;
 use crate::ops::matmul::cpu::kernel::MR;
 
@@ -44,19 +44,31 @@ pub fn run<T: Float, const NR: usize>(
     if out.is_empty() {
         return;
     }
-    let x = if weights.merged && map.geometry.padding != [0, 0] {
-        Cow::Owned(padded(x, map, read))
-    } else {
-        Cow::Borrowed(x)
-    };
-    let map = &weights.view(*map);
-    let zeros = vec![T::ZERO; weights.run];
+    let run = weights.run;
+    let zeros = vec![T::ZERO; run];
+    let pointwise = (map.kernel, map.geometry.stride) == ([1, 1], [1, 1]);
     let tile = tile_pixels(map.pixels(), read + written, size_of::<T>());
     out.par_chunks_mut(tile * written)
         .enumerate()
         .for_each(|(i, out)| {
             let first = i * tile;
-            let (blocks, table) = layout(map, read, first, out.len() / written);
+            let pixels = out.len() / written;
+            let gathered;
+            let (source, (blocks, table)) = if weights.merged {
+                gathered = gather(x, map, read, first..first + pixels);
+                (&gathered[..], rows(run, pixels))
+            } else {
+                (x, layout(map, read, first, pixels))
+            };
+            // Where the next tile reads, which this thread most likely does next.
+            let next = (first + pixels) * read;
+            let ahead = if pointwise {
+                &x[next..(next + tile * read).min(x.len())]
+            } else {
+                &[]
+            };
+            let panels = weights.groups * weights.outputs.div_ceil(NR);
+            let part = |p: usize| ahead.len() * p / panels..ahead.len() * (p + 1) / panels;
             let mut parked = Vec::new();
             for group in 0..weights.groups {
                 for (p, panel) in weights.of_group(group).enumerate() {
@@ -68,10 +80,11 @@ pub fn run<T: Float, const NR: usize>(
                         start[..width].copy_from_slice(&bias[column..column + width]);
                     }
                     let task = Task {
-                        source: &x[group * weights.inputs..],
+                        source: &source[group * weights.inputs..],
                         zeros: &zeros,
                         panel,
-                        run: weights.run,
+                        run,
+                        ahead: &ahead[part(group * (panels / weights.groups) + p)],
                         blocks: &blocks,
                         table: &table,
                         bias: start,
@@ -85,6 +98,50 @@ pub fn run<T: Float, const NR: usize>(
                 }
             }
         });
+}
+
+/// The patches of some pixels, one after the other, with zeros for the padding.
+/// Where the runs of taps are short, what each of them costs to begin outweighs
+/// this copy, which serves all panels.
+fn gather<T: Float>(x: &[T], map: &Map, channels: usize, pixels: Range<usize>) -> Vec<T> {
+    let [height, width] = map.kernel;
+    let run = width * channels;
+    let mut out = vec![T::ZERO; pixels.len() * height * run];
+    let places = map.places(pixels.start, pixels.len());
+    for (patch, [image, row, column]) in out.chunks_exact_mut(height * run).zip(places) {
+        // Neighbouring taps are neighbouring pixels (see `pack::merges`), of which
+        // some at either end may be missing.
+        let mut taps = (0..width).filter_map(|s| Some((s, map.along(1, column, s)?)));
+        let Some((skipped, j)) = taps.next() else {
+            continue;
+        };
+        let count = 1 + taps.count();
+        for (r, to) in patch.chunks_exact_mut(run).enumerate() {
+            let Some(i) = map.along(0, row, r) else {
+                continue;
+            };
+            let from = &x[map.source_pixel(image, i, j) * channels..][..count * channels];
+            let to = &mut to[skipped * channels..][..count * channels];
+            for (to, &v) in to.iter_mut().zip(from) {
+                *to = v;
+            }
+        }
+    }
+    out
+}
+
+/// As [`layout`] for a tile whose pixels lie together, `run` elements each.
+fn rows(run: usize, pixels: usize) -> (Vec<Block>, Vec<Reads>) {
+    let blocks = (0..pixels).step_by(MR).enumerate().map(|(i, first)| {
+        let block = Block {
+            pixels: std::array::from_fn(|p| (first + p).min(pixels - 1)),
+            count: MR.min(pixels - first),
+            taps: i..i + 1,
+        };
+        let reads = (0, block.pixels.map(|p| p * run));
+        (block, reads)
+    });
+    blocks.unzip()
 }
 
 /// The blocks of a tile, and for each of its taps where its pixels read.

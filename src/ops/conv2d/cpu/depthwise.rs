@@ -14,8 +14,13 @@ use crate::error::Result;
 use crate::ops::conv2d::Sizes;
 use crate::tensor::Tensor;
 
-/// Channels that are summed in registers at a time.
-const LANES: usize = 32;
+/// Pixels of a row that are summed together: each weight is then read once for
+/// all of them.
+const PIXELS: usize = 4;
+
+/// Channels that are summed in registers at a time: with [`PIXELS`], half of the
+/// registers.
+const LANES: usize = 16;
 
 /// Partial sums of the weight gradient: enough for any pool, and so few that
 /// joining them costs little.
@@ -59,14 +64,132 @@ pub fn joined<T: Float>(x: &[T], times: usize, out: &mut [T]) {
 /// `out` (N, H, W, K) = epilogue of the taps of `x` (N, H', W', K) times `weights`.
 pub fn run<T: Float>(x: &[T], map: &Map, weights: &[T], epilogue: &Epilogue<T>, out: &mut [T]) {
     let k = weights.len() / (map.kernel[0] * map.kernel[1]);
-    cpu::for_chunks(out, k, &|start, chunk| {
+    let width = map.target[1];
+    // Where all taps of a kernel row are in the image, neighbours see the same ones.
+    let whole = |j: usize| (0..map.kernel[1]).all(|s| map.along(1, j, s).is_some());
+    let whole: Vec<bool> = (0..width).map(whole).collect();
+    let step = if map.transposed {
+        1
+    } else {
+        map.geometry.stride[1]
+    };
+    let alike = !map.transposed || map.geometry.stride[1] == 1;
+    cpu::for_chunks(out, k * width, &|start, chunk| {
         let mut taps = Vec::with_capacity(map.kernel[0] * map.kernel[1]);
-        for (i, row) in chunk.chunks_mut(k).enumerate() {
-            reads(map, start / k + i, k, &mut taps);
-            pixel(x, &taps, weights, epilogue.bias, row);
+        for (i, row) in chunk.chunks_mut(k * width).enumerate() {
+            let start = start + i * k * width;
+            let mut j = 0;
+            while j < width {
+                let end = (j + PIXELS).min(width);
+                let together = alike && end - j == PIXELS && whole[j..end].iter().all(|&w| w);
+                let pixels = if together { PIXELS } else { 1 };
+                reads(map, start / k + j, k, &mut taps);
+                let task = Task {
+                    x,
+                    taps: &taps,
+                    step: step * k,
+                    weights,
+                    epilogue,
+                    start: start + j * k,
+                };
+                let out = &mut row[j * k..(j + pixels) * k];
+                if together {
+                    task.run::<PIXELS>(out);
+                } else {
+                    task.run::<1>(out);
+                }
+                j += pixels;
+            }
         }
-        epilogue.finish(start, chunk);
     });
+}
+
+/// Neighbouring pixels of a row that see the same taps.
+struct Task<'a, T> {
+    x: &'a [T],
+    /// Of the first pixel, see [`reads`].
+    taps: &'a [(usize, usize)],
+    /// Elements from a pixel's source to that of the next.
+    step: usize,
+    weights: &'a [T],
+    epilogue: &'a Epilogue<'a, T>,
+    /// The first output among all.
+    start: usize,
+}
+
+impl<T: Float> Task<'_, T> {
+    /// Writes P pixels.
+    fn run<const P: usize>(&self, out: &mut [T]) {
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has the instructions.
+            unsafe { self.run_avx2::<P>(out) };
+            return;
+        }
+        self.body::<P, { cfg!(target_arch = "aarch64") }>(out);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn run_avx2<const P: usize>(&self, out: &mut [T]) {
+        self.body::<P, true>(out);
+    }
+
+    #[inline(always)]
+    fn body<const P: usize, const FUSED: bool>(&self, out: &mut [T]) {
+        let k = out.len() / P;
+        let mut at = 0;
+        while at + LANES <= k {
+            self.channels::<P, LANES, FUSED>(at, out);
+            at += LANES;
+        }
+        while at + 4 <= k {
+            self.channels::<P, 4, FUSED>(at, out);
+            at += 4;
+        }
+        while at < k {
+            self.channels::<P, 1, FUSED>(at, out);
+            at += 1;
+        }
+    }
+
+    /// N channels from `at` on.
+    #[inline(always)]
+    fn channels<const P: usize, const N: usize, const FUSED: bool>(
+        &self,
+        at: usize,
+        out: &mut [T],
+    ) {
+        let k = out.len() / P;
+        let mut sums = [[T::ZERO; N]; P];
+        if let Some(bias) = self.epilogue.bias {
+            for sums in &mut sums {
+                sums.copy_from_slice(&bias[at..at + N]);
+            }
+        }
+        for &(weight, source) in self.taps {
+            let weights = &self.weights[weight + at..][..N];
+            let x = &self.x[source + at..][..(P - 1) * self.step + N];
+            // SAFETY: of N elements each, which end with the slices or before.
+            let weights = unsafe { *weights.as_ptr().cast::<[T; N]>() };
+            for (p, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let x = unsafe { *x.as_ptr().add(p * self.step).cast::<[T; N]>() };
+                for l in 0..N {
+                    sums[l] = if FUSED {
+                        x[l].mul_add(weights[l], sums[l])
+                    } else {
+                        sums[l] + x[l] * weights[l]
+                    };
+                }
+            }
+        }
+        for (p, sums) in sums.iter().enumerate() {
+            let to = &mut out[p * k + at..][..N];
+            self.epilogue
+                .write_array(self.start + p * k + at, *sums, to);
+        }
+    }
 }
 
 /// For each tap of a pixel that is not in the padding: where its weights and
@@ -85,73 +208,6 @@ fn reads(map: &Map, pixel: usize, channels: usize, taps: &mut Vec<(usize, usize)
                 taps.push((tap * channels, source * channels));
             }
         }
-    }
-}
-
-fn pixel<T: Float>(
-    x: &[T],
-    taps: &[(usize, usize)],
-    weights: &[T],
-    bias: Option<&[T]>,
-    out: &mut [T],
-) {
-    #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-        // SAFETY: the processor has the instructions.
-        unsafe { pixel_avx2(x, taps, weights, bias, out) };
-        return;
-    }
-    pixel_body::<T, { cfg!(target_arch = "aarch64") }>(x, taps, weights, bias, out);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn pixel_avx2<T: Float>(
-    x: &[T],
-    taps: &[(usize, usize)],
-    weights: &[T],
-    bias: Option<&[T]>,
-    out: &mut [T],
-) {
-    pixel_body::<T, true>(x, taps, weights, bias, out);
-}
-
-#[inline(always)]
-fn pixel_body<T: Float, const FUSED: bool>(
-    x: &[T],
-    taps: &[(usize, usize)],
-    weights: &[T],
-    bias: Option<&[T]>,
-    out: &mut [T],
-) {
-    let (whole, rest) = out.as_chunks_mut::<LANES>();
-    let first = whole.len() * LANES;
-    for (i, out) in whole.iter_mut().enumerate() {
-        let at = i * LANES;
-        let mut sums = [T::ZERO; LANES];
-        if let Some(bias) = bias {
-            sums.copy_from_slice(&bias[at..at + LANES]);
-        }
-        for &(weight, source) in taps {
-            add_products::<T, FUSED>(
-                &mut sums,
-                &x[source + at..source + at + LANES],
-                &weights[weight + at..weight + at + LANES],
-            );
-        }
-        *out = sums;
-    }
-    match bias {
-        Some(bias) => rest.copy_from_slice(&bias[first..]),
-        None => rest.fill(T::ZERO),
-    }
-    let n = rest.len();
-    for &(weight, source) in taps {
-        add_products::<T, FUSED>(
-            rest,
-            &x[source + first..source + first + n],
-            &weights[weight + first..weight + first + n],
-        );
     }
 }
 

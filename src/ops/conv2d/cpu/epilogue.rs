@@ -4,39 +4,92 @@
 use crate::dtype::Float;
 use crate::ops::pointwise::{Function, scalar};
 
+/// What is added to the outputs before their activation.
+#[derive(Clone, Copy)]
+pub enum Residual<'a, T> {
+    None,
+    /// In the output's order.
+    Apart(&'a [T]),
+    /// What the output's memory holds, which is overwritten. A tensor that is
+    /// needed no more then costs half the memory traffic of one beside it: its
+    /// lines are read once and written back.
+    Within,
+}
+
+#[derive(Clone, Copy)]
 pub struct Epilogue<'a, T> {
     /// One per output channel.
     pub bias: Option<&'a [T]>,
-    /// In the output's order.
-    pub residual: Option<&'a [T]>,
+    pub residual: Residual<'a, T>,
     pub activation: Option<Function>,
 }
 
 impl<T: Float> Epilogue<'_, T> {
     pub const NONE: Self = Self {
         bias: None,
-        residual: None,
+        residual: Residual::None,
         activation: None,
     };
 
-    /// Residual and activation of `sums`, outputs from `start` on.
+    /// Writes the outputs from `start` on, which are `to`.
     #[inline(always)]
-    pub fn finish(&self, start: usize, sums: &mut [T]) {
-        if let Some(residual) = self.residual {
-            let added = &residual[start..start + sums.len()];
-            sums.iter_mut().zip(added).for_each(|(s, &r)| *s += r);
+    pub fn write(&self, start: usize, sums: &[T], to: &mut [T]) {
+        match self.residual {
+            Residual::None => to.copy_from_slice(sums),
+            Residual::Apart(residual) => {
+                let added = &residual[start..start + sums.len()];
+                for ((to, &s), &r) in to.iter_mut().zip(sums).zip(added) {
+                    *to = s + r;
+                }
+            }
+            Residual::Within => to.iter_mut().zip(sums).for_each(|(to, &s)| *to += s),
         }
         match self.activation {
             None => {}
-            // The common one, without a call. A product in every lane, because a
-            // choice between values became masked stores.
+            // The common one, without a call.
             Some(Function::LeakyRelu(slope)) => {
                 let slope = T::from_f64(slope);
-                for s in sums {
-                    *s = *s * if *s > T::ZERO { T::ONE } else { slope };
+                for y in to {
+                    *y = leaky_relu(*y, slope);
                 }
             }
-            Some(f) => scalar::apply_in_place(f, sums),
+            Some(f) => scalar::apply_in_place(f, to),
         }
     }
+
+    /// [`Self::write`] of N outputs, by value: what is behind a slice was added
+    /// one by one, because it might overlap.
+    #[inline(always)]
+    pub fn write_array<const N: usize>(&self, start: usize, mut sums: [T; N], to: &mut [T]) {
+        let added = match self.residual {
+            Residual::None => None,
+            Residual::Apart(residual) => residual[start..].first_chunk::<N>(),
+            Residual::Within => to.first_chunk::<N>(),
+        };
+        if let Some(&added) = added {
+            for i in 0..N {
+                sums[i] += added[i];
+            }
+        }
+        match self.activation {
+            None => {}
+            Some(Function::LeakyRelu(slope)) => {
+                let slope = T::from_f64(slope);
+                for s in &mut sums {
+                    *s = leaky_relu(*s, slope);
+                }
+            }
+            Some(f) => {
+                to.copy_from_slice(&sums);
+                return scalar::apply_in_place(f, to);
+            }
+        }
+        to.copy_from_slice(&sums);
+    }
+}
+
+/// A product in every lane, because a choice between values became masked stores.
+#[inline(always)]
+pub fn leaky_relu<T: Float>(x: T, slope: T) -> T {
+    x * if x > T::ZERO { T::ONE } else { slope }
 }

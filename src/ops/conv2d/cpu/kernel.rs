@@ -8,9 +8,10 @@
 
 use std::ops::Range;
 
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, Residual, leaky_relu};
 use crate::dtype::Float;
-use crate::ops::matmul::cpu::kernel::{MR, Sums, multiply_add, prefetch};
+use crate::ops::matmul::cpu::kernel::{MR, Sums, fetch_share, multiply_add, prefetch};
+use crate::ops::pointwise::Function;
 
 /// A tap that lies in the padding.
 pub const OUTSIDE: usize = usize::MAX;
@@ -36,6 +37,8 @@ pub struct Task<'a, T, const NR: usize> {
     pub panel: &'a [T],
     /// Elements per tap.
     pub run: usize,
+    /// What is read soon: asked for a little with every block.
+    pub ahead: &'a [T],
     pub blocks: &'a [Block],
     pub table: &'a [Reads],
     /// What the sums start from.
@@ -90,8 +93,9 @@ fn body<T: Float, const NR: usize, const FUSED: bool>(
     let fit = (WEIGHT_BYTES / (NR * size_of::<T>())).max(1);
     let most = task.blocks.iter().map(|b| b.taps.len()).max().unwrap_or(0);
     if most * task.run <= fit || task.blocks.len() == 1 {
-        for block in task.blocks {
+        for (i, block) in task.blocks.iter().enumerate() {
             fetch(task, block, tile);
+            fetch_share(task.ahead, i, task.blocks.len());
             let taps = &task.table[block.taps.clone()];
             let sums = add::<T, NR, FUSED>(task, taps, 0..task.run, [task.bias; MR]);
             store(task, block, sums, tile);
@@ -106,7 +110,10 @@ fn body<T: Float, const NR: usize, const FUSED: bool>(
     for first in (0..most).step_by(taps) {
         for from in (0..task.run).step_by(part) {
             let channels = from..(from + part).min(task.run);
-            for (block, sums) in task.blocks.iter().zip(&mut *parked) {
+            for (i, (block, sums)) in task.blocks.iter().zip(&mut *parked).enumerate() {
+                if (first, from) == (0, 0) {
+                    fetch_share(task.ahead, i, task.blocks.len());
+                }
                 let all = &task.table[block.taps.clone()];
                 let some = &all[first.min(all.len())..(first + taps).min(all.len())];
                 *sums = add::<T, NR, FUSED>(task, some, channels.clone(), *sums);
@@ -149,16 +156,22 @@ fn add<T: Float, const NR: usize, const FUSED: bool>(
 /// processor foresees by itself.
 #[inline(always)]
 fn fetch<T: Float, const NR: usize>(task: &Task<T, NR>, block: &Block, tile: &[T]) {
-    for pixel in &block.pixels[..block.count] {
+    for pixel in block.pixels {
         let at = pixel * task.row + task.column;
-        prefetch(&raw const tile[at]);
-        if let Some(residual) = task.epilogue.residual {
-            prefetch(&raw const residual[task.start + at]);
+        prefetch(tile.as_ptr().wrapping_add(at));
+        if let Residual::Apart(residual) = task.epilogue.residual {
+            prefetch(residual.as_ptr().wrapping_add(task.start + at));
         }
     }
 }
 
 /// Finishes the sums of a block and writes them to their tile.
+///
+/// What is common, a whole block without a call in its activation, is three
+/// loops of known length without a way out, which are unrolled: only then do the
+/// sums stay in their registers. One loop over the rows, checks of bounds in it,
+/// or a residual read through a slice each sent them through memory, the last
+/// one by one, and cost as much as sixty multiplications of a block.
 #[inline(always)]
 fn store<T: Float, const NR: usize>(
     task: &Task<T, NR>,
@@ -166,16 +179,55 @@ fn store<T: Float, const NR: usize>(
     mut sums: Sums<T, NR>,
     tile: &mut [T],
 ) {
-    for (pixel, row) in block.pixels[..block.count].iter().zip(&mut sums) {
-        let at = pixel * task.row + task.column;
-        if task.width == NR {
-            // Of known length, which stays in registers.
-            task.epilogue.finish(task.start + at, row);
-            tile[at..at + NR].copy_from_slice(row);
-        } else {
-            let row = &mut row[..task.width];
-            task.epilogue.finish(task.start + at, row);
-            tile[at..at + task.width].copy_from_slice(row);
+    let slope = match task.epilogue.activation {
+        None => None,
+        Some(Function::LeakyRelu(slope)) => Some(T::from_f64(slope)),
+        Some(_) => return store_any(task, block, &{ sums }, tile),
+    };
+    if task.width != NR || block.count != MR {
+        return store_any(task, block, &{ sums }, tile);
+    }
+    let at = |pixel: usize| pixel * task.row + task.column;
+    let end = at(block.pixels.into_iter().fold(0, usize::max)) + NR;
+    let to = tile[..end].as_mut_ptr();
+    let residual = match task.epilogue.residual {
+        Residual::None => None,
+        Residual::Apart(residual) => Some(residual[task.start..][..end].as_ptr()),
+        Residual::Within => Some(to.cast_const()),
+    };
+    if let Some(residual) = residual {
+        for (&pixel, sums) in block.pixels.iter().zip(&mut sums) {
+            // SAFETY: NR elements from there on end at `end` or before.
+            let added = unsafe { *residual.add(at(pixel)).cast::<[T; NR]>() };
+            for (s, r) in sums.iter_mut().zip(added) {
+                *s += r;
+            }
         }
+    }
+    if let Some(slope) = slope {
+        for s in sums.as_flattened_mut() {
+            *s = leaky_relu(*s, slope);
+        }
+    }
+    for (&pixel, sums) in block.pixels.iter().zip(&sums) {
+        // SAFETY: as above.
+        unsafe { *to.add(at(pixel)).cast::<[T; NR]>() = *sums };
+    }
+}
+
+/// [`store`] of any block: not inlined, so that it takes no registers from the
+/// common one.
+#[inline(never)]
+fn store_any<T: Float, const NR: usize>(
+    task: &Task<T, NR>,
+    block: &Block,
+    sums: &Sums<T, NR>,
+    tile: &mut [T],
+) {
+    for (pixel, sums) in block.pixels[..block.count].iter().zip(sums) {
+        let at = pixel * task.row + task.column;
+        let row = &mut tile[at..at + task.width];
+        task.epilogue
+            .write(task.start + at, &sums[..task.width], row);
     }
 }

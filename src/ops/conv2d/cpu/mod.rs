@@ -29,7 +29,7 @@ use crate::ops::half::{is_half, widened};
 use crate::ops::matmul::cpu::kernel::{F32_COLUMNS, F64_COLUMNS};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
-use epilogue::Epilogue;
+use epilogue::{Epilogue, Residual};
 use map::Map;
 use pack::Packed;
 use winograd::Transformed;
@@ -200,6 +200,20 @@ impl Weights {
             Self::F64(p) => p.run(x, residual, activation, sizes),
         }
     }
+
+    /// [`Self::run`] in the memory of the residual, where nothing else holds it.
+    pub fn run_onto(
+        &self,
+        x: &Tensor,
+        residual: Tensor,
+        activation: Activation,
+        sizes: &Sizes,
+    ) -> Result<Tensor> {
+        match self {
+            Self::F32(p) => p.run_onto(x, residual, activation, sizes),
+            Self::F64(p) => p.run_onto(x, residual, activation, sizes),
+        }
+    }
 }
 
 impl<T: Float, const NR: usize> Prepared<T, NR> {
@@ -234,31 +248,58 @@ impl<T: Float, const NR: usize> Prepared<T, NR> {
         activation: Activation,
         sizes: &Sizes,
     ) -> Result<Tensor> {
-        let x = channels_last(x)?;
-        let xs = x.dense_slice::<T>("conv2d")?;
         let residual = residual.map(channels_last).transpose()?;
         let residual = residual.as_ref().map(|r| r.dense_slice::<T>("conv2d"));
-        let residual = residual.transpose()?;
         let epilogue = Epilogue {
             bias: self.bias.as_deref(),
-            residual,
+            residual: residual
+                .transpose()?
+                .map_or(Residual::None, Residual::Apart),
             activation: activation.function(),
         };
-        let map = Map::forward(sizes);
+        let x = channels_last(x)?;
+        let xs = x.dense_slice::<T>("conv2d")?;
         let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
-        Ok(Tensor::build_unwritten(
-            layout,
-            |out: &mut [T]| match &self.kind {
-                Kind::Dense(weights) => dense::run(xs, &map, weights, &epilogue, out),
-                Kind::Winograd(weights) => winograd::run(xs, &map, weights, &epilogue, out),
-                Kind::Depthwise { taps, times: 1 } => {
-                    depthwise::run(xs, &map, taps, &epilogue, out);
-                }
-                Kind::Depthwise { taps, times } => {
-                    let wide = depthwise::repeated(xs, *times);
-                    depthwise::run(&wide, &map, taps, &epilogue, out);
-                }
-            },
-        ))
+        Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
+            self.write(xs, sizes, &epilogue, out);
+        }))
+    }
+
+    fn run_onto(
+        &self,
+        x: &Tensor,
+        residual: Tensor,
+        activation: Activation,
+        sizes: &Sizes,
+    ) -> Result<Tensor> {
+        // Of one name, so that no second hold on its memory is left.
+        let mut y = residual;
+        y = channels_last(&y)?;
+        if !y.holds_alone() {
+            return self.run(x, Some(&y), activation, sizes);
+        }
+        let epilogue = Epilogue {
+            bias: self.bias.as_deref(),
+            residual: Residual::Within,
+            activation: activation.function(),
+        };
+        let x = channels_last(x)?;
+        let xs = x.dense_slice::<T>("conv2d")?;
+        self.write(xs, sizes, &epilogue, y.dense_mut("conv2d")?);
+        Ok(y)
+    }
+
+    /// Writes the outputs, channels-last.
+    fn write(&self, x: &[T], sizes: &Sizes, epilogue: &Epilogue<T>, out: &mut [T]) {
+        let map = Map::forward(sizes);
+        match &self.kind {
+            Kind::Dense(weights) => dense::run(x, &map, weights, epilogue, out),
+            Kind::Winograd(weights) => winograd::run(x, &map, weights, epilogue, out),
+            Kind::Depthwise { taps, times: 1 } => depthwise::run(x, &map, taps, epilogue, out),
+            Kind::Depthwise { taps, times } => {
+                let wide = depthwise::repeated(x, *times);
+                depthwise::run(&wide, &map, taps, epilogue, out);
+            }
+        }
     }
 }

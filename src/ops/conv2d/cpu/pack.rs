@@ -2,13 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::map::Map;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::conv2d::Sizes;
 use crate::tensor::Tensor;
 
-/// Below this many input channels the taps of a kernel row are read as one run.
+/// Below this many input channels the taps of a pixel are gathered to one run.
 const FEW_CHANNELS: usize = 8;
 
 /// Weights as panels of NR output channels, (group, panel, tap, run, NR) with
@@ -19,16 +18,15 @@ pub struct Packed<T, const NR: usize> {
     /// Channels written and read per group.
     pub outputs: usize,
     pub inputs: usize,
-    /// Kernel as the kernel sees it: with `merged`, a row of taps is one tap.
-    pub kernel: [usize; 2],
+    taps: usize,
     /// Elements per tap.
     pub run: usize,
+    /// Whether all taps are one, whose run is a patch in the order (tap, channel).
     pub merged: bool,
 }
 
 /// Whether neighbouring taps of a kernel row are neighbours in memory and
-/// short: an image of 3 channels, say. They are then read as one run from an
-/// image with its padding written out.
+/// short: of an image of 3 channels, say.
 fn merges(sizes: &Sizes) -> bool {
     sizes.channels[0] < FEW_CHANNELS
         && sizes.geometry.groups == 1
@@ -43,19 +41,15 @@ impl<T: Float, const NR: usize> Packed<T, NR> {
         let outputs = k / sizes.geometry.groups;
         let merged = merges(sizes);
         let strides = strides(w);
-        let (kernel, run) = if merged { ([r, 1], s * c) } else { ([r, s], c) };
-        let mut packed = Self::empty(sizes, outputs, c, kernel, run);
+        let (taps, run) = if merged { (1, r * s * c) } else { (r * s, c) };
+        let mut packed = Self::empty(sizes, outputs, c, taps, run);
         packed.merged = merged;
         packed.fill(w, |group, output, tap, i| {
-            let (row, column, channel) = if merged {
-                (tap, i / c, i % c)
-            } else {
-                (tap / s, tap % s, i)
-            };
+            let (tap, channel) = if merged { (i / c, i % c) } else { (tap, i) };
             (group * outputs + output) * strides[0]
                 + channel * strides[1]
-                + row * strides[2]
-                + column * strides[3]
+                + tap / s * strides[2]
+                + tap % s * strides[3]
         })?;
         Ok(packed)
     }
@@ -65,7 +59,7 @@ impl<T: Float, const NR: usize> Packed<T, NR> {
         let [k, c, _, s] = sizes.w_shape();
         let inputs = k / sizes.geometry.groups;
         let strides = strides(w);
-        let mut packed = Self::empty(sizes, c, inputs, sizes.kernel, inputs);
+        let mut packed = Self::empty(sizes, c, inputs, sizes.kernel[0] * s, inputs);
         packed.fill(w, |group, output, tap, i| {
             (group * inputs + i) * strides[0]
                 + output * strides[1]
@@ -75,15 +69,15 @@ impl<T: Float, const NR: usize> Packed<T, NR> {
         Ok(packed)
     }
 
-    fn empty(sizes: &Sizes, outputs: usize, inputs: usize, kernel: [usize; 2], run: usize) -> Self {
+    fn empty(sizes: &Sizes, outputs: usize, inputs: usize, taps: usize, run: usize) -> Self {
         let groups = sizes.geometry.groups;
         let panels = groups * outputs.div_ceil(NR);
         Self {
-            panels: vec![T::ZERO; panels * kernel[0] * kernel[1] * run * NR],
+            panels: vec![T::ZERO; panels * taps * run * NR],
             groups,
             outputs,
             inputs,
-            kernel,
+            taps,
             run,
             merged: false,
         }
@@ -116,7 +110,7 @@ impl<T: Float, const NR: usize> Packed<T, NR> {
 
     /// Elements of one panel.
     pub fn panel_size(&self) -> usize {
-        self.kernel[0] * self.kernel[1] * self.run * NR
+        self.taps * self.run * NR
     }
 
     /// The panels of a group, in order.
@@ -125,39 +119,9 @@ impl<T: Float, const NR: usize> Packed<T, NR> {
         let size = self.panel_size();
         self.panels[group * panels * size..(group + 1) * panels * size].chunks_exact(size)
     }
-
-    /// The map as seen through these weights.
-    pub fn view(&self, mut map: Map) -> Map {
-        if self.merged {
-            for axis in [0, 1] {
-                map.source[axis] += 2 * map.geometry.padding[axis];
-            }
-            map.geometry.padding = [0, 0];
-            map.kernel = self.kernel;
-        }
-        map
-    }
 }
 
 fn strides(w: &Tensor) -> [usize; 4] {
     let s = w.layout().strides();
     [s[0], s[1], s[2], s[3]]
-}
-
-/// The images (N, H, W, C) with their padding written out.
-pub fn padded<T: Float>(x: &[T], map: &Map, channels: usize) -> Vec<T> {
-    let [height, width] = map.source;
-    let [ph, pw] = map.geometry.padding;
-    let row = (width + 2 * pw) * channels;
-    let rows = height + 2 * ph;
-    let mut out = vec![T::ZERO; map.batch * rows * row];
-    out.par_chunks_mut(row).enumerate().for_each(|(i, to)| {
-        let (image, at) = (i / rows, i % rows);
-        if (ph..ph + height).contains(&at) {
-            let from = (image * height + at - ph) * width * channels;
-            to[pw * channels..(pw + width) * channels]
-                .copy_from_slice(&x[from..from + width * channels]);
-        }
-    });
-    out
 }

@@ -31,7 +31,7 @@ use crate::device::cpu::{Buffer, Parts, with_scratch};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops::conv2d::Sizes;
-use crate::ops::matmul::cpu::kernel::{MR, Sums, multiply_add};
+use crate::ops::matmul::cpu::kernel::{MR, Sums, fetch_share, multiply_add};
 use crate::tensor::Tensor;
 
 /// Elements of a tile's input, and so matrices to multiply.
@@ -328,9 +328,13 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
         for p in panels {
             let panel = &self.weights.panels()[p * size..(p + 1) * size];
             for e in 0..ELEMENTS {
-                let from = &inputs[e * matrix..(e + 1) * matrix];
+                let from = |e: usize| &inputs[e % ELEMENTS * matrix..][..matrix];
+                let of_element = |e: usize| &panel[e * size / ELEMENTS..][..size / ELEMENTS];
                 let to = &mut products[e * tiles * NR..(e + 1) * tiles * NR];
-                self.multiply::<FUSED>(from, &panel[e * size / ELEMENTS..], to);
+                // After the last, the next panel's filters follow.
+                let filters = &self.weights.panels()[(p * ELEMENTS + e + 1) * size / ELEMENTS..];
+                let filters = &filters[..filters.len().min(size / ELEMENTS)];
+                self.multiply::<FUSED>(from(e), of_element(e), to, [from(e + 1), filters]);
             }
             for tile in 0..tiles {
                 self.scatter(&products[tile * NR..], tiles * NR, p * NR, place(tile));
@@ -338,13 +342,17 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
         }
     }
 
-    /// (tiles, inputs) times (inputs, NR) -> (tiles, NR).
+    /// (tiles, inputs) times (inputs, NR) -> (tiles, NR), asking for what the next
+    /// product reads.
     #[inline(always)]
-    fn multiply<const FUSED: bool>(&self, from: &[T], panel: &[T], to: &mut [T]) {
+    fn multiply<const FUSED: bool>(&self, from: &[T], panel: &[T], to: &mut [T], next: [&[T]; 2]) {
         let run = self.weights.inputs;
         let tiles = to.len() / NR;
         let panel = panel[..run * NR].as_ptr();
         for first in (0..tiles).step_by(MR) {
+            for ahead in next {
+                fetch_share(ahead, first / MR, tiles.div_ceil(MR));
+            }
             // The last tile is repeated where fewer are left.
             let rows = std::array::from_fn(|i| {
                 let tile = (first + i).min(tiles - 1);
@@ -396,19 +404,15 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
             }
         }
         let [height, long] = self.images.map.target;
-        for (y, i) in y.iter_mut().zip(row..height) {
-            for (y, j) in y.iter_mut().zip(column..long) {
+        for (y, i) in y.iter().zip(row..height) {
+            for (y, j) in y.iter().zip(column..long) {
                 let at = ((image * height + i) * long + j) * outputs + channel;
                 // SAFETY: no other task has this tile and these channels.
                 let out = unsafe { self.out.part(at, width) };
                 if width == NR {
-                    // Of known length, which stays in registers.
-                    self.epilogue.finish(at, y);
-                    out.copy_from_slice(y);
+                    self.epilogue.write_array(at, *y, out);
                 } else {
-                    let y = &mut y[..width];
-                    self.epilogue.finish(at, y);
-                    out.copy_from_slice(y);
+                    self.epilogue.write(at, &y[..width], out);
                 }
             }
         }

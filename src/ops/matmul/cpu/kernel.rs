@@ -72,3 +72,15 @@ pub(crate) fn prefetch_far<T>(at: *const T) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
+
+/// Asks for part `i` of `parts` of a slice, into the second-level cache: what is
+/// read next, little by little while something else is computed. Else it is waited
+/// for when it is first read, and memory idles at all other times.
+#[inline(always)]
+pub(crate) fn fetch_share<T>(ahead: &[T], i: usize, parts: usize) {
+    let line = 64 / size_of::<T>();
+    let lines = ahead.len().div_ceil(line);
+    for l in lines * i / parts..lines * (i + 1) / parts {
+        prefetch_far(ahead.as_ptr().wrapping_add(l * line));
+    }
+}
