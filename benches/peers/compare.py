@@ -36,7 +36,8 @@ class Eosin:
     name = "eosin"
 
     def __init__(self, binary, task, threads):
-        self.binary, self.bench, self.threads = binary, f"model/{task}", threads
+        bench = task if task in tasks.OPERATORS else f"model/{task}"
+        self.binary, self.bench, self.threads = binary, bench, threads
         self.home = tempfile.mkdtemp(prefix="eosin-peers-")
 
     def round(self):
@@ -127,7 +128,10 @@ def header(args, load):
 
 def compare(task, args, binary):
     """The rows of a task."""
-    names = tasks.INFERENCE_PEERS if task in tasks.INFERENCE else tasks.TRAINING_PEERS
+    if task in tasks.OPERATORS:
+        names = tasks.OPERATOR_PEERS
+    else:
+        names = tasks.INFERENCE_PEERS if task in tasks.INFERENCE else tasks.TRAINING_PEERS
     contestants = [Eosin(binary, task, args.threads)]
     contestants += [Peer(p, task, args.threads) for p in names if installed(p)]
     rounds = {c.name: [] for c in contestants}
@@ -154,7 +158,7 @@ def main():
     parser.add_argument("--only", default="", help="tasks with this in their name")
     parser.add_argument("--write", type=Path, help="also write the table to this file")
     args = parser.parse_args()
-    wanted = [t for t in {**tasks.INFERENCE, **tasks.TRAINING} if args.only in t]
+    wanted = [t for t in [*tasks.INFERENCE, *tasks.TRAINING, *tasks.OPERATORS] if args.only in t]
     if not wanted:
         raise SystemExit(f"no task has {args.only} in its name")
     binary = bench_binary()

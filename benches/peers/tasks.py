@@ -7,12 +7,15 @@ that comes on a line of standard input it does the work N times and prints the
 milliseconds of each. `compare.py` starts one of these for each peer, so that their
 thread pools do not meet and a peer that waits does nothing.
 
-The tasks are the benches `model/...` of the same names; weights and inputs are
-random, which times do not depend on. Everything computes in f32.
+The tasks are the benches of the same names, of models without their `model/`;
+weights and inputs are random, which times do not depend on. Everything computes in
+f32.
 """
 
 import argparse
 import io
+import re
+import statistics
 import sys
 import time
 
@@ -67,6 +70,75 @@ TRAINING = {
 }
 INFERENCE_PEERS = ["torch", "torch-frozen", "torch-compile", "onnxruntime", "openvino"]
 TRAINING_PEERS = ["torch", "torch-fused", "torch-compile"]
+
+
+# Operators, by the whole name of the bench.
+OPERATORS = [
+    "matmul/nn/f32/1024x1024x1024",
+    "matmul/nt/f32/1024x1024x1024",
+    "matmul/tn/f32/1024x1024x1024",
+    "linear/forward/f32/400x384x1152",
+    "linear/forward/f32/98x384x31793",
+    "linear/forward/f32/64x2048x512",
+    "linear/forward/f32/64x4000x2048",
+    "conv2d/forward/f32/n8_c64_k256_56x56_1x1",
+    "conv2d/forward/f32/n8_c64_k64_56x56_3x3",
+    "conv2d/forward/f32/n8_c256_k256_14x14_3x3",
+    "conv2d/forward/f32/n8_c1024_k256_14x14_1x1",
+    "conv2d/forward/f32/n8_c165_k165_56x56_3x3_g165",
+    "conv2d/input_gradient/f32/n8_c165_k165_56x56_3x3_g165",
+    "conv2d/weight_gradient/f32/n8_c165_k165_56x56_3x3_g165",
+    "conv2d/forward/f32/n8_c92_k92_14x14_7x7_g92",
+    "adamw/step/f32/6.4M",
+]
+OPERATOR_PEERS = ["torch"]
+
+CONVOLUTION = re.compile(r"n(\d+)_c(\d+)_k(\d+)_(\d+)x(\d+)_(\d+)x(\d+)(?:_s(\d+))?(?:_g(\d+))?")
+
+
+def convolution(variant, shape):
+    """In the faster of PyTorch's two layouts, measured here."""
+    n, c, k, h, w, r, s, stride, groups = (int(v or 1) for v in CONVOLUTION.fullmatch(shape).groups())
+    padding = 0 if stride == r else (r - 1) // 2
+    x, weight = torch.randn(n, c, h, w), torch.randn(k, c // groups, r, s)
+    gy = torch.randn_like(nn.functional.conv2d(x, weight, None, stride, padding, 1, groups))
+
+    def run(x, weight, gy):
+        if variant == "forward":
+            return lambda: nn.functional.conv2d(x, weight, None, stride, padding, 1, groups)
+        wanted = [variant == "input_gradient", variant == "weight_gradient", False]
+        geometry = [None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups]
+        backward = torch.ops.aten.convolution_backward
+        return lambda: backward(gy, x, weight, *geometry, wanted)
+
+    def seconds(run):
+        times = []
+        for _ in range(7):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    last = [t.to(memory_format=torch.channels_last) for t in (x, weight, gy)]
+    return min([run(x, weight, gy), run(*last)], key=seconds)
+
+
+def operator(task):
+    """A function that does what the bench `task` does."""
+    op, variant, _, shape = task.split("/")
+    if op == "conv2d":
+        return convolution(variant, shape)
+    if op == "adamw":
+        p = torch.randn(int(1e6 * float(shape.removesuffix("M"))), requires_grad=True)
+        p.grad = torch.randn_like(p)
+        return torch.optim.AdamW([p], lr=LEARNING_RATE, fused=True).step
+    m, k, n = (int(v) for v in shape.split("x"))
+    if op == "linear":
+        x, weight, bias = torch.randn(m, k), torch.randn(n, k), torch.randn(n)
+        return lambda: nn.functional.linear(x, weight, bias)
+    a = torch.randn(k, m).t() if variant == "tn" else torch.randn(m, k)
+    b = torch.randn(n, k).t() if variant == "nt" else torch.randn(k, n)
+    return lambda: a @ b
 
 
 def onnx(model, x):
@@ -132,6 +204,8 @@ def training(task, peer):
 def checked(task, peer, threads):
     """The work, after its first result was compared with PyTorch's eager one."""
     torch.manual_seed(0)
+    if task in OPERATORS:
+        return operator(task)
     if task in TRAINING:
         step = training(task, peer)
         torch.manual_seed(0)
@@ -157,7 +231,7 @@ def main():
     # Nothing but the protocol may reach standard output.
     out, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(args.threads)
-    with torch.inference_mode(args.task in INFERENCE):
+    with torch.inference_mode(args.task not in TRAINING):
         run = checked(args.task, args.peer, args.threads)
         for _ in range(3):
             run()
