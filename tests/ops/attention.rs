@@ -3,7 +3,7 @@ use eosin::{DType, Result, Tensor, ops};
 
 use crate::common::{relative_l2, tensor};
 use crate::golden::{Case, Outputs};
-use crate::harness::{Sample, Suite};
+use crate::harness::{Sample, Suite, cuda_half_first_order};
 
 pub fn samples() -> Vec<Sample> {
     vec![
@@ -162,6 +162,13 @@ pub fn tests(suite: &mut Suite) {
         assert_eq!(out.to_vec::<f32>()?[..3], v.to_vec::<f32>()?[..3]);
         Ok(())
     });
+    large().into_iter().for_each(|s| suite.on_cuda_alone(s));
+    for (name, dtype) in [("bf16", DType::BF16), ("f16", DType::F16)] {
+        for s in large() {
+            let name = format!("attention::{}::cuda::{name}::values_and_gradients", s.name);
+            suite.test(name, move || cuda_half_first_order(&s, dtype));
+        }
+    }
     suite.test(
         "attention::one_pass_equals_its_parts",
         one_pass_equals_its_parts,
@@ -215,6 +222,24 @@ const SHAPES: &[(&str, [usize; 3], usize)] = &[
     ("narrow_graph", [196, 196, 6], 2),
     ("channels", [232, 232, 49], 1),
 ];
+
+/// As the models', or where they end: two tiles of queries, four of keys, the most
+/// keys of one pass and one more.
+fn large() -> Vec<Sample> {
+    let of = |name, [m, n, d]: [usize; 3]| {
+        let (q, k, bias) = ([2, m, d], [2, n, d], [m, n]);
+        Sample::new("attention", name, &[&q, &k, &k, &bias], |x| {
+            ops::attention(&x[0], &x[1], &x[2], Some(&x[3]), 0.147)
+        })
+    };
+    vec![
+        of("tokens", [50, 50, 64]),
+        of("few_keys", [70, 49, 46]),
+        of("graph", [66, 196, 92]),
+        of("most_keys", [3, 240, 6]),
+        of("too_many_keys", [3, 241, 6]),
+    ]
+}
 
 /// q, k, v of 2 samples and a bias of the heads.
 fn operands([m, n, d]: [usize; 3], heads: usize, dtype: DType) -> Result<[Tensor; 4]> {

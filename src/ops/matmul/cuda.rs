@@ -164,7 +164,7 @@ impl Product<'_> {
     }
 }
 
-pub(super) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape, to: DType) -> Result<Tensor> {
+pub(crate) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape, to: DType) -> Result<Tensor> {
     let op = "matmul";
     let device = device_of(op, &[a, b])?;
     // (batch, rows, columns) of an operand.

@@ -69,8 +69,13 @@ impl Cut {
 
     /// Bytes of shared memory for the panels of a block.
     pub fn shared(&self) -> usize {
-        STAGES * DEPTH * 2 * (self.tile[0] + self.tile[1])
+        panels(self.tile)
     }
+}
+
+/// Bytes of shared memory for the panels of a tile of this height and width.
+pub(crate) const fn panels([height, width]: [usize; 2]) -> usize {
+    STAGES * DEPTH * 2 * (height + width)
 }
 
 /// Bytes of the widest copies, 16, 8 or 4, that start at `address` and at multiples
@@ -92,14 +97,21 @@ pub(crate) struct Kernels {
 
 /// A mirror of `Operand` in kernels/common/mma.cuh.
 #[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Operand {
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct Operand {
     data: Address,
     line: u32,
     step: u32,
     width: u32,
     batch: [u32; 4],
     padding: u32,
+}
+
+impl Operand {
+    /// The matrices at `data` that the last two axes of a layout make, line by row.
+    pub fn by_rows(op: &'static str, data: Address, layout: &Layout) -> Result<Self> {
+        Direction::new(data, layout, [0, 1]).operand(op, data, layout)
+    }
 }
 
 /// A mirror of `HalfProductParams` in kernels/common/mma.cuh.
