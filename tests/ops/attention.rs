@@ -223,21 +223,36 @@ const SHAPES: &[(&str, [usize; 3], usize)] = &[
     ("channels", [232, 232, 49], 1),
 ];
 
-/// As the models', or where they end: two tiles of queries, four of keys, the most
-/// keys of one pass and one more.
+/// Key sets and widths of the models, with fewer queries where those are many, and
+/// where one pass ends: two tiles of queries, four of keys, the most keys and one more.
 fn large() -> Vec<Sample> {
-    let of = |name, [m, n, d]: [usize; 3]| {
-        let (q, k, bias) = ([2, m, d], [2, n, d], [m, n]);
+    let of = |name, heads, [m, n, d]: [usize; 3]| {
+        let (q, k, bias) = ([2, heads, m, d], [2, heads, n, d], [heads, m, n]);
         Sample::new("attention", name, &[&q, &k, &k, &bias], |x| {
             ops::attention(&x[0], &x[1], &x[2], Some(&x[3]), 0.147)
         })
     };
+    let scores = Sample::new(
+        "attention",
+        "scores_of_a_graph",
+        &[&[2, 5, 46], &[2, 196, 46], &[2, 196, 46], &[5, 196]],
+        |x| {
+            let (out, weights) =
+                ops::attention_with_weights(&x[0], &x[1], &x[2], Some(&x[3]), 0.147)?;
+            ops::cat(&[&out, &weights], -1)
+        },
+    );
     vec![
-        of("tokens", [50, 50, 64]),
-        of("few_keys", [70, 49, 46]),
-        of("graph", [66, 196, 92]),
-        of("most_keys", [3, 240, 6]),
-        of("too_many_keys", [3, 241, 6]),
+        of("tokens", 1, [50, 50, 64]),
+        of("tokens_of_one_head", 1, [7, 50, 192]),
+        of("few_keys", 2, [70, 49, 46]),
+        of("graph", 1, [66, 196, 92]),
+        of("edges", 1, [9, 196, 24]),
+        of("narrow_graph", 2, [9, 196, 6]),
+        of("channels", 1, [60, 60, 49]),
+        of("most_keys", 1, [3, 240, 6]),
+        of("too_many_keys", 1, [3, 241, 6]),
+        scores,
     ]
 }
 

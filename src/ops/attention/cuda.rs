@@ -160,10 +160,7 @@ pub(super) fn backward(
     let log_sums = log_sums.to_format(Format::Contiguous)?;
     let scores = problem.layout(&[problem.queries, problem.keys])?;
     let [dq, dk, dv, ds] = profile::call(GRADIENT, &operands, || {
-        let dq = device.empty(
-            problem.layout(&[problem.queries, problem.depth])?,
-            DType::F32,
-        )?;
+        let dq = device.empty(problem.layout(&[problem.queries, problem.depth])?, dtype)?;
         let p = device.empty(scores, dtype)?;
         let ds = device.empty(scores, dtype)?;
         let params = Backward {
