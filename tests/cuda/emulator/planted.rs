@@ -241,10 +241,26 @@ fn a_copy_that_hardware_refuses_is_an_error() {
 #[test]
 fn a_box_that_is_read_too_early_or_brought_too_early_shows() {
     let expected: Vec<f32> = (0..ROOM).map(|i| i as f32).collect();
-    let names = ("planted_boxes_sound", "planted_boxes_wait_missing");
-    assert!(differs(names, 4, &expected, schedules()) >= 16);
-    let names = ("planted_boxes_sound", "planted_boxes_readers_forgotten");
-    assert!(differs(names, 4, &expected, schedules()) >= 6);
+    let whole = |name, schedule| match planted(name, 4, 0, schedule) {
+        Ok(output) => output == expected,
+        Err(error) => {
+            // Phases get out of step: bytes that nobody waits for, or for ever.
+            let known = ["mbarrier", "on their way"]
+                .iter()
+                .any(|w| error.contains(w));
+            assert!(known, "{error}");
+            false
+        }
+    };
+    for schedule in schedules() {
+        assert!(whole("planted_boxes_sound", schedule), "{schedule:?}");
+        for faulty in [
+            "planted_boxes_wait_missing",
+            "planted_boxes_readers_forgotten",
+        ] {
+            assert!(!whole(faulty, schedule), "{faulty}, {schedule:?}");
+        }
+    }
 }
 
 #[test]

@@ -236,12 +236,15 @@ void Worker::wgmma_wait(Site site) {
     for (size_t i = 0; i < self.committed; ++i) {
         read_operands(self, self.products[i]);
     }
+    // It is the warp that read, so each lane may tell others that it has.
+    sanitizer::release(&warps_[self.warp]);
     warp_collective(~0u, "wgmma.wait_group", &self, [](void* const* arguments, uint32_t) {
         const Fiber& first = *static_cast<Fiber*>(arguments[0]);
         for (size_t i = 0; i < first.committed; ++i) {
             of_this_thread()->add_product(arguments, i);
         }
     }, site);
+    sanitizer::acquire(&warps_[self.warp]);
     self.products.erase(self.products.begin(), self.products.begin() + static_cast<ptrdiff_t>(self.committed));
     self.committed = 0;
     if (self.products.empty()) {

@@ -8,6 +8,7 @@
 #include <cstdarg>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -210,7 +211,7 @@ private:
     Warp warps_[MAX_WARPS];
     BlockBarrier barrier_;
     NamedBarrier named_[NAMED_BARRIERS];
-    std::vector<Mbarrier> mbarriers_;
+    std::deque<Mbarrier> mbarriers_;  // which keeps their tags where they are
     std::string failure_;
     char started_;  // ThreadSanitizer's tags of a block's start and end
     char ended_;
