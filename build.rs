@@ -466,7 +466,8 @@ fn compile(
         return Err(failures
             + "set EOSIN_CUDA_ARCHS=none to build without kernels, or NVCC to another compiler\n");
     }
-    let warns = |line: &&str| line.contains(": warning");
+    // What ptxas cannot overlap, wgmma above all, it tells as a piece of information.
+    let warns = |line: &&str| line.contains(": warning") || line.contains("Performance Loss");
     let warnings = reports.iter().flat_map(|r| r.lines().filter(warns));
     let mut lines: Vec<String> = reports.iter().flat_map(|r| resources(r)).collect();
     lines.sort();
@@ -695,6 +696,9 @@ fn generate(
             code,
             "pub const ARCHITECTURES: &[&str] = &{architectures:?};"
         )?;
+        let warnings: Vec<_> = built.iter().flat_map(|b| &b.warnings).collect();
+        writeln!(code, "\n/// What nvcc warned of in this build.")?;
+        writeln!(code, "pub const WARNINGS: &[&str] = &{warnings:?};")?;
         let resources = match built {
             Some(_) => "Some(include_str!(concat!(env!(\"OUT_DIR\"), \"/resources.tsv\")))",
             None => "None",

@@ -4,8 +4,10 @@
 // Launches, order of sums and floor as in matmul.cu; bias and activation follow
 // before the result is rounded, or in `join` where K is cut into parts. bf16 and
 // f16 also write what the activation was applied to, if a gradient needs it.
+// wgmma as in matmul.cu.
 #include "common/mma.cuh"
 #include "common/product.cuh"
+#include "common/wgmma.cuh"
 
 using namespace eosin;
 
@@ -23,3 +25,12 @@ extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_nn_128_f1
 extern "C" __global__ void __launch_bounds__(128) eosin_linear_forward_nt_64_f16(const HalfProductParams p) { half_product_64<F16, true, true>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_nt_128_f16(const HalfProductParams p) { half_product_128<F16, true, true>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_linear_forward_join_f16(const HalfJoinParams p) { half_join<F16>(p); }
+
+extern "C" __global__ void __launch_bounds__(288, 2) eosin_linear_forward_wgmma_nn_128_bf16(const __grid_constant__ WgmmaParams p) { wgmma_product<Bf16, 128, true, false>(p); }
+extern "C" __global__ void __launch_bounds__(288) eosin_linear_forward_wgmma_nn_256_bf16(const __grid_constant__ WgmmaParams p) { wgmma_product<Bf16, 256, true, false>(p); }
+extern "C" __global__ void __launch_bounds__(288, 2) eosin_linear_forward_wgmma_nt_128_bf16(const __grid_constant__ WgmmaParams p) { wgmma_product<Bf16, 128, true, true>(p); }
+extern "C" __global__ void __launch_bounds__(288) eosin_linear_forward_wgmma_nt_256_bf16(const __grid_constant__ WgmmaParams p) { wgmma_product<Bf16, 256, true, true>(p); }
+extern "C" __global__ void __launch_bounds__(288, 2) eosin_linear_forward_wgmma_nn_128_f16(const __grid_constant__ WgmmaParams p) { wgmma_product<F16, 128, true, false>(p); }
+extern "C" __global__ void __launch_bounds__(288) eosin_linear_forward_wgmma_nn_256_f16(const __grid_constant__ WgmmaParams p) { wgmma_product<F16, 256, true, false>(p); }
+extern "C" __global__ void __launch_bounds__(288, 2) eosin_linear_forward_wgmma_nt_128_f16(const __grid_constant__ WgmmaParams p) { wgmma_product<F16, 128, true, true>(p); }
+extern "C" __global__ void __launch_bounds__(288) eosin_linear_forward_wgmma_nt_256_f16(const __grid_constant__ WgmmaParams p) { wgmma_product<F16, 256, true, true>(p); }

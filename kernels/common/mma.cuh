@@ -36,6 +36,10 @@ struct Bf16 {
     __device__ static void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         ptx::mma_bf16(d, a, b0, b1);
     }
+    template <bool A_ACROSS, bool B_ACROSS, int N>
+    __device__ static void wide_multiply(float (&d)[N], uint64_t a, uint64_t b) {
+        ptx::wgmma_bf16<A_ACROSS, B_ACROSS>(d, a, b);
+    }
 };
 
 struct F16 {
@@ -44,6 +48,10 @@ struct F16 {
     __device__ static Pair pair(float v, float w) { return __floats2half2_rn(v, w); }
     __device__ static void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         ptx::mma_f16(d, a, b0, b1);
+    }
+    template <bool A_ACROSS, bool B_ACROSS, int N>
+    __device__ static void wide_multiply(float (&d)[N], uint64_t a, uint64_t b) {
+        ptx::wgmma_f16<A_ACROSS, B_ACROSS>(d, a, b);
     }
 };
 

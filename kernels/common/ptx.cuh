@@ -1,7 +1,7 @@
 // Instructions that CUDA C++ has no name for: the only inline PTX of these kernels.
 //
-// All of it runs on sm_80 and later. Under the emulator the same names come from
-// tests/emulator/shim/ptx.h.
+// All of it runs on sm_80 and later, but for the last sections: these need sm_90a.
+// Under the emulator the same names come from tests/emulator/shim/ptx.h.
 //
 // The fragments of a matrix product, of the PTX ISA's tables for mma.sync. With
 // g = lane / 4 and t = lane % 4, d += a b where
@@ -158,6 +158,148 @@ __device__ __forceinline__ uint32_t to_tf32(float value) {
     asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(bits) : "f"(value));
     return bits;
 }
+
+// ---- sm_90a alone: kernels with any of this are empty for other architectures
+
+// A matrix of global memory as the tensor memory accelerator reads it; the host makes
+// it (Driver::tensor_map in src/device/cuda/driver.rs).
+struct alignas(64) TensorMap {
+    unsigned long long words[16];
+};
+
+// ---- mbarrier: a barrier in 8 bytes of shared memory, which also counts bytes that
+// are on their way
+//
+// A phase ends when `arrivals` have come and all bytes that they announced have
+// arrived; phases are numbered from 0.
+
+// By one thread, before mbarrier_init_fence and a barrier of the block.
+__device__ __forceinline__ void mbarrier_init(uint64_t* barrier, unsigned arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(shared_address(barrier)), "r"(arrivals)
+                 : "memory");
+}
+
+// Makes the thread's mbarrier_init known to the accelerator.
+__device__ __forceinline__ void mbarrier_init_fence() {
+    asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
+}
+
+__device__ __forceinline__ void mbarrier_arrive(uint64_t* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Arrives, and announces bytes to the phase.
+__device__ __forceinline__ void mbarrier_arrive_expect(uint64_t* barrier, unsigned bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(shared_address(barrier)),
+                 "r"(bytes)
+                 : "memory");
+}
+
+// Waits until a phase of this parity has ended: the one that goes on, if its parity
+// it is, else the one before it, which has, so that 1 passes at a fresh barrier.
+__device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, unsigned parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred ended;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 ended, [%0], %1;\n"
+        "@ended bra done;\n"
+        "bra again;\n"
+        "done:\n"
+        "}\n" ::"r"(shared_address(barrier)),
+        "r"(parity)
+        : "memory");
+}
+
+// ---- cp.async.bulk.tensor: boxes of a matrix to shared memory
+
+// Starts to bring the map's box from element `x` of line `y` on; what is outside of
+// the matrix becomes zero, and counts. Its bytes are told to the barrier. Piece c of
+// 16 bytes of a line of 128 goes where piece c ^ line % 8 would lie in a plain array;
+// `to` is aligned to 1024.
+__device__ __forceinline__ void bring_box(
+    void* to, const TensorMap* map, unsigned x, unsigned y, uint64_t* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%3, %4}], [%2];\n" ::"r"(shared_address(to)),
+        "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y)
+        : "memory");
+}
+
+// ---- wgmma: d += a b by a warpgroup, four warps from a multiple of 4 on
+//
+// a (64x16) and b (16xN) lie in shared memory, where descriptors say. With g and t of
+// the lane and w of the warp in its group,
+//   d (64xN, f32): d[i] is row 16 w + g + 8 (i / 2 % 2), column 8 (i / 4) + 2 t + i % 2
+
+// The descriptor of an operand at `start`, of the PTX ISA's "Matrix Descriptor Format",
+// in pieces of 16 bytes, 8 to a line, swizzled as bring_box does. An operand along K
+// has a line of 64 of K for each row or column, `groups` bytes from 8 lines to the next
+// 8. One across has a line of 64 rows or columns for each k, `groups` bytes from 8 of K
+// to the next 8, `blocks` from 64 rows or columns to the next 64.
+__device__ __forceinline__ uint64_t wgmma_operand(const void* start, unsigned groups, unsigned blocks) {
+    auto field = [](unsigned bytes) { return uint64_t((bytes & 0x3ffff) >> 4); };
+    constexpr uint64_t SWIZZLE_128 = 1;
+    return field(shared_address(start)) | field(blocks) << 16 | field(groups) << 32 | SWIZZLE_128 << 62;
+}
+
+// Before the first product of a group, and after the thread wrote to registers of d.
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
+
+__device__ __forceinline__ void wgmma_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory");
+}
+
+// Waits for all groups, after which `d` is the thread's own again.
+template <int N>
+__device__ __forceinline__ void wgmma_wait(float (&d)[N]) {
+    asm volatile("wgmma.wait_group.sync.aligned 0;\n" ::: "memory");
+    // No read of them moves before the wait.
+#pragma unroll
+    for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+#define EOSIN_REGISTERS_64                                                                                             \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                           \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                                 \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                                 \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define EOSIN_REGISTERS_128                                                                                            \
+    EOSIN_REGISTERS_64                                                                                                 \
+    ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                               \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                                 \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "                     \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define EOSIN_SUMS_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define EOSIN_SUMS_16(i) EOSIN_SUMS_4(i), EOSIN_SUMS_4(i + 4), EOSIN_SUMS_4(i + 8), EOSIN_SUMS_4(i + 12)
+#define EOSIN_SUMS_64(i) EOSIN_SUMS_16(i), EOSIN_SUMS_16(i + 16), EOSIN_SUMS_16(i + 32), EOSIN_SUMS_16(i + 48)
+
+// One of half as many sums a thread as columns. A_ACROSS and B_ACROSS: operands that
+// lie across K.
+#define EOSIN_WGMMA(NAME, TYPE, COLUMNS, SUMS, REGISTERS, A, B, A_DIRECTION, B_DIRECTION, ...)                         \
+    template <bool A_ACROSS, bool B_ACROSS>                                                                            \
+    __device__ __forceinline__ void NAME(float (&d)[SUMS], uint64_t a, uint64_t b) {                                   \
+        asm volatile("{\n"                                                                                              \
+                     ".reg .pred add;\n"                                                                               \
+                     "setp.eq.u32 add, 0, 0;\n"                                                                        \
+                     "wgmma.mma_async.sync.aligned.m64n" #COLUMNS "k16.f32." TYPE "." TYPE " {" REGISTERS "}, " A      \
+                     ", " B ", add, 1, 1, " A_DIRECTION ", " B_DIRECTION ";\n"                                         \
+                     "}\n"                                                                                             \
+                     : __VA_ARGS__                                                                                     \
+                     : "l"(a), "l"(b), "n"(int(A_ACROSS)), "n"(int(B_ACROSS)));                                        \
+    }
+EOSIN_WGMMA(wgmma_bf16, "bf16", 128, 64, EOSIN_REGISTERS_64, "%64", "%65", "%66", "%67", EOSIN_SUMS_64(0))
+EOSIN_WGMMA(wgmma_f16, "f16", 128, 64, EOSIN_REGISTERS_64, "%64", "%65", "%66", "%67", EOSIN_SUMS_64(0))
+EOSIN_WGMMA(
+    wgmma_bf16, "bf16", 256, 128, EOSIN_REGISTERS_128, "%128", "%129", "%130", "%131", EOSIN_SUMS_64(0), EOSIN_SUMS_64(64))
+EOSIN_WGMMA(
+    wgmma_f16, "f16", 256, 128, EOSIN_REGISTERS_128, "%128", "%129", "%130", "%131", EOSIN_SUMS_64(0), EOSIN_SUMS_64(64))
+#undef EOSIN_WGMMA
+#undef EOSIN_REGISTERS_64
+#undef EOSIN_REGISTERS_128
+#undef EOSIN_SUMS_4
+#undef EOSIN_SUMS_16
+#undef EOSIN_SUMS_64
 
 }  // namespace ptx
 

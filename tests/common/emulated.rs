@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use eosin::device::cuda::driver::{Driver, Event, Graph, Launch};
+use eosin::device::cuda::driver::{Boxes, Driver, Event, Graph, Launch, TensorMap};
 use eosin::device::cuda::kernels::{ALL, Kernel, MODULES};
 use eosin::{Error, Result};
 use eosin_emulator::Schedule;
@@ -360,6 +360,10 @@ impl Driver for Emulated {
         // SAFETY: the bytes are in a buffer, and the caller keeps it.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<Option<TensorMap>> {
+        Ok(Some(boxes.plain()))
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {

@@ -7,7 +7,7 @@
 use std::sync::OnceLock;
 
 use eosin::device::cuda::CudaDevice;
-use eosin::device::cuda::driver::{Driver, Event, Graph, Launch};
+use eosin::device::cuda::driver::{Boxes, Driver, Event, Graph, Launch, TensorMap};
 use eosin::{Error, Result};
 use eosin_emulator::Schedule;
 
@@ -87,6 +87,10 @@ impl Driver for Watched {
 
     fn read(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.0.read(from, to)
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<Option<TensorMap>> {
+        self.0.tensor_map(boxes)
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {

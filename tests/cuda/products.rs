@@ -1,8 +1,8 @@
 //! Which launches products of 16-bit floats become, on a driver that records them.
 
 use eosin::autograd::grad;
-use eosin::device::cuda::CudaDevice;
 use eosin::device::cuda::null::{Ledger, NullDriver, Recorded};
+use eosin::device::cuda::{CudaDevice, Wgmma};
 use eosin::ops::{self, Activation};
 use eosin::{DType, Device, Result, Tensor};
 
@@ -37,6 +37,44 @@ fn large_products_are_one_launch_of_large_tiles() {
         64 << 10,
     );
     assert_eq!(found, [expected]);
+}
+
+/// Of one matrix, in lines that start at multiples of 16 bytes, and large.
+#[test]
+fn wgmma_takes_what_suits_it_where_it_may() {
+    let names = |products| {
+        let found = launches(|zeros| {
+            let a = zeros(&[2048, 512]);
+            if let Device::Cuda(device) = a.device() {
+                device.set_wgmma(products);
+            }
+            ops::matmul(&a, &zeros(&[512, 1000]))?;
+            ops::matmul(&a, &zeros(&[512, 2000]))?;
+            ops::matmul(&a, &ops::transpose(&zeros(&[777, 512]), 0, 1)?)?;
+            ops::linear(&a, &zeros(&[1536, 512]), None, Activation::Gelu)?;
+            ops::matmul(&a, &zeros(&[512, 1001]))?;
+            ops::matmul(&a, &zeros(&[512, 64]))?;
+            ops::matmul(&zeros(&[2, 2048, 512]), &zeros(&[512, 1000]))?;
+            Ok(())
+        });
+        found
+            .iter()
+            .map(|l| (l.kernel, l.grid[0], l.shared))
+            .collect::<Vec<_>>()
+    };
+    let both = 1024 + 3 * (32 << 10) + 3 * 16;
+    let wide = 1024 + 4 * (48 << 10) + 4 * 16;
+    let suited = names(Wgmma::Suited);
+    let expected = [
+        ("eosin_matmul_forward_wgmma_nn_128_bf16", 128, both),
+        ("eosin_matmul_forward_wgmma_nn_256_bf16", 128, wide),
+        ("eosin_matmul_forward_wgmma_nt_128_bf16", 112, both),
+        ("eosin_linear_forward_wgmma_nt_256_bf16", 96, wide),
+    ];
+    assert_eq!(suited[..4], expected);
+    let never = names(Wgmma::Never);
+    assert_eq!(suited[4..], never[4..]);
+    assert!(never.iter().all(|(name, ..)| !name.contains("wgmma")));
 }
 
 #[test]

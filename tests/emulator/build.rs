@@ -320,6 +320,8 @@ impl Flags {
             "-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero",
             "-Wno-unknown-pragmas",
             "-Wno-unused-function",
+            // Of parameters aligned to 64, which GCC passes otherwise since 4.6.
+            "-Wno-psabi",
             "-include",
             "eosin_emulator.h",
         ]

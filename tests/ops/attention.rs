@@ -3,7 +3,7 @@ use eosin::{DType, Result, Tensor, ops};
 
 use crate::common::{relative_l2, tensor};
 use crate::golden::{Case, Outputs};
-use crate::harness::{Sample, Suite};
+use crate::harness::{Sample, Suite, cuda_half_first_order};
 
 pub fn samples() -> Vec<Sample> {
     vec![
@@ -162,6 +162,13 @@ pub fn tests(suite: &mut Suite) {
         assert_eq!(out.to_vec::<f32>()?[..3], v.to_vec::<f32>()?[..3]);
         Ok(())
     });
+    large().into_iter().for_each(|s| suite.on_cuda_alone(s));
+    for (name, dtype) in [("bf16", DType::BF16), ("f16", DType::F16)] {
+        for s in large() {
+            let name = format!("attention::{}::cuda::{name}::values_and_gradients", s.name);
+            suite.test(name, move || cuda_half_first_order(&s, dtype));
+        }
+    }
     suite.test(
         "attention::one_pass_equals_its_parts",
         one_pass_equals_its_parts,
@@ -215,6 +222,39 @@ const SHAPES: &[(&str, [usize; 3], usize)] = &[
     ("narrow_graph", [196, 196, 6], 2),
     ("channels", [232, 232, 49], 1),
 ];
+
+/// Key sets and widths of the models, with fewer queries where those are many, and
+/// where one pass ends: two tiles of queries, four of keys, the most keys and one more.
+fn large() -> Vec<Sample> {
+    let of = |name, heads, [m, n, d]: [usize; 3]| {
+        let (q, k, bias) = ([2, heads, m, d], [2, heads, n, d], [heads, m, n]);
+        Sample::new("attention", name, &[&q, &k, &k, &bias], |x| {
+            ops::attention(&x[0], &x[1], &x[2], Some(&x[3]), 0.147)
+        })
+    };
+    let scores = Sample::new(
+        "attention",
+        "scores_of_a_graph",
+        &[&[2, 5, 46], &[2, 196, 46], &[2, 196, 46], &[5, 196]],
+        |x| {
+            let (out, weights) =
+                ops::attention_with_weights(&x[0], &x[1], &x[2], Some(&x[3]), 0.147)?;
+            ops::cat(&[&out, &weights], -1)
+        },
+    );
+    vec![
+        of("tokens", 1, [50, 50, 64]),
+        of("tokens_of_one_head", 1, [7, 50, 192]),
+        of("few_keys", 2, [70, 49, 46]),
+        of("graph", 1, [9, 196, 92]),
+        of("edges", 1, [9, 196, 24]),
+        of("narrow_graph", 2, [9, 196, 6]),
+        of("channels", 1, [60, 60, 49]),
+        of("most_keys", 1, [3, 240, 6]),
+        of("too_many_keys", 1, [3, 241, 6]),
+        scores,
+    ]
+}
 
 /// q, k, v of 2 samples and a bias of the heads.
 fn operands([m, n, d]: [usize; 3], heads: usize, dtype: DType) -> Result<[Tensor; 4]> {

@@ -418,7 +418,7 @@ fn close_in_half(
 }
 
 /// The values, besides, are rounded once: a half unit, and what f32 sums lose.
-fn cuda_half_first_order(s: &Sample, dtype: DType) -> Result<()> {
+pub fn cuda_half_first_order(s: &Sample, dtype: DType) -> Result<()> {
     let got = close_in_half("cuda", s, dtype, everything_by)?;
     let inputs = s.inputs(dtype)?;
     let output = (s.call)(&on_cuda(&inputs, Schedule::Forward)?)?;

@@ -1,4 +1,5 @@
 use eosin::autograd::grad;
+use eosin::device::cuda::Wgmma;
 use eosin::nn::Buffer;
 use eosin::ops::{self, Activation};
 use eosin::{DType, Device, Result, Tensor};
@@ -182,9 +183,28 @@ fn laid(shape: [usize; 3], first: usize, lie: Lie, dtype: DType, on: &Device) ->
     }
 }
 
+/// A device whose products use wgmma as told; a GPU that has none keeps to mma.sync.
+fn with_wgmma(schedule: Schedule, products: Wgmma) -> Result<Device> {
+    let device = emulated(schedule)?;
+    if let Device::Cuda(device) = &device {
+        device.set_wgmma(products);
+    }
+    Ok(device)
+}
+
 /// The product of integers, exact in f32 and rounded once to `dtype`, on a device
 /// of every schedule.
-fn exact(dtype: DType, lies: [Lie; 2], batches: [usize; 2], [m, k, n]: [usize; 3]) -> Result<()> {
+fn exact(dtype: DType, lies: [Lie; 2], batches: [usize; 2], sizes: [usize; 3]) -> Result<()> {
+    exact_by(Wgmma::Never, dtype, lies, batches, sizes)
+}
+
+fn exact_by(
+    by: Wgmma,
+    dtype: DType,
+    lies: [Lie; 2],
+    batches: [usize; 2],
+    [m, k, n]: [usize; 3],
+) -> Result<()> {
     let shapes = [[batches[0], m, k], [batches[1], k, n]];
     let plain = |which: usize| {
         laid(shapes[which], which, PLAIN, DType::F32, &Device::Cpu)
@@ -192,7 +212,7 @@ fn exact(dtype: DType, lies: [Lie; 2], batches: [usize; 2], [m, k, n]: [usize; 3
     };
     let want = ops::matmul(&plain(0)?, &plain(1)?)?;
     for schedule in SCHEDULES {
-        let device = emulated(schedule)?;
+        let device = with_wgmma(schedule, by)?;
         let a = laid(shapes[0], 0, lies[0], dtype, &device)?;
         let b = laid(shapes[1], 1, lies[1], dtype, &device)?;
         let what = format!("{lies:?} {batches:?} x {m} x {k} x {n} {schedule:?}");
@@ -276,6 +296,21 @@ fn half_tests(suite: &mut Suite, name: &str, dtype: DType) {
         }
         exact(dtype, [PLAIN, PLAIN], [1, 24], [250, 20, 251])
     });
+    suite.test(format!("matmul::cuda::{name}::wgmma"), move || {
+        let exact = |lies, sizes| exact_by(Wgmma::Always, dtype, lies, [1, 1], sizes);
+        for lies in forms(PLAIN, PLAIN) {
+            exact(lies, [72, 136, 104])?;
+            exact(lies, [72, 72, 264])?;
+        }
+        // Further than the stages reach, to edges in all directions.
+        let along_k = [false, true].map(|turned| Lie { turned, ..PLAIN });
+        exact(along_k, [131, 264, 127])?;
+        exact(along_k, [131, 328, 133])?;
+        exact(along_k, [1, 8, 1])?;
+        // Left to mma.sync: lines that do not start at multiples of 16 bytes, and none.
+        exact(along_k, [5, 9, 7])?;
+        exact(along_k, [2, 0, 3])
+    });
     suite.test(format!("matmul::cuda::{name}::bands_of_tiles"), move || {
         exact(dtype, [PLAIN, PLAIN], [1, 1], [64 * 9 + 1, 5, 130])
     });
@@ -304,10 +339,14 @@ fn half_tests(suite: &mut Suite, name: &str, dtype: DType) {
         Ok(())
     });
     suite.test(format!("linear::cuda::{name}::large_tiles"), move || {
-        linear_is_exact(dtype, [1000, 3, 1500])
+        linear_is_exact(Wgmma::Never, dtype, [1000, 3, 1500])
+    });
+    suite.test(format!("linear::cuda::{name}::wgmma"), move || {
+        linear_is_exact(Wgmma::Always, dtype, [72, 72, 104])?;
+        linear_is_exact(Wgmma::Always, dtype, [24, 16, 136])
     });
     suite.test(format!("linear::cuda::{name}::parts_of_k"), move || {
-        linear_is_exact(dtype, [5, 1100, 7])
+        linear_is_exact(Wgmma::Never, dtype, [5, 1100, 7])
     });
     suite.test(
         format!("linear::cuda::{name}::fused_equals_recorded_bit_for_bit"),
@@ -420,7 +459,7 @@ fn replays(dtype: DType) -> Result<()> {
 
 /// x w^T + b of integers with w as it is and turned, off the tape and with ReLU on
 /// it, where what the activation was applied to is written too.
-fn linear_is_exact(dtype: DType, [m, k, n]: [usize; 3]) -> Result<()> {
+fn linear_is_exact(by: Wgmma, dtype: DType, [m, k, n]: [usize; 3]) -> Result<()> {
     let whole = |shape, first| laid(shape, first, PLAIN, DType::F64, &Device::Cpu);
     let wide = |t: &Tensor, shape: &[usize]| ops::reshape(t, shape);
     let x = wide(&whole([1, m, k], 0)?, &[m, k])?;
@@ -430,7 +469,7 @@ fn linear_is_exact(dtype: DType, [m, k, n]: [usize; 3]) -> Result<()> {
     let y = ops::cast(&ops::relu(&z)?, dtype)?.to_f64_vec()?;
     let z = ops::cast(&z, dtype)?.to_f64_vec()?;
     for schedule in SCHEDULES {
-        let on = emulated(schedule)?;
+        let on = with_wgmma(schedule, by)?;
         for turned in [false, true] {
             let lie = Lie { turned, ..PLAIN };
             let x = wide(&laid([1, m, k], 0, PLAIN, dtype, &on)?, &[m, k])?;

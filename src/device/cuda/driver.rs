@@ -4,6 +4,8 @@
 //! host cost), and the host emulator of the test suite. All shape logic, launch
 //! numbers and workspaces are above this trait, so they run without a GPU.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::kernels::Kernel;
 use crate::error::Result;
 
@@ -16,6 +18,49 @@ pub struct Launch<'a> {
     pub shared: u32,
     /// The kernel's one argument, a `#[repr(C)]` struct, aligned to 8.
     pub params: &'a [u8],
+}
+
+/// A matrix of 16-bit elements as the tensor memory accelerator of sm_90 brings it to
+/// shared memory: in boxes of 64 elements of some lines, whose 128 bytes it swizzles.
+/// What of a box is outside of the matrix becomes zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boxes {
+    /// A multiple of 16.
+    pub address: u64,
+    /// Elements of a line, at least 1.
+    pub length: u64,
+    /// At least 1.
+    pub lines: u64,
+    /// Bytes from line to line, a multiple of 16.
+    pub stride: u64,
+    /// Lines of a box, 1 to 256.
+    pub box_lines: u32,
+}
+
+/// Such a matrix as kernels take it, by value.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct TensorMap(pub [u64; 16]);
+
+impl Boxes {
+    /// How the map begins that no hardware reads; tests/emulator/shim/worker.h too.
+    const PLAIN: u64 = 0x656f_7369_6e6d_6170;
+
+    /// The numbers as they are, for drivers without hardware.
+    pub fn plain(&self) -> TensorMap {
+        let mut words = [0; 16];
+        let box_lines = u64::from(self.box_lines);
+        let numbers = [
+            self.address,
+            self.length,
+            self.lines,
+            self.stride,
+            box_lines,
+        ];
+        words[0] = Self::PLAIN;
+        words[1..6].copy_from_slice(&numbers);
+        TensorMap(words)
+    }
 }
 
 /// A captured sequence of launches.
@@ -58,6 +103,13 @@ pub trait Driver: Send + Sync {
 
     /// Device to host; waits for everything before it.
     fn read(&self, from: u64, to: &mut [u8]) -> Result<()>;
+
+    /// What kernels for sm_90a read a matrix by; `None` on a device that does not run
+    /// them.
+    ///
+    /// # Errors
+    /// The driver refuses the numbers.
+    fn tensor_map(&self, boxes: &Boxes) -> Result<Option<TensorMap>>;
 
     /// Does not wait; a launch under capture is recorded and not run.
     fn launch(&self, launch: &Launch) -> Result<()>;

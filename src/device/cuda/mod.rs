@@ -19,7 +19,7 @@ pub(crate) use launch::{Address, Walk, count, count_up, device_of, f32_only, ove
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::ThreadId;
 
@@ -30,6 +30,22 @@ use driver::Driver;
 
 /// Tells GPUs apart; carries no other state.
 static NEXT_GPU: AtomicU64 = AtomicU64::new(0);
+
+/// Which products of bf16 and f16 a device gives to the instructions that Hopper alone
+/// has, wgmma and the tensor memory accelerator (kernels/common/wgmma.cuh), instead of
+/// mma.sync. Other GPUs, batches of matrices and operands whose lines do not start at
+/// multiples of 16 bytes never are.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wgmma {
+    /// None. No GPU has run these kernels yet: only the emulator has.
+    #[default]
+    Never,
+    /// Those with enough large tiles to fill a GPU.
+    Suited,
+    /// All, however small, to test them.
+    Always,
+}
 
 /// One stream of one GPU. Clones share it.
 #[derive(Clone)]
@@ -48,6 +64,8 @@ struct Shared {
     constants: Mutex<HashMap<Vec<u8>, u64>>,
     /// The thread that captures.
     capturing: Mutex<Option<ThreadId>>,
+    /// A [`Wgmma`].
+    wgmma: AtomicU8,
 }
 
 /// What kernels and host share, at the start of a block of device memory. A
@@ -89,6 +107,7 @@ impl CudaDevice {
             faults: AtomicBool::new(false),
             constants: Mutex::new(HashMap::new()),
             capturing: Mutex::new(None),
+            wgmma: AtomicU8::default(),
         })))
     }
 
@@ -97,7 +116,23 @@ impl CudaDevice {
     /// # Errors
     /// The GPU refuses.
     pub fn stream(&self) -> Result<Self> {
-        Self::on(self.0.driver.stream()?, self.0.gpu)
+        let stream = Self::on(self.0.driver.stream()?, self.0.gpu)?;
+        stream.set_wgmma(self.wgmma());
+        Ok(stream)
+    }
+
+    /// Chooses which products use wgmma from now on, on this stream and on those that
+    /// are made from it.
+    pub fn set_wgmma(&self, products: Wgmma) {
+        self.0.wgmma.store(products as u8, Ordering::Relaxed);
+    }
+
+    pub fn wgmma(&self) -> Wgmma {
+        match self.0.wgmma.load(Ordering::Relaxed) {
+            1 => Wgmma::Suited,
+            2 => Wgmma::Always,
+            _ => Wgmma::Never,
+        }
     }
 
     /// Whether both are streams of one GPU.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::driver::{Driver, Event, Graph, Launch};
+use super::driver::{Boxes, Driver, Event, Graph, Launch, TensorMap};
 use super::kernels::{self, ALL, ARCHITECTURES, Kernel, MODULES, TOOLKIT};
 use crate::error::{Error, Result};
 
@@ -46,6 +46,7 @@ pub const FUNCTIONS: &[&str] = &[
     "cuMemcpyHtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuLaunchKernel",
+    "cuTensorMapEncodeTiled",
     "cuStreamCreate",
     "cuStreamDestroy_v2",
     "cuStreamSynchronize",
@@ -779,6 +780,38 @@ impl Driver for NvidiaDriver {
         // SAFETY: as in `write`.
         unsafe { staging.read(from, to, self.stream.handle) }
             .map_err(|e| refused("copy from the GPU", e))
+    }
+
+    fn tensor_map(&self, boxes: &Boxes) -> Result<Option<TensorMap>> {
+        let gpu = self.gpu();
+        // Code with the suffix runs on that architecture alone.
+        if gpu.properties.capability != (9, 0) || !ARCHITECTURES.contains(&"sm_90a") {
+            return Ok(None);
+        }
+        gpu.bind()?;
+        let mut map = sys::CUtensorMap { opaque: [0; 16] };
+        // SAFETY: two sizes, one stride between lines and two sizes of a box, as for
+        // a matrix; the driver writes the map and reads nothing of the GPU's memory.
+        let encoded = unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map,
+                // Nothing is computed, so that any two bytes will do.
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                2,
+                boxes.address as *mut c_void,
+                [boxes.length, boxes.lines].as_ptr(),
+                [boxes.stride].as_ptr(),
+                [64, boxes.box_lines].as_ptr(),
+                [1, 1].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        };
+        let doing = || format!("describe a matrix to the tensor memory accelerator: {boxes:?}");
+        encoded.result().map_err(|e| refused(&doing(), e))?;
+        Ok(Some(TensorMap(map.opaque)))
     }
 
     fn launch(&self, launch: &Launch) -> Result<()> {

@@ -14,6 +14,7 @@
 //! What is to be differentiated again is made of recorded operators.
 
 mod cpu;
+mod cuda;
 
 use crate::autograd::{Backward, Gradients, Save, record};
 use crate::device::Device;
@@ -37,8 +38,9 @@ const GRADIENT: &str = "attention_gradient";
 ///
 /// The bias broadcasts against the scores (.., M, N): one per head, shared by the
 /// batch, or an identity. Leading axes broadcast as in [`ops::matmul`]. All is one
-/// pass on the CPU where q, k and v have the same leading axes, the bias has none
-/// beyond them and no size is 0; else it is made of products and a softmax.
+/// pass where q, k and v have the same leading axes, the bias has none beyond them
+/// and no size is 0, on CUDA with up to 240 keys; else it is made of products and a
+/// softmax.
 ///
 /// # Errors
 /// Shapes that do not fit, several dtypes.
@@ -176,7 +178,10 @@ impl Problem {
             own <= axes && pairs.all(|(&b, &size)| b == 1 || b == size)
         });
         let none = batch.contains(&0) || [queries, keys, depth, width].contains(&0);
-        let held = matches!(q.device(), Device::Cpu);
+        let held = match q.device() {
+            Device::Cpu => true,
+            Device::Cuda(_) => keys <= cuda::MOST_KEYS,
+        };
         if !alike || !within || none || !held {
             return Ok(None);
         }
@@ -223,14 +228,22 @@ impl Problem {
 
     /// The result, and what is asked for beside it.
     fn forward(&self, beside: Beside) -> Result<(Tensor, Tensor)> {
-        profile::call(OP, &self.operands(), || cpu::forward(self, beside))
+        profile::call(OP, &self.operands(), || match self.q.device() {
+            Device::Cpu => cpu::forward(self, beside),
+            Device::Cuda(_) => cuda::forward(self, beside),
+        })
     }
 
     /// Gradients of q, k and v, and that of the scores if it is `wanted`.
     fn backward(&self, g: &Tensor, log_sums: &Tensor, wanted: bool) -> Result<AllGradients> {
-        let mut read = self.operands();
-        read.extend([g, log_sums]);
-        profile::call(GRADIENT, &read, || cpu::backward(self, g, log_sums, wanted))
+        match self.q.device() {
+            Device::Cpu => {
+                let mut read = self.operands();
+                read.extend([g, log_sums]);
+                profile::call(GRADIENT, &read, || cpu::backward(self, g, log_sums, wanted))
+            }
+            Device::Cuda(_) => cuda::backward(self, g, log_sums, wanted),
+        }
     }
 }
 

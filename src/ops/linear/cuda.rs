@@ -78,10 +78,14 @@ fn half_kernels(dtype: DType) -> Option<tensor_cores::Kernels> {
                 [
                     &kernels::EOSIN_LINEAR_FORWARD_NN_64_BF16,
                     &kernels::EOSIN_LINEAR_FORWARD_NN_128_BF16,
+                    &kernels::EOSIN_LINEAR_FORWARD_WGMMA_NN_128_BF16,
+                    &kernels::EOSIN_LINEAR_FORWARD_WGMMA_NN_256_BF16,
                 ],
                 [
                     &kernels::EOSIN_LINEAR_FORWARD_NT_64_BF16,
                     &kernels::EOSIN_LINEAR_FORWARD_NT_128_BF16,
+                    &kernels::EOSIN_LINEAR_FORWARD_WGMMA_NT_128_BF16,
+                    &kernels::EOSIN_LINEAR_FORWARD_WGMMA_NT_256_BF16,
                 ],
             ],
             columns: None,
@@ -92,10 +96,14 @@ fn half_kernels(dtype: DType) -> Option<tensor_cores::Kernels> {
                 [
                     &kernels::EOSIN_LINEAR_FORWARD_NN_64_F16,
                     &kernels::EOSIN_LINEAR_FORWARD_NN_128_F16,
+                    &kernels::EOSIN_LINEAR_FORWARD_WGMMA_NN_128_F16,
+                    &kernels::EOSIN_LINEAR_FORWARD_WGMMA_NN_256_F16,
                 ],
                 [
                     &kernels::EOSIN_LINEAR_FORWARD_NT_64_F16,
                     &kernels::EOSIN_LINEAR_FORWARD_NT_128_F16,
+                    &kernels::EOSIN_LINEAR_FORWARD_WGMMA_NT_128_F16,
+                    &kernels::EOSIN_LINEAR_FORWARD_WGMMA_NT_256_F16,
                 ],
             ],
             columns: None,

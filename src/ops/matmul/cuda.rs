@@ -164,7 +164,7 @@ impl Product<'_> {
     }
 }
 
-pub(super) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape, to: DType) -> Result<Tensor> {
+pub(crate) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape, to: DType) -> Result<Tensor> {
     let op = "matmul";
     let device = device_of(op, &[a, b])?;
     // (batch, rows, columns) of an operand.
@@ -220,20 +220,28 @@ fn half_kernels(dtype: DType) -> Option<tensor_cores::Kernels> {
                 [
                     &kernels::EOSIN_MATMUL_FORWARD_NN_64_BF16,
                     &kernels::EOSIN_MATMUL_FORWARD_NN_128_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_NN_128_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_NN_256_BF16,
                 ],
                 [
                     &kernels::EOSIN_MATMUL_FORWARD_NT_64_BF16,
                     &kernels::EOSIN_MATMUL_FORWARD_NT_128_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_NT_128_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_NT_256_BF16,
                 ],
             ],
             columns: Some([
                 [
                     &kernels::EOSIN_MATMUL_FORWARD_TN_64_BF16,
                     &kernels::EOSIN_MATMUL_FORWARD_TN_128_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_TN_128_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_TN_256_BF16,
                 ],
                 [
                     &kernels::EOSIN_MATMUL_FORWARD_TT_64_BF16,
                     &kernels::EOSIN_MATMUL_FORWARD_TT_128_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_TT_128_BF16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_TT_256_BF16,
                 ],
             ]),
             join: &kernels::EOSIN_MATMUL_FORWARD_JOIN_BF16,
@@ -243,20 +251,28 @@ fn half_kernels(dtype: DType) -> Option<tensor_cores::Kernels> {
                 [
                     &kernels::EOSIN_MATMUL_FORWARD_NN_64_F16,
                     &kernels::EOSIN_MATMUL_FORWARD_NN_128_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_NN_128_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_NN_256_F16,
                 ],
                 [
                     &kernels::EOSIN_MATMUL_FORWARD_NT_64_F16,
                     &kernels::EOSIN_MATMUL_FORWARD_NT_128_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_NT_128_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_NT_256_F16,
                 ],
             ],
             columns: Some([
                 [
                     &kernels::EOSIN_MATMUL_FORWARD_TN_64_F16,
                     &kernels::EOSIN_MATMUL_FORWARD_TN_128_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_TN_128_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_TN_256_F16,
                 ],
                 [
                     &kernels::EOSIN_MATMUL_FORWARD_TT_64_F16,
                     &kernels::EOSIN_MATMUL_FORWARD_TT_128_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_TT_128_F16,
+                    &kernels::EOSIN_MATMUL_FORWARD_WGMMA_TT_256_F16,
                 ],
             ]),
             join: &kernels::EOSIN_MATMUL_FORWARD_JOIN_F16,

@@ -7,6 +7,7 @@
 pub(crate) mod cpu;
 pub(crate) mod cuda;
 pub(crate) mod tensor_cores;
+mod wgmma;
 
 use crate::autograd::{Save, record};
 use crate::device::Device;

@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::cuda::Epilogue;
+use super::wgmma;
 use crate::device::cuda::kernels::Kernel;
 use crate::device::cuda::{Address, CudaDevice, count};
 use crate::dtype::DType;
@@ -20,8 +21,9 @@ const ENOUGH_TILES: [usize; 2] = [256, 96];
 /// The shortest part of K that is worth a launch of its own.
 const SHORTEST_PART: usize = 256;
 
-/// The two tile sizes of a form.
-pub(crate) type Tiles = [&'static Kernel; 2];
+/// The tile sizes of a form: two by mma.sync, and two by wgmma.
+pub(crate) type Tiles = [&'static Kernel; 4];
+/// Of those by mma.sync.
 const SIZES: [[usize; 2]; 2] = [[64, 64], [128, 128]];
 
 /// How products are cut into tiles and their inner index into parts: by shape
@@ -69,8 +71,13 @@ impl Cut {
 
     /// Bytes of shared memory for the panels of a block.
     pub fn shared(&self) -> usize {
-        STAGES * DEPTH * 2 * (self.tile[0] + self.tile[1])
+        panels(self.tile)
     }
+}
+
+/// Bytes of shared memory for the panels of a tile of this height and width.
+pub(crate) const fn panels([height, width]: [usize; 2]) -> usize {
+    STAGES * DEPTH * 2 * (height + width)
 }
 
 /// Bytes of the widest copies, 16, 8 or 4, that start at `address` and at multiples
@@ -92,14 +99,21 @@ pub(crate) struct Kernels {
 
 /// A mirror of `Operand` in kernels/common/mma.cuh.
 #[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Operand {
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+pub(crate) struct Operand {
     data: Address,
     line: u32,
     step: u32,
     width: u32,
     batch: [u32; 4],
     padding: u32,
+}
+
+impl Operand {
+    /// The matrices at `data` that the last two axes of a layout make, line by row.
+    pub fn by_rows(op: &'static str, data: Address, layout: &Layout) -> Result<Self> {
+        Direction::new(data, layout, [0, 1]).operand(op, data, layout)
+    }
 }
 
 /// A mirror of `HalfProductParams` in kernels/common/mma.cuh.
@@ -217,9 +231,9 @@ impl Product<'_> {
         let (at_a, at_b) = (self.a.0.address(op)?, self.b.0.address(op)?);
         let [a_row, a_column] = [[0, 1], [1, 0]].map(|axes| Direction::new(at_a, la, axes));
         let [b_row, b_column] = [[0, 1], [1, 0]].map(|axes| Direction::new(at_b, lb, axes));
-        let (a, forms) = match self.kernels.columns {
-            Some(forms) if !a_row.beats(a_column) => (a_column, forms),
-            _ => (a_row, self.kernels.rows),
+        let (a, forms, a_along_k) = match self.kernels.columns {
+            Some(forms) if !a_row.beats(a_column) => (a_column, forms, false),
+            _ => (a_row, self.kernels.rows, true),
         };
         let by_columns = b_column.beats(b_row);
         let b = if by_columns { b_column } else { b_row };
@@ -249,6 +263,23 @@ impl Product<'_> {
             padding: 0,
             epilogue: self.epilogue,
         };
+        let matrix = |address, of: Direction, along_k| wgmma::Matrix {
+            address,
+            line: of.line,
+            width: of.width,
+            along_k,
+        };
+        let finish = wgmma::Finish {
+            bias: params.bias,
+            out: params.out,
+            before: params.before,
+            wide: params.wide != 0,
+            epilogue: params.epilogue,
+        };
+        let operands = [matrix(at_a, a, a_along_k), matrix(at_b, b, by_columns)];
+        if matrices == 1 && wgmma::run(op, device, kernels, operands, [m, n, k], finish)? {
+            return Ok((out, before));
+        }
         let grid = [cut.tiles, cut.parts, 1];
         if cut.parts == 1 {
             device.launch(kernel, grid, cut.shared(), &params)?;

@@ -239,6 +239,56 @@ fn a_copy_that_hardware_refuses_is_an_error() {
 }
 
 #[test]
+fn a_box_that_is_read_too_early_or_brought_too_early_shows() {
+    let expected: Vec<f32> = (0..ROOM).map(|i| i as f32).collect();
+    let whole = |name, schedule| match planted(name, 4, 0, schedule) {
+        Ok(output) => output == expected,
+        Err(error) => {
+            // Phases get out of step: bytes that nobody waits for, or for ever.
+            let known = ["mbarrier", "on their way"]
+                .iter()
+                .any(|w| error.contains(w));
+            assert!(known, "{error}");
+            false
+        }
+    };
+    for schedule in schedules() {
+        assert!(whole("planted_boxes_sound", schedule), "{schedule:?}");
+        for faulty in [
+            "planted_boxes_wait_missing",
+            "planted_boxes_readers_forgotten",
+        ] {
+            assert!(!whole(faulty, schedule), "{faulty}, {schedule:?}");
+        }
+    }
+}
+
+#[test]
+fn boxes_that_hardware_refuses_or_waits_for_in_vain_are_errors() {
+    for (name, says) in [
+        ("planted_boxes_bytes_too_many", "waits in mbarrier.try_wait"),
+        ("planted_boxes_misaligned", "or not aligned to 1024"),
+        ("planted_mbarrier_unknown", "nobody initialised"),
+    ] {
+        for schedule in schedules() {
+            let error = planted(name, 4, 0, schedule).unwrap_err();
+            assert!(error.contains(says), "{schedule:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn what_a_warpgroup_forgets_shows() {
+    let expected = [16.0; 128];
+    for faulty in ["planted_wgmma_wait_missing", "planted_wgmma_operand_lost"] {
+        let names = ("planted_wgmma_sound", faulty);
+        assert_eq!(differs(names, 4, &expected, schedules()), 18, "{faulty}");
+    }
+    refused("planted_wgmma_fence_missing", 0, "without wgmma.fence");
+    refused("planted_wgmma_half_a_group", 0, "in no group of four");
+}
+
+#[test]
 fn what_the_processor_or_compiler_catches_is_an_error_of_the_launch() {
     refused("planted_misaligned", 0, "not aligned to 16 bytes");
     refused("planted_null", 0, "an access to byte 36 of a null pointer");

@@ -69,6 +69,33 @@ void async_copy(void* to, const void* from, unsigned bytes, unsigned from_bytes,
 void async_commit();
 void async_wait(unsigned groups_in_flight);
 
+// ---- sm_90a: barriers in shared memory, boxes of a matrix, products of a warpgroup
+
+uint32_t shared_address(const void* address);
+
+void mbarrier_init(void* at, unsigned arrivals, Site site);
+// Arrives, with this many bytes on their way.
+void mbarrier_arrive(void* at, unsigned bytes, Site site);
+void mbarrier_wait(void* at, unsigned parity, Site site);
+
+// Starts to bring the box of a tensor map, as src/device/cuda/driver.rs writes it
+// plainly, from element x of line y.
+void bring_box(void* to, const void* map, unsigned x, unsigned y, void* barrier, Site site);
+
+struct WgmmaForm {
+    const char* operation;
+    unsigned columns;
+    bool a_across, b_across;  // whether an operand lies across K
+    float (*widened)(uint16_t);
+};
+
+// Starts d += a b; `form` outlives the product.
+void wgmma(float* d, uint64_t a, uint64_t b, const WgmmaForm& form, Site site);
+void wgmma_fence();
+void wgmma_commit();
+// Waits for all that were committed.
+void wgmma_wait(Site site);
+
 // ---- what a wrapper file exports of each kernel
 
 struct Kernel {

@@ -59,6 +59,28 @@ void async_commit() { worker().async_commit(); }
 
 void async_wait(unsigned groups_in_flight) { worker().async_wait(groups_in_flight); }
 
+uint32_t shared_address(const void* address) { return worker().shared_address(address); }
+
+void mbarrier_init(void* at, unsigned arrivals, Site site) { worker().mbarrier_init(at, arrivals, site); }
+
+void mbarrier_arrive(void* at, unsigned bytes, Site site) { worker().mbarrier_arrive(at, bytes, site); }
+
+void mbarrier_wait(void* at, unsigned parity, Site site) { worker().mbarrier_wait(at, parity, site); }
+
+void bring_box(void* to, const void* map, unsigned x, unsigned y, void* barrier, Site site) {
+    worker().bring_box(to, map, x, y, barrier, site);
+}
+
+void wgmma(float* d, uint64_t a, uint64_t b, const WgmmaForm& form, Site site) {
+    worker().wgmma(d, a, b, form, site);
+}
+
+void wgmma_fence() { worker().running().fenced = true; }
+
+void wgmma_commit() { worker().wgmma_commit(); }
+
+void wgmma_wait(Site site) { worker().wgmma_wait(site); }
+
 // ---- launches
 
 namespace {

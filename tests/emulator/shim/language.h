@@ -1,6 +1,7 @@
 // CUDA's keywords and built-in variables, and how a kernel is found by name.
 #pragma once
 
+#include <cstring>
 #include <type_traits>
 
 #include "emulator.h"
@@ -47,7 +48,15 @@ struct Export<kernel> {
     static_assert(std::is_trivially_copyable_v<Params>, "a kernel's parameters are a plain struct");
     static_assert(sizeof(Params) % 8 == 0, "a kernel's parameters fill multiples of 8 bytes");
 
-    static void run(const void* params) { kernel(*static_cast<const Params*>(params)); }
+    // The bytes are aligned to 8; the struct may want more.
+    static void run(const void* bytes) {
+        union Copy {
+            char unset;
+            Params params;
+        } copy = {0};
+        std::memcpy(&copy.params, bytes, sizeof(Params));
+        kernel(copy.params);
+    }
     static constexpr Kernel entry(const char* name) { return {name, run, sizeof(Params)}; }
 };
 

@@ -43,6 +43,61 @@ inline void barrier_arrive(int id, int threads, EOSIN_EMULATOR_SITE) {
     emulator::named_barrier(id, threads, false, site);
 }
 
+// ---- sm_90a
+
+inline uint32_t shared_address(const void* p) { return emulator::shared_address(p); }
+
+struct alignas(64) TensorMap {
+    unsigned long long words[16];
+};
+
+inline void mbarrier_init(uint64_t* barrier, unsigned arrivals, EOSIN_EMULATOR_SITE) {
+    emulator::mbarrier_init(barrier, arrivals, site);
+}
+inline void mbarrier_init_fence() {}
+inline void mbarrier_arrive(uint64_t* barrier, EOSIN_EMULATOR_SITE) {
+    emulator::mbarrier_arrive(barrier, 0, site);
+}
+inline void mbarrier_arrive_expect(uint64_t* barrier, unsigned bytes, EOSIN_EMULATOR_SITE) {
+    emulator::mbarrier_arrive(barrier, bytes, site);
+}
+inline void mbarrier_wait(uint64_t* barrier, unsigned parity, EOSIN_EMULATOR_SITE) {
+    emulator::mbarrier_wait(barrier, parity, site);
+}
+
+inline void bring_box(void* to, const TensorMap* map, unsigned x, unsigned y, uint64_t* barrier,
+                      EOSIN_EMULATOR_SITE) {
+    emulator::bring_box(to, map, x, y, barrier, site);
+}
+
+inline uint64_t wgmma_operand(const void* start, unsigned groups, unsigned blocks) {
+    auto field = [](unsigned bytes) { return uint64_t{(bytes & 0x3ffff) >> 4}; };
+    return field(shared_address(start)) | field(blocks) << 16 | field(groups) << 32 |
+           uint64_t{1} << 62;
+}
+
+inline void wgmma_fence() { emulator::wgmma_fence(); }
+inline void wgmma_commit() { emulator::wgmma_commit(); }
+
+template <int N>
+inline void wgmma_wait(float (&)[N], EOSIN_EMULATOR_SITE) {
+    emulator::wgmma_wait(site);
+}
+
+template <bool A_ACROSS, bool B_ACROSS, int N>
+inline void wgmma_bf16(float (&d)[N], uint64_t a, uint64_t b, EOSIN_EMULATOR_SITE) {
+    static constexpr emulator::WgmmaForm form = {"wgmma.bf16", 2 * N, A_ACROSS, B_ACROSS,
+                                                 emulator::Bf16Format::to};
+    emulator::wgmma(d, a, b, form, site);
+}
+
+template <bool A_ACROSS, bool B_ACROSS, int N>
+inline void wgmma_f16(float (&d)[N], uint64_t a, uint64_t b, EOSIN_EMULATOR_SITE) {
+    static constexpr emulator::WgmmaForm form = {"wgmma.f16", 2 * N, A_ACROSS, B_ACROSS,
+                                                 emulator::HalfFormat::to};
+    emulator::wgmma(d, a, b, form, site);
+}
+
 // ---- ldmatrix
 
 struct Rows {

@@ -33,6 +33,12 @@ public:
 
     bool contains(const void* address, size_t bytes) const;
 
+    // As a GPU counts them: an array is aligned there as it is here.
+    uint32_t address(const void* of) const {
+        return static_cast<uint32_t>(static_cast<const unsigned char*>(of) - reserved_);
+    }
+    const unsigned char* at(uint32_t address) const { return reserved_ + address; }
+
     // What was written outside of an array, in words; empty if nothing was.
     std::string damage() const;
 

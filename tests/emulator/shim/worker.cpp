@@ -91,6 +91,7 @@ void Worker::run_block(const Launch& launch, Index block, uint64_t number) {
     ready_.reset(threads_);
     barrier_ = {};
     std::memset(named_, 0, sizeof named_);
+    mbarriers_.clear();
     for (unsigned warp = 0; warp * WARP < threads_; ++warp) {
         unsigned lanes = threads_ - warp * WARP;
         warps_[warp].alive = lanes >= WARP ? ~0u : (1u << lanes) - 1;
@@ -105,6 +106,10 @@ void Worker::run_block(const Launch& launch, Index block, uint64_t number) {
         fiber.operation = nullptr;
         fiber.group = 0;
         fiber.copies.clear();
+        fiber.products.clear();
+        fiber.committed = 0;
+        fiber.sums.clear();
+        fiber.fenced = false;
         prepare(fiber.context, fiber_main);
         ready_.insert(i);
     }
@@ -121,6 +126,12 @@ void Worker::run_block(const Launch& launch, Index block, uint64_t number) {
     switch_context(outside_, first.context, false);
     current = nullptr;
     sanitizer::acquire(&ended_);
+    for (const Mbarrier& barrier : mbarriers_) {
+        if (failure_.empty() && !barrier.boxes.empty()) {
+            failure_ = std::string(kernel_->name) + ", block " + triple(block) +
+                       ": it ends while bytes are on their way to its shared memory";
+        }
+    }
     if (failure_.empty()) {
         sanitizer::Unwatched unwatched;
         std::string damage = shared_.damage();

@@ -8,6 +8,7 @@
 #include <cstdarg>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,7 @@
 
 namespace emulator {
 
-enum class Waiting : uint8_t { Nowhere, AtBlockBarrier, AtNamedBarrier, InWarp, Returned };
+enum class Waiting : uint8_t { Nowhere, AtBlockBarrier, AtNamedBarrier, AtMbarrier, InWarp, Returned };
 
 struct AsyncCopy {
     void* to;
@@ -26,6 +27,20 @@ struct AsyncCopy {
     unsigned bytes;
     unsigned from_bytes;  // the rest becomes zero
     unsigned group;
+};
+
+// A product of a warpgroup on its way, and the sums of the thread that such are added
+// to. They are kept here until all were waited for.
+struct WgmmaProduct {
+    float* d;
+    uint64_t a, b;
+    const WgmmaForm* form;
+    Site site;
+};
+
+struct Sums {
+    float* d;
+    std::vector<float> held;
 };
 
 // One CUDA thread.
@@ -39,6 +54,11 @@ struct Fiber : Thread {
     int predicate;          // brought to a barrier that votes, then the answer
     unsigned group;         // of asynchronous copies that is open
     std::vector<AsyncCopy> copies;
+    const void* mbarrier;  // that it waits at
+    std::vector<WgmmaProduct> products;
+    size_t committed;  // of the products
+    std::vector<Sums> sums;
+    bool fenced;  // since the last wait
 };
 
 // A warp collective that not all its lanes have come to.
@@ -78,6 +98,31 @@ struct NamedBarrier {
     char tags[2];
 };
 
+// A part of a matrix of 16-bit elements on its way to shared memory, in lines of 64.
+struct Box {
+    // How a tensor map begins that no hardware reads; src/device/cuda/driver.rs too.
+    static constexpr uint64_t PLAIN = 0x656f73696e6d6170;
+
+    unsigned char* to;
+    unsigned x, y, lines;
+    struct {
+        uint64_t address, length, lines, stride;  // elements of a line, bytes between lines
+    } of;
+
+    const void* from(unsigned line) const;
+};
+
+// A barrier in shared memory.
+struct Mbarrier {
+    const void* at;
+    unsigned arrivals;  // of a phase
+    unsigned missing;   // of this phase
+    int64_t bytes;      // announced to this phase and not there
+    unsigned phase;
+    std::vector<Box> boxes;
+    char tags[2];  // as a BlockBarrier's
+};
+
 struct Launch {
     const Kernel* kernel;
     Index grid;
@@ -107,6 +152,14 @@ public:
     void async_copy(const AsyncCopy& copy, Site site);
     void async_commit();
     void async_wait(unsigned groups_in_flight);
+    void mbarrier_init(void* at, unsigned arrivals, Site site);
+    void mbarrier_arrive(const void* at, unsigned bytes, Site site);
+    void mbarrier_wait(const void* at, unsigned parity, Site site);
+    void bring_box(void* to, const void* map, unsigned x, unsigned y, const void* at, Site site);
+    void wgmma(float* d, uint64_t a, uint64_t b, const WgmmaForm& form, Site site);
+    void wgmma_commit();
+    void wgmma_wait(Site site);
+    uint32_t shared_address(const void* address) const { return shared_.address(address); }
     void* shared_array(const void* tag, const char* name, size_t bytes, size_t alignment,
                        Site site);
     const SharedMemory& shared() const { return shared_; }
@@ -133,6 +186,11 @@ private:
     void go_on();
     void wake(Fiber& fiber);
     void release_block_barrier();
+    Mbarrier& mbarrier(const void* at, Site site);
+    void deliver(Mbarrier& barrier);
+    void end_phase(Mbarrier& barrier);
+    void read_operands(const Fiber& self, const WgmmaProduct& product);
+    void add_product(void* const* lanes, size_t number);
     Collective& join(Warp& warp, uint32_t mask, const char* operation, Serve serve, Site site);
     void serve(Warp& warp, Collective& done, const Fiber& last);
     void require_all_alive(const Fiber& returned);
@@ -153,6 +211,7 @@ private:
     Warp warps_[MAX_WARPS];
     BlockBarrier barrier_;
     NamedBarrier named_[NAMED_BARRIERS];
+    std::deque<Mbarrier> mbarriers_;  // which keeps their tags where they are
     std::string failure_;
     char started_;  // ThreadSanitizer's tags of a block's start and end
     char ended_;
