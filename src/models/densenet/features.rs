@@ -8,12 +8,13 @@ use super::{DenseLayer, DenseNet, STEM_POOL, TRANSITION_POOL, Transition};
 use crate::device::Device;
 use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::folding::{Place, folded, numbers};
 use crate::nn::{BatchNorm, Linear, Module, Pass};
 use crate::ops::half::wide;
 use crate::ops::{self, Activation, PreparedConv};
 use crate::session::Predict;
+use crate::shape::Format;
 use crate::tensor::Tensor;
 
 /// relu((x - mean) / sqrt(var + eps) w + b), with parameters where x is.
@@ -21,12 +22,28 @@ struct Prologue {
     /// Scale, shift, mean and variance, each (C), f32.
     numbers: [Tensor; 4],
     eps: f64,
+    /// The same as relu(scale x + shift), for a convolution that does it while it
+    /// reads.
+    affine: [Tensor; 2],
 }
 
 impl Prologue {
     fn new(norm: &BatchNorm, device: &Device) -> Result<Self> {
+        let numbers = numbers(norm)?;
+        let [w, b, mean, var] = [0, 1, 2, 3].map(|i| numbers[i].to_f64_vec());
+        let (w, b, mean, var) = (w?, b?, mean?, var?);
+        let scale: Vec<f64> = (w.iter().zip(&var))
+            .map(|(w, v)| w / (v + norm.eps).sqrt())
+            .collect();
+        let shift = (b.iter().zip(&mean).zip(&scale)).map(|((b, m), s)| b - m * s);
+        let shift: Vec<f64> = shift.collect();
+        let single = |v: &[f64]| {
+            let v: Vec<f32> = v.iter().map(|&v| v as f32).collect();
+            Tensor::from_slice(&v, &[v.len()])
+        };
         let there = Self {
-            numbers: numbers(norm)?,
+            affine: [single(&scale)?, single(&shift)?],
+            numbers,
             eps: norm.eps,
         };
         there.to(device)
@@ -42,6 +59,7 @@ impl Prologue {
                 var.to(device)?,
             ],
             eps: self.eps,
+            affine: [self.affine[0].to(device)?, self.affine[1].to(device)?],
         })
     }
 
@@ -86,6 +104,30 @@ impl PreparedLayer {
             conv2: self.conv2.on_stream(stream)?,
         })
     }
+}
+
+/// x with the channels of all layers of a block behind its own, in one image from
+/// the start.
+fn grown(x: &Tensor, block: &[PreparedLayer]) -> Result<Tensor> {
+    let &[_, channels, _, _] = x.shape() else {
+        return Err(Error::shape("densenet", &[x.shape()], "(N, C, H, W)"));
+    };
+    let more: usize = block.iter().map(|l| l.conv2.outputs()).sum();
+    let mut y = {
+        let wide = ops::place(x, 1, 0, 1, channels + more)?;
+        wide.to_format(Format::ChannelsLast)?
+    };
+    let mut first = channels;
+    for layer in block {
+        let z = {
+            let seen = ops::slice(&y, 1, 0, first)?;
+            let [scale, shift] = &layer.prologue.affine;
+            layer.conv1.apply_activated(&seen, [scale, shift])?
+        };
+        layer.conv2.apply_into(&z, &mut y, first)?;
+        first += layer.conv2.outputs();
+    }
+    Ok(y)
 }
 
 struct PreparedTransition {
@@ -159,9 +201,15 @@ impl DenseNetFeatures {
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
         let x = ops::cast(x, self.dtype)?;
         let mut x = ops::max_pool2d(&self.stem.apply(&x, None)?, STEM_POOL)?;
+        // Where layers can write into a growing image, none copies what was before it.
+        let in_place = x.device() == Device::Cpu && self.dtype == DType::F32;
         for (i, block) in self.blocks.iter().enumerate() {
-            for layer in block {
-                x = ops::cat(&[&x, &layer.apply(&x)?], 1)?;
+            if in_place {
+                x = grown(&x, block)?;
+            } else {
+                for layer in block {
+                    x = ops::cat(&[&x, &layer.apply(&x)?], 1)?;
+                }
             }
             if let Some(transition) = self.transitions.get(i) {
                 x = transition.apply(&x)?;

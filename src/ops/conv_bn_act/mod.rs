@@ -22,6 +22,7 @@ use crate::ops::half::{is_half, wide};
 use crate::ops::matmul::equal_floats;
 use crate::ops::{self, Activation, Operand};
 use crate::profile;
+use crate::shape::Format;
 use crate::tensor::Tensor;
 
 const OP: &str = "conv_bn_act";
@@ -98,6 +99,11 @@ impl PreparedConv {
             activation,
             geometry,
         })
+    }
+
+    /// Channels that it writes.
+    pub fn outputs(&self) -> usize {
+        self.weight_shape[0]
     }
 
     /// Where it computes.
@@ -194,6 +200,71 @@ impl PreparedConv {
         )
     }
 
+    /// `activation(conv(relu(scale x + shift)) + bias)`: with a batch norm and its
+    /// ReLU in front of the convolution, as DenseNet has them. x (N, C, H, W) may be
+    /// the first channels of a wider image; scale and shift (C), of x's dtype. On the
+    /// CPU a 1 x 1 convolution does it while it reads; elsewhere it is an operator of
+    /// its own.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn apply_activated(&self, x: &Tensor, [scale, shift]: [&Tensor; 2]) -> Result<Tensor> {
+        let channels = x.shape().get(1).copied();
+        if [scale, shift].iter().any(|t| t.rank() != 1 || t.shape().first().copied() != channels) {
+            let shapes = [x.shape(), scale.shape(), shift.shape()];
+            return Err(Error::shape(OP, &shapes, "x (N, C, H, W), scale and shift (C)"));
+        }
+        let (Weights::Cpu(weights), false) = (&self.weights, is_half(x)) else {
+            return self.apply(&activated(x, scale, shift)?, None);
+        };
+        let sizes = self.sizes(&[x])?;
+        refuse_recorded(&[scale, shift])?;
+        let [scale, shift] = [scale, shift].map(|t| t.to_format(Format::Contiguous));
+        let (scale, shift) = (scale?, shift?);
+        let fused = profile::call_in_place(
+            OP,
+            || self.operands(&[x], &sizes),
+            || weights.run_activated(x, [&scale, &shift], self.activation, &sizes),
+        )?;
+        match fused {
+            Some(y) => Ok(y),
+            None => self.apply(&activated(x, &scale, &shift)?, None),
+        }
+    }
+
+    /// Writes `activation(conv(x) + bias)` to the channels of `y` from `first` on: of
+    /// an image that grows, as DenseNet's do, without a copy. On the CPU, in f32 and
+    /// f64, not depthwise.
+    ///
+    /// # Errors
+    /// As [`Self::apply`], a `y` that does not fit, is shared or is not channels-last,
+    /// or another device or dtype.
+    pub fn apply_into(&self, x: &Tensor, y: &mut Tensor, first: usize) -> Result<()> {
+        let sizes = self.sizes(&[x])?;
+        let [n, k, p, q] = sizes.y_shape();
+        let fits = |&[batch, channels, height, width]: &[usize; 4]| {
+            [batch, height, width] == [n, p, q] && first.saturating_add(k) <= channels
+        };
+        if !y.shape().first_chunk().is_some_and(fits) {
+            let shapes = [x.shape(), &self.weight_shape[..], y.shape()];
+            let expected = format!("room for ({n}, {k}, {p}, {q}) from channel {first} on");
+            return Err(Error::shape(OP, &shapes, expected));
+        }
+        let plain = y.dtype() == self.dtype && y.layout().is_channels_last();
+        let Weights::Cpu(weights) = &self.weights else {
+            return Err(Error::op(OP, "into a wider image: only on the CPU"));
+        };
+        if is_half(x) || !plain || !y.holds_alone() {
+            let expected = "into a wider image: f32 or f64, channels-last, and not shared";
+            return Err(Error::op(OP, expected));
+        }
+        profile::call_in_place(
+            OP,
+            || self.operands(&[x], &sizes),
+            || weights.run_into(x, self.activation, &sizes, (y, first)),
+        )
+    }
+
     /// What a call reads and writes.
     fn operands(&self, given: &[&Tensor], sizes: &Sizes) -> [Vec<Operand>; 2] {
         let mut read = vec![given[0].into(), self.operands.0];
@@ -202,6 +273,13 @@ impl PreparedConv {
         let y = Operand::new(&sizes.y_shape(), self.dtype);
         [read, y.into_iter().collect()]
     }
+}
+
+/// relu(scale x + shift), per channel.
+fn activated(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    let wide = [1, scale.elements(), 1, 1];
+    let (scale, shift) = (ops::reshape(scale, &wide)?, ops::reshape(shift, &wide)?);
+    ops::relu(&ops::add(&ops::mul(x, &scale)?, &shift)?)
 }
 
 fn refuse_recorded(tensors: &[&Tensor]) -> Result<()> {

@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, Window, leaky_relu};
 use super::kernel::{Block, OUTSIDE, Reads, Task, multiply};
 use super::map::Map;
 use super::pack::Packed;
 use crate::dtype::Float;
 use crate::ops::matmul::cpu::kernel::MR;
+use crate::ops::vector::vectorised;
 
 /// Bytes that what a tile reads and writes may take, so that both stay in the
 /// second-level cache beside a panel of weights.
@@ -30,6 +31,17 @@ fn tile_pixels(pixels: usize, channels: usize, size: usize) -> usize {
     fits.min(balanced).clamp(least, most).next_multiple_of(MR)
 }
 
+/// What a pointwise convolution does with what it reads: relu(scale x + shift), of
+/// the first channels of wider pixels.
+#[derive(Clone, Copy)]
+pub struct Prologue<'a, T> {
+    /// Elements from one pixel to the next.
+    pub pixel: usize,
+    /// One each per input channel.
+    pub scale: &'a [T],
+    pub shift: &'a [T],
+}
+
 /// `out` (N, H, W, groups * outputs) = epilogue of the gathered taps of `x`
 /// (N, H', W', groups * inputs) times the weights.
 pub fn run<T: Float, const NR: usize>(
@@ -39,31 +51,48 @@ pub fn run<T: Float, const NR: usize>(
     epilogue: &Epilogue<T>,
     out: &mut [T],
 ) {
+    let whole = Window::whole(weights.groups * weights.outputs);
+    run_into((x, None), map, weights, epilogue, (out, whole));
+}
+
+/// As [`run`] with something done to `x` first, a [`Map`] of 1 x 1 and stride 1
+/// provided, and with some channels of wider pixels as result.
+pub fn run_into<T: Float, const NR: usize>(
+    (x, prologue): (&[T], Option<Prologue<T>>),
+    map: &Map,
+    weights: &Packed<T, NR>,
+    epilogue: &Epilogue<T>,
+    (out, window): (&mut [T], Window),
+) {
     let read = weights.groups * weights.inputs;
     let written = weights.groups * weights.outputs;
-    if out.is_empty() {
+    if out.is_empty() || written == 0 {
         return;
     }
     let run = weights.run;
     let zeros = vec![T::ZERO; run];
     let pointwise = (map.kernel, map.geometry.stride) == ([1, 1], [1, 1]);
+    let pixel = prologue.map_or(read, |p| p.pixel);
     let tile = tile_pixels(map.pixels(), read + written, size_of::<T>());
-    out.par_chunks_mut(tile * written)
+    out.par_chunks_mut(tile * window.pixel)
         .enumerate()
         .for_each(|(i, out)| {
             let first = i * tile;
-            let pixels = out.len() / written;
+            let pixels = out.len() / window.pixel;
             let gathered;
-            let (source, (blocks, table)) = if weights.merged {
+            let (source, (blocks, table)) = if let Some(prologue) = prologue {
+                gathered = prologue.apply(x, first..first + pixels);
+                (&gathered[..], rows(run, pixels))
+            } else if weights.merged {
                 gathered = gather(x, map, read, first..first + pixels);
                 (&gathered[..], rows(run, pixels))
             } else {
                 (x, layout(map, read, first, pixels))
             };
             // Where the next tile reads, which this thread most likely does next.
-            let next = (first + pixels) * read;
+            let next = (first + pixels) * pixel;
             let ahead = if pointwise {
-                &x[next..(next + tile * read).min(x.len())]
+                &x[next.min(x.len())..(next + tile * pixel).min(x.len())]
             } else {
                 &[]
             };
@@ -89,15 +118,40 @@ pub fn run<T: Float, const NR: usize>(
                         table: &table,
                         bias: start,
                         width,
-                        row: written,
-                        column,
-                        start: first * written,
+                        row: window.pixel,
+                        column: window.first + column,
+                        start: first * window.pixel,
                         epilogue,
                     };
                     multiply(&task, &mut parked, out);
                 }
             }
         });
+}
+
+impl<T: Float> Prologue<'_, T> {
+    /// Of some pixels, which then lie together.
+    fn apply(&self, x: &[T], pixels: Range<usize>) -> Vec<T> {
+        let channels = self.scale.len();
+        let mut out = vec![T::ZERO; pixels.len() * channels];
+        for (p, to) in pixels.zip(out.chunks_exact_mut(channels)) {
+            activate(
+                &x[p * self.pixel..][..channels],
+                self.scale,
+                self.shift,
+                to,
+            );
+        }
+        out
+    }
+}
+
+vectorised! {
+    fn activate<T: Float>(x: &[T], scale: &[T], shift: &[T], to: &mut [T]) {
+        for (((to, &x), &scale), &shift) in to.iter_mut().zip(x).zip(scale).zip(shift) {
+            *to = leaky_relu(x * scale + shift, T::ZERO);
+        }
+    }
 }
 
 /// The patches of some pixels, one after the other, with zeros for the padding.

@@ -16,6 +16,25 @@ pub enum Residual<'a, T> {
     Within,
 }
 
+/// Where the outputs of a pixel lie.
+#[derive(Clone, Copy)]
+pub struct Window {
+    /// Elements from one pixel to the next.
+    pub pixel: usize,
+    /// Place of the first output in a pixel.
+    pub first: usize,
+}
+
+impl Window {
+    /// Pixels that consist of the outputs.
+    pub fn whole(outputs: usize) -> Self {
+        Self {
+            pixel: outputs,
+            first: 0,
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a, T> {
     /// One per output channel.

@@ -21,7 +21,7 @@ mod weight_gradient;
 mod winograd;
 mod winograd_gradient;
 
-use super::Sizes;
+use super::{Conv2d, Sizes};
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::Activation;
@@ -29,7 +29,8 @@ use crate::ops::half::{is_half, widened};
 use crate::ops::matmul::cpu::kernel::{F32_COLUMNS, F64_COLUMNS};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
-use epilogue::{Epilogue, Residual};
+use dense::Prologue;
+use epilogue::{Epilogue, Residual, Window};
 use map::Map;
 use pack::Packed;
 use winograd::Transformed;
@@ -201,6 +202,36 @@ impl Weights {
         }
     }
 
+    /// [`Self::run`] of relu(scale x + shift), where x may be the first channels of
+    /// wider pixels; `None` where there is no such way: of anything but a dense 1 x 1
+    /// convolution.
+    pub fn run_activated(
+        &self,
+        x: &Tensor,
+        numbers: [&Tensor; 2],
+        activation: Activation,
+        sizes: &Sizes,
+    ) -> Result<Option<Tensor>> {
+        match self {
+            Self::F32(p) => p.run_activated(x, numbers, activation, sizes),
+            Self::F64(p) => p.run_activated(x, numbers, activation, sizes),
+        }
+    }
+
+    /// [`Self::run`] into the channels of `y` from `first` on; `y` is channels-last.
+    pub fn run_into(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        sizes: &Sizes,
+        y: (&mut Tensor, usize),
+    ) -> Result<()> {
+        match self {
+            Self::F32(p) => p.run_into(x, activation, sizes, y),
+            Self::F64(p) => p.run_into(x, activation, sizes, y),
+        }
+    }
+
     /// [`Self::run`] in the memory of the residual, where nothing else holds it.
     pub fn run_onto(
         &self,
@@ -263,6 +294,74 @@ impl<T: Float, const NR: usize> Prepared<T, NR> {
         Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
             self.write(xs, sizes, &epilogue, out);
         }))
+    }
+
+    fn run_activated(
+        &self,
+        x: &Tensor,
+        [scale, shift]: [&Tensor; 2],
+        activation: Activation,
+        sizes: &Sizes,
+    ) -> Result<Option<Tensor>> {
+        let Kind::Dense(weights) = &self.kind else {
+            return Ok(None);
+        };
+        let &[image, channel, row, pixel] = x.layout().strides() else {
+            return Ok(None);
+        };
+        let [height, width] = sizes.input;
+        let pointwise = sizes.kernel == [1, 1] && sizes.geometry == Conv2d::default();
+        if !pointwise || channel != 1 || (row, image) != (width * pixel, height * row) {
+            return Ok(None);
+        }
+        let xs = &x.elements_of::<T>("conv2d")?[x.layout().offset()..];
+        let prologue = Prologue {
+            pixel,
+            scale: scale.dense_slice("conv2d")?,
+            shift: shift.dense_slice("conv2d")?,
+        };
+        let epilogue = self.epilogue(activation);
+        let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
+        Ok(Some(Tensor::build_unwritten(layout, |out: &mut [T]| {
+            let whole = Window::whole(sizes.channels[1]);
+            let map = Map::forward(sizes);
+            dense::run_into((xs, Some(prologue)), &map, weights, &epilogue, (out, whole));
+        })))
+    }
+
+    fn run_into(
+        &self,
+        x: &Tensor,
+        activation: Activation,
+        sizes: &Sizes,
+        (y, first): (&mut Tensor, usize),
+    ) -> Result<()> {
+        let window = Window {
+            pixel: y.shape()[1],
+            first,
+        };
+        let x = channels_last(x)?;
+        let xs = x.dense_slice::<T>("conv2d")?;
+        let map = Map::forward(sizes);
+        let epilogue = self.epilogue(activation);
+        let out = (y.dense_mut::<T>("conv2d")?, window);
+        match &self.kind {
+            Kind::Dense(weights) => dense::run_into((xs, None), &map, weights, &epilogue, out),
+            Kind::Winograd(weights) => winograd::run_into(xs, &map, weights, &epilogue, out),
+            Kind::Depthwise { .. } => {
+                return Err(Error::op("conv2d", "internal: depthwise into a window"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bias and activation, without a residual.
+    fn epilogue(&self, activation: Activation) -> Epilogue<'_, T> {
+        Epilogue {
+            bias: self.bias.as_deref(),
+            residual: Residual::None,
+            activation: activation.function(),
+        }
     }
 
     fn run_onto(

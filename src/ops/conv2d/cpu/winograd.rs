@@ -25,7 +25,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, Window};
 use super::map::Map;
 use crate::device::cpu::{Buffer, Parts, with_scratch};
 use crate::dtype::{DType, Float};
@@ -150,11 +150,24 @@ pub fn run<T: Float, const NR: usize>(
     epilogue: &Epilogue<T>,
     out: &mut [T],
 ) {
+    let whole = Window::whole(weights.outputs);
+    run_into(x, map, weights, epilogue, (out, whole));
+}
+
+/// As [`run`] with some channels of wider pixels as result.
+pub fn run_into<T: Float, const NR: usize>(
+    x: &[T],
+    map: &Map,
+    weights: &Transformed<T, NR>,
+    epilogue: &Epilogue<T>,
+    (out, window): (&mut [T], Window),
+) {
     let [down, along] = map.target.map(|n| n.div_ceil(2));
     assert_eq!(
         out.len(),
-        map.batch * map.target[0] * map.target[1] * weights.outputs
+        map.batch * map.target[0] * map.target[1] * window.pixel
     );
+    assert!(window.first + weights.outputs <= window.pixel);
     if out.is_empty() {
         return;
     }
@@ -168,6 +181,7 @@ pub fn run<T: Float, const NR: usize>(
         epilogue,
         grid: [down, along],
         out: Parts::of(out),
+        window,
     };
     // Some rows of tiles each, and where that makes few tasks some panels: their
     // inputs are then transformed more than once, which costs less than to read the
@@ -279,6 +293,7 @@ struct Task<'a, T, const NR: usize> {
     /// Tiles down and along an image.
     grid: [usize; 2],
     out: Parts<'a, T>,
+    window: Window,
 }
 
 impl<T: Float, const NR: usize> Task<'_, T, NR> {
@@ -406,7 +421,8 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
         let [height, long] = self.images.map.target;
         for (y, i) in y.iter().zip(row..height) {
             for (y, j) in y.iter().zip(column..long) {
-                let at = ((image * height + i) * long + j) * outputs + channel;
+                let pixel = (image * height + i) * long + j;
+                let at = pixel * self.window.pixel + self.window.first + channel;
                 // SAFETY: no other task has this tile and these channels.
                 let out = unsafe { self.out.part(at, width) };
                 if width == NR {
