@@ -8,11 +8,14 @@ mod bench;
 mod console;
 mod device;
 mod doctor;
+mod fid;
 mod kernels;
 mod predict;
 mod profile;
 mod quickstart;
+mod quiz;
 mod report;
+mod rnagan;
 mod run;
 
 use std::path::PathBuf;
@@ -90,6 +93,15 @@ enum Command {
     Evaluate(EvaluateArgs),
     /// One forward pass of a model from a weights file
     Predict(PredictArgs),
+    /// Tiles of tissue for an expression profile, from a run of `train rnagan`
+    Generate(rnagan::GenerateArgs),
+    /// Profiles in the latent of a beta-VAE: encode, decode, sample, shift, interpolate
+    #[command(subcommand)]
+    Vae(rnagan::VaeCommand),
+    /// Frechet distance, precision and recall between folders of real and generated images
+    Fid(fid::FidArgs),
+    /// A page on which a person tells real tiles from generated ones
+    Quiz(quiz::QuizArgs),
     /// Say what is in a weights, array, table or image file
     Inspect {
         /// Any .pth, .pt, .safetensors, .npy, CSV, TSV, PNG or JPEG file
@@ -212,6 +224,10 @@ enum TrainCommand {
     Trnasformer(TrainArgs),
     /// HE2RNA on the same bags (Schmauch et al. 2020)
     He2rna(TrainArgs),
+    /// RNA-GAN's beta-VAE: expression profiles -> latents and back
+    Betavae(TrainArgs),
+    /// RNA-GAN: latents of profiles -> tiles (Carrillo-Perez et al. 2023)
+    Rnagan(TrainArgs),
 }
 
 #[derive(Args)]
@@ -257,7 +273,8 @@ struct EvaluateArgs {
 
 #[derive(Args)]
 struct PredictArgs {
-    /// resnet18, resnet50, densenet121, deeppt-autoencoder, deeppt, tcgn, trnasformer or he2rna
+    /// resnet18, resnet50, densenet121, inception-v3, deeppt-autoencoder, deeppt, tcgn, trnasformer,
+    /// he2rna, betavae, dcgan-generator or dcgan-critic
     model: String,
     /// .pth, .pt or .safetensors
     #[arg(long)]
@@ -351,6 +368,16 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
             let network = Network::He2rna;
             run::train_trnasformer(args, network, given, &device(cli, control)?, json, control)
         }
+        Command::Train(TrainCommand::Betavae(args)) => {
+            rnagan::train_betavae(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::Rnagan(args)) => {
+            rnagan::train_rnagan(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Generate(args) => rnagan::generate(args, &device(cli, control)?, json, control),
+        Command::Vae(command) => rnagan::vae(command, &device(cli, control)?, json, control),
+        Command::Fid(args) => fid::fid(args, &device(cli, control)?, json, control),
+        Command::Quiz(args) => quiz::quiz(args, json),
         Command::Evaluate(args) => {
             run::evaluate(args, given, &device(cli, control)?, json, control)
         }

@@ -22,6 +22,7 @@ pub mod bags;
 mod extract;
 pub mod her2st;
 pub mod kmeans;
+pub mod store;
 pub mod tiles;
 
 use std::path::{Path, PathBuf};

@@ -15,6 +15,7 @@ mod text;
 pub use svg::{
     BarChart, Guide, Histogram, LineChart, Scatter, ScatterGrid, Series, SpatialMap, Svg,
 };
+pub(crate) use text::base64;
 pub use text::number;
 
 use std::fmt::Write as _;
@@ -22,7 +23,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::formats::atomic::write_bytes;
-use text::{base64, escape};
+use text::escape;
 
 const STYLE: &str = include_str!("style.css");
 

@@ -1,5 +1,6 @@
 //! Images of tissue in, normalised tiles out.
 
+pub mod augment;
 pub mod image;
 pub mod tile;
 

@@ -12,6 +12,7 @@ mod kernels;
 mod predict;
 mod profile;
 mod resume;
+mod rnagan;
 mod support;
 mod threads;
 mod torch;

@@ -9,6 +9,8 @@ mod formula_weights;
 mod golden;
 mod passes;
 mod registry;
+#[cfg(feature = "slides")]
+mod rnagan_run;
 mod sessions;
 mod tcgn;
 mod training;
@@ -33,6 +35,8 @@ fn main() {
     trials.extend(deeppt_run::trials().into_iter().chain(features::trials()));
     #[cfg(feature = "slides")]
     trials.extend(trnasformer_run::trials());
+    #[cfg(feature = "slides")]
+    trials.extend(rnagan_run::trials());
     trials.extend(passes::trials());
     trials.extend(registry::trials());
     trials.extend(sessions::trials());
