@@ -295,6 +295,15 @@ impl Pass {
         }
     }
 
+    /// The same pass off the tape: what another network learns from.
+    #[must_use]
+    pub fn unrecorded(self) -> Self {
+        Self {
+            recording: false,
+            ..self
+        }
+    }
+
     /// Eval-mode arithmetic whose gradients can be asked for.
     pub fn eval_recorded() -> Self {
         Self {
