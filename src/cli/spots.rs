@@ -235,8 +235,8 @@ pub struct SectionArgs {
 #[derive(Args)]
 pub struct MapArgs {
     /// Genes to draw over the tissue [default: the 4 best, or those that vary most]
-    #[arg(long = "maps", value_name = "GENES", value_delimiter = ',')]
-    genes: Vec<String>,
+    #[arg(long, value_name = "GENES", value_delimiter = ',')]
+    maps: Vec<String>,
     /// Also sum up each section to one profile
     #[arg(long)]
     pseudo_bulk: bool,
@@ -343,7 +343,7 @@ fn finish(
     control: Control,
 ) -> Result<()> {
     let known = places(predictor.genes());
-    if let Some(gene) = maps.genes.iter().find(|g| !known.contains_key(g.as_str())) {
+    if let Some(gene) = maps.maps.iter().find(|g| !known.contains_key(g.as_str())) {
         return Err(Error::usage(
             format!(
                 "--maps names {gene}, which is not among the {} predicted genes",
@@ -490,8 +490,8 @@ fn pseudo_bulk(predictor: &Predictor, held: &HeldOut) -> Result<Table> {
 
 /// The genes to draw.
 fn drawn(maps: &MapArgs, held: &HeldOut, scores: Option<&Scores>) -> Vec<String> {
-    if !maps.genes.is_empty() {
-        return maps.genes.clone();
+    if !maps.maps.is_empty() {
+        return maps.maps.clone();
     }
     if let Some(scores) = scores {
         let best = scores.ranked().into_iter().take(DRAWN);
@@ -721,6 +721,10 @@ pub fn explain(args: &ExplainArgs, device: &Device, json: bool, control: Control
     tile::normalise(&seen, tile::IMAGENET_MEAN, tile::IMAGENET_STD, &mut values)?;
     let x: Tensor = images(&values, 1, px)?.to(device)?;
 
+    // Before anything is written, so that a wrong layer leaves nothing behind.
+    let explained = (wanted.iter())
+        .map(|&(at, _)| model.explain(&x, at, &args.layer, args.edges))
+        .collect::<Result<Vec<_>>>()?;
     create_dir_all(&args.out)?;
     // Of a size to look at, whatever the network sees.
     let side = px * SHOWN_PX.div_ceil(px.max(1));
@@ -733,8 +737,7 @@ pub fn explain(args: &ExplainArgs, device: &Device, json: bool, control: Control
         pictures: Vec::new(),
     };
     let mut text = String::new();
-    for (at, gene) in wanted {
-        let found = model.explain(&x, at, &args.layer, args.edges)?;
+    for ((_, gene), found) in wanted.into_iter().zip(explained) {
         let mut overlaid = shown.clone();
         picture::heat(&mut overlaid, &found.heat, found.columns);
         let path = args

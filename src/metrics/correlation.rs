@@ -312,7 +312,12 @@ pub fn kendall_columns(
 /// Source: Steiger 1980, Psychological Bulletin 87:245, equations 3, 12 and 14.
 pub fn steiger(first: f64, second: f64, between: f64, samples: usize) -> TestResult {
     let defined = |r: f64| r.abs() < 1.0;
-    if samples <= 3 || !defined(first) || !defined(second) || !(between.abs() <= 1.0) {
+    if samples <= 3
+        || !defined(first)
+        || !defined(second)
+        || between.is_nan()
+        || between.abs() > 1.0
+    {
         return TestResult::UNDEFINED;
     }
     if first == second {

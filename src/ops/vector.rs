@@ -163,7 +163,7 @@ fn gaussian_f32(x: f32) -> (f32, f32) {
         0.253_885_33,
     ];
     let t = 1.0 / (1.0 + 0.45 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
-    let mut series = -0.041_479_498;
+    let mut series = -0.041_479_5;
     for coefficient in FITTED {
         series = series * t + coefficient;
     }

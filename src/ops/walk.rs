@@ -118,17 +118,17 @@ pub(crate) fn map1<A: Element, U: Element>(
     Ok(Tensor::build_unwritten(layout, |out: &mut [U]| {
         cpu::for_chunks(out, 1, &|start, chunk| {
             walk.runs(start, chunk.len(), &mut |at, n, [ia], [sa]| {
-                let f = f;
+                let own = f;
                 let out = &mut chunk[at..at + n];
                 match sa {
                     1 => out
                         .iter_mut()
                         .zip(&a[ia..ia + n])
-                        .for_each(|(o, &a)| *o = f(a)),
+                        .for_each(|(o, &a)| *o = own(a)),
                     _ => out
                         .iter_mut()
                         .enumerate()
-                        .for_each(|(i, o)| *o = f(a[ia + i * sa])),
+                        .for_each(|(i, o)| *o = own(a[ia + i * sa])),
                 }
             });
         });
@@ -149,29 +149,29 @@ pub(crate) fn map2<A: Element, B: Element, U: Element>(
     Ok(Tensor::build_unwritten(layout, |out: &mut [U]| {
         cpu::for_chunks(out, 1, &|start, chunk| {
             walk.runs(start, chunk.len(), &mut |at, n, [ia, ib], steps| {
-                let f = f;
+                let own = f;
                 let out = &mut chunk[at..at + n];
                 match steps {
                     [1, 1] => {
                         let pairs = a[ia..ia + n].iter().zip(&b[ib..ib + n]);
                         out.iter_mut()
                             .zip(pairs)
-                            .for_each(|(o, (&a, &b))| *o = f(a, b));
+                            .for_each(|(o, (&a, &b))| *o = own(a, b));
                     }
                     [1, 0] => {
                         let b = b[ib];
                         let a = &a[ia..ia + n];
-                        out.iter_mut().zip(a).for_each(|(o, &a)| *o = f(a, b));
+                        out.iter_mut().zip(a).for_each(|(o, &a)| *o = own(a, b));
                     }
                     [0, 1] => {
                         let a = a[ia];
                         let b = &b[ib..ib + n];
-                        out.iter_mut().zip(b).for_each(|(o, &b)| *o = f(a, b));
+                        out.iter_mut().zip(b).for_each(|(o, &b)| *o = own(a, b));
                     }
                     [sa, sb] => out
                         .iter_mut()
                         .enumerate()
-                        .for_each(|(i, o)| *o = f(a[ia + i * sa], b[ib + i * sb])),
+                        .for_each(|(i, o)| *o = own(a[ia + i * sa], b[ib + i * sb])),
                 }
             });
         });
@@ -200,9 +200,9 @@ pub(crate) fn map3<A: Element, B: Element, C: Element, U: Element>(
                 start,
                 chunk.len(),
                 &mut |at, n, [ia, ib, ic], [sa, sb, sc]| {
-                    let f = f;
+                    let own = f;
                     chunk[at..at + n].iter_mut().enumerate().for_each(|(i, o)| {
-                        *o = f(a[ia + i * sa], b[ib + i * sb], c[ic + i * sc]);
+                        *o = own(a[ia + i * sa], b[ib + i * sb], c[ic + i * sc]);
                     });
                 },
             );

@@ -1,6 +1,6 @@
 //! "Find me slides like this one": vectors of slides in one file, searched exactly.
 //!
-//! A slide has one vector or several (its bags). [`write`] stores each in half
+//! A slide has one vector or several (its bags). [`write()`] stores each in half
 //! precision, beside a bound on what that rounding moved it by, and in single precision.
 //! [`Index::nearest`] reads the halves of all vectors, which bounds every distance from
 //! both sides, and the single precision of those that may be among the nearest: the

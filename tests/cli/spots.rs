@@ -240,10 +240,13 @@ fn refusals(folder: &Path, run: &Path, image: &Path, weights: &Path) {
     let with = |more: &[&'static str]| [&section[..], more].concat();
     fails(with(&[]), &["--spots", "--grid-px"]);
     fails(
-        with(&["--grid-px", "20", "--maps", "nothing"]),
+        with(&["--grid-px", "20", "--spot-px", "32", "--maps", "nothing"]),
         &["nothing", "4 predicted"],
     );
-    fails(with(&["--grid-px", "0"]), &["0 x 0 tiles"]);
+    fails(
+        with(&["--grid-px", "0", "--spot-px", "32"]),
+        &["0 x 0 tiles"],
+    );
     fails(
         with(&["--grid-px", "20", "--spot-um", "50"]),
         &["--um-per-px"],

@@ -126,7 +126,7 @@ fn learned() -> Result<()> {
     let folder = folder();
     let mut config = config(folder.path());
     config.training.epochs = 25;
-    config.training.learning_rate = 3e-3;
+    config.training.learning_rate = 1e-2;
     let out = folder.path().join("run");
     let outcome = run(&config, &out, false, &Device::Cpu)?;
     let held = &outcome.held_out;

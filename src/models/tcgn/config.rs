@@ -1,7 +1,7 @@
 //! The sizes of a network, given or read off its weights.
 
 use super::encoder::CHANNEL_HEADS;
-use super::graph_block::{self, EDGES_PER_NODE};
+use super::graph_block::EDGES_PER_NODE;
 use crate::error::{Error, Result};
 
 /// The four stages of the trunk, as their keys name them.
@@ -161,7 +161,7 @@ impl Config {
         is("head.0.weight".into(), &[4 * features, features])?;
         is("head.2.weight".into(), &[config.genes, 4 * features])?;
         let nodes = config.grid() * config.grid();
-        let positions = [graph_block::HEADS, nodes, nodes];
+        let positions = [super::graph_block::HEADS, nodes, nodes];
         is("gnn_block0.relative_pos".into(), &positions)?;
         Ok(config)
     }

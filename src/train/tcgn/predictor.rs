@@ -39,7 +39,7 @@ struct Network {
 }
 
 impl Network {
-    fn new(weights: &Weights, path: &Path, quirks: bool) -> Result<Tcgn> {
+    fn model(weights: &Weights, path: &Path, quirks: bool) -> Result<Tcgn> {
         let config = Config {
             reference_quirks: quirks,
             ..Config::of(weights, path)?
@@ -61,7 +61,7 @@ impl Predictor {
         for (folder, record) in fold_records::<FoldRecord>(run)? {
             let path = folder.join("model.safetensors");
             let weights = read_weights(&path)?;
-            let model = Network::new(&weights, &path, config.model.reference_quirks)?;
+            let model = Network::model(&weights, &path, config.model.reference_quirks)?;
             same_number(&path, model.config().genes, record.genes.len())?;
             networks.push(Network {
                 model,
@@ -98,7 +98,7 @@ impl Predictor {
                 ));
             }
         };
-        let model = Network::new(&weights, path, false)?;
+        let model = Network::model(&weights, path, false)?;
         same_number(list.unwrap_or(path), model.config().genes, genes.len())?;
         // Nothing is learnt from the row: the published scale is of each spot alone.
         let values = vec![0.0; genes.len()];
