@@ -161,6 +161,22 @@ impl Param {
         Ok(())
     }
 
+    /// Takes the values to another float dtype. A shadow goes.
+    ///
+    /// # Errors
+    /// A dtype that they cannot be converted to.
+    pub fn convert(&self, dtype: DType) -> Result<()> {
+        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+        let value = ops::cast(&held.value, dtype)?;
+        self.0.version.fetch_add(1, Ordering::AcqRel);
+        *held = Held {
+            value,
+            leaf: Node::parameter(&self.0.name, &self.0.version),
+            shadow: None,
+        };
+        Ok(())
+    }
+
     /// Changes the values of several different parameters at once: `change` is
     /// given them in the order of `params`, writes into them, and leaves shapes
     /// and dtypes as they are. Every version is raised, even on an error, since
@@ -234,6 +250,18 @@ impl Buffer {
         same_kind(&self.0.0, &held, &value)?;
         if !cuda::overwrite(&held, &value)? {
             *held = value.detach();
+        }
+        Ok(())
+    }
+
+    /// Takes the values to another float dtype; a counter stays as it is.
+    ///
+    /// # Errors
+    /// A dtype that they cannot be converted to.
+    pub fn convert(&self, dtype: DType) -> Result<()> {
+        let mut held = self.0.1.write().unwrap_or_else(PoisonError::into_inner);
+        if held.dtype().is_float() {
+            *held = ops::cast(&held, dtype)?;
         }
         Ok(())
     }

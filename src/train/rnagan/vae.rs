@@ -230,7 +230,7 @@ impl Fit<'_> {
                     },
                 )
             },
-            &mut || self.validation(),
+            &mut || Ok(self.validation()?.into()),
             control,
         )
     }
