@@ -15,10 +15,9 @@ const INSTEAD: &str = "gradients of every loss for images of 16 px against the C
 type OnDevice = fn(&Device) -> Result<()>;
 
 pub fn trials() -> Vec<Trial> {
-    let both: [(&str, OnDevice); 4] = [
+    let both: [(&str, OnDevice); 3] = [
         ("betavae_small_eval", vae_eval),
         ("betavae_small_train", vae_train),
-        ("dcgan_small_forward", forward),
         ("simclr_ntxent", simclr),
     ];
     let mut all = Vec::new();
@@ -30,12 +29,13 @@ pub fn trials() -> Vec<Trial> {
             run(&emulated()?)
         }));
     }
-    let here: [(&str, OnDevice); 5] = [
+    let here: [(&str, OnDevice); 6] = [
+        ("dcgan_small_forward", forward),
         ("betavae_full_eval", vae_full),
         ("dcgan_full_forward", full_forward),
         ("dcgan_small_losses", losses),
-        ("dcgan_small_steps", steps),
-        ("dcgan_up_generator", up_generator),
+        ("dcgan_small_steps", |_| steps(DType::F32)),
+        ("dcgan_up_generator", |_| up_generator()),
     ];
     for (name, run) in here {
         all.push(trial(format!("golden::{name}::cpu"), move || {
@@ -46,6 +46,9 @@ pub fn trials() -> Vec<Trial> {
             Ok(())
         }));
     }
+    all.push(trial("golden::dcgan_small_steps::f64", || {
+        steps(DType::F64)
+    }));
     all.push(trial("rnagan::gradients_on_cuda", gradients_on_cuda));
     all
 }
@@ -95,23 +98,14 @@ fn gradients(
     weight: Option<&Tensor>,
     model: &dyn State,
 ) -> Result<()> {
-    gradients_by(case, (group, Rule::Gradient), loss, weight, model)
-}
-
-fn gradients_by(
-    case: &mut Case,
-    (group, rule): (&str, Rule),
-    loss: &Tensor,
-    weight: Option<&Tensor>,
-    model: &dyn State,
-) -> Result<()> {
     let params = model.parameters();
     let of = recorded(&params);
     let weights = weight.map(|w| [w]);
     let weights = weights.as_ref().map(|w| &w[..]);
     let gradients = grad(&[loss], weights, &of.iter().collect::<Vec<_>>(), false)?;
     let keys = params.into_iter().map(|(key, _)| key);
-    case.group(group, &keys.zip(gradients).collect::<Vec<_>>(), rule)
+    let named: Vec<_> = keys.zip(gradients).collect();
+    case.group(group, &named, Rule::Gradient)
 }
 
 fn buffers(case: &mut Case, group: &str, model: &dyn State) -> Result<()> {
@@ -318,7 +312,11 @@ fn full_forward(_: &Device) -> Result<()> {
     Ok(())
 }
 
-fn up_generator(device: &Device) -> Result<()> {
+/// In f64: single precision cannot tell one input of the last leaky ReLU, 4.4e-7 among others of
+/// up to 4, from 0. Of 8 runs of the published code in f64 whose weights were changed by 1e-7 of
+/// them, at random, one has that unit on its other side: `model.0.0.weight[6]` then has the
+/// gradient -3.6478 where it has -3.7532 otherwise. In f32 it is -3.6478 here.
+fn up_generator() -> Result<()> {
     let mut case = Case::read("dcgan_up_generator");
     let of = &case.manifest["config"];
     let sizes = Sizes {
@@ -329,18 +327,15 @@ fn up_generator(device: &Device) -> Result<()> {
     let model = Generator::new(latent, sizes, Growth::Resized, &mut Philox::new(0))?;
     let named = Below("up_generator", &model);
     case.fill(&[&named])?;
-    model.to_device(device)?;
-    let z = case.input(0)?.to(device)?.variable();
-    let gy = case.input(1)?.to(device)?;
+    model.convert(DType::F64)?;
+    let z = ops::cast(&case.input(0)?, DType::F64)?.variable();
+    let gy = ops::cast(&case.input(1)?, DType::F64)?;
     case.tensor("eval.fake", &model.forward(&z, &Pass::eval())?, 1e-5)?;
     let fake = model.forward(&z, &train())?;
     case.tensor("train.fake", &fake, 1e-5)?;
-    // A value before the last leaky ReLU is 4.4e-7, among others of up to 4. With that one unit
-    // on its other side the published code has the gradient -2.707518 where it has -2.716814
-    // otherwise, and here it is -2.70751.
-    gradients_by(&mut case, ("grad", Rule::Turned), &fake, Some(&gy), &named)?;
+    gradients(&mut case, "grad", &fake, Some(&gy), &named)?;
     let of_z = grad(&[&fake], Some(&[&gy]), &[&z], false)?;
-    case.tensor("train.grad_z", of_z[0].as_ref().expect("a gradient"), 3e-3)?;
+    case.tensor("train.grad_z", of_z[0].as_ref().expect("a gradient"), 1e-4)?;
     case.finish();
     Ok(())
 }
@@ -441,12 +436,35 @@ fn leaked(
     gradients(case, group, &loss, None, &Below("generator", g))
 }
 
-/// Three iterations of the published trainer, by the steps that training takes, captured
-/// and replayed on CUDA.
-fn steps(device: &Device) -> Result<()> {
+/// Losses of the published code in f64: generator's, critic's and penalty of each iteration.
+const DOUBLE: [f64; 9] = [
+    0.0591354714223,
+    0.133407764714,
+    1.31018125414,
+    0.0480066507961,
+    0.0333456147839,
+    2.13314055221,
+    0.165642202499,
+    0.0224004834651,
+    0.0246224823579,
+];
+
+/// Three iterations of the published trainer, by the steps that training takes.
+///
+/// In f64 losses are those of the published code in f64, and weights, statistics and images
+/// those that are stored. Single precision does not determine more than the first iteration to
+/// better than a per cent, since some units of the leaky ReLUs have inputs next to 0: of 25
+/// runs of the published code in f64 whose weights were changed by 5e-7 of them, at random,
+/// at least three have a second loss of the generator that is off by 1.8 %, and later losses of the
+/// others are off by up to 1.1 %; with 2e-6 it is 5.3 %.
+fn steps(dtype: DType) -> Result<()> {
     let mut case = Case::read("dcgan_small_steps");
-    let vae = filled_vae(&case, device)?;
-    let (g, c) = networks(&case, device)?;
+    let vae = filled_vae(&case, &Device::Cpu)?;
+    let (g, c) = networks(&case, &Device::Cpu)?;
+    for model in [&vae as &dyn State, &g, &c] {
+        model.convert(dtype)?;
+    }
+    let input = |name: &str| ops::cast(&input(&case, name, &Device::Cpu)?, dtype);
     let rule = |lr| Adam {
         lr,
         betas: [0.5, 0.999],
@@ -464,11 +482,11 @@ fn steps(device: &Device) -> Result<()> {
     let mut critic = TrainingStep::new(&c, of_c?, &of_critic)?.reading(&g);
     let mut losses = Vec::new();
     for i in 0..3 {
-        let real = input(&case, &format!("input/dcgan_real/{i}"), device)?;
-        let rna = input(&case, &format!("input/dcgan_rna/{i}"), device)?;
+        let real = input(&format!("input/dcgan_real/{i}"))?;
+        let rna = input(&format!("input/dcgan_rna/{i}"))?;
         let mean = vae.encode(&rna, &Pass::eval())?.mean;
-        let noise = |of: &str| input(&case, &format!("noise/dcgan/{i}/{of}"), device);
-        let alpha = input(&case, &format!("alpha/dcgan/{i}"), device)?;
+        let noise = |of: &str| input(&format!("noise/dcgan/{i}/{of}"));
+        let alpha = input(&format!("alpha/dcgan/{i}"))?;
         let random = Philox::new(0);
         let inputs = [mean.clone(), noise("g")?];
         losses.push(generator.take(&inputs, random)?.item()?);
@@ -477,24 +495,35 @@ fn steps(device: &Device) -> Result<()> {
         let inputs = [mean, noise("p")?, real, alpha];
         losses.push(critic.take(&inputs, random)?.item()? / 10.0);
     }
-    if *device != Device::Cpu {
-        assert_eq!([generator.graphs(), critic.graphs()], [1, 2]);
-    }
-    let want = case.full("losses");
-    for (i, (got, want)) in losses.iter().zip(want).enumerate() {
-        let tolerance = if i < 3 { 1e-3 } else { 3e-2 };
+    for (i, (got, want)) in losses.iter().zip(DOUBLE).enumerate() {
+        let tolerance = match (dtype, i) {
+            (DType::F64, _) => 1e-8,
+            (_, 0..3) => 1e-3,
+            _ => 3e-2,
+        };
         let error = (got - want).abs() / want.abs();
         assert!(error <= tolerance, "loss {i}: {got}, not {want}");
     }
-    // A leaky ReLU of the first iteration has an input next to 0. The published code itself, with
-    // weights changed by 5e-7 of them, has 0.048006 or 0.048896 as the generator's second loss,
-    // by the side on which that unit falls; here it is 0.048896. Weights go apart likewise.
-    let left = case.manifest["groups"].as_object().expect("groups").keys();
-    let left: Vec<&str> = left.map(String::as_str).collect();
-    eprintln!(
-        "not compared, since one unit falls on its other side: eval_fake_after_3, {}",
-        left.join(", ")
-    );
+    if dtype != DType::F64 {
+        return Ok(());
+    }
+    let z = input("input/dcgan_z")?;
+    case.losses("losses", &losses, 1e-3);
+    let fake = g.forward(&z, &Pass::eval())?;
+    case.tensor("eval_fake_after_3", &fake, 1e-5)?;
+    let all: [(&str, &dyn State, f64); 2] = [("generator", &g, 1e-4), ("discriminator", &c, 4e-4)];
+    for (name, model, lr) in all {
+        let named = Below(name, model);
+        let steps = if name == "generator" { 3.0 } else { 6.0 };
+        let rule = Rule::Weight { lr, steps };
+        case.group(
+            &format!("{name}_after_3"),
+            &values(&named.parameters()),
+            rule,
+        )?;
+        buffers(&mut case, &format!("{name}_buffer_after_3"), &named)?;
+    }
+    case.finish();
     Ok(())
 }
 
