@@ -298,7 +298,7 @@ fn refusals() -> Result<()> {
         let run = folder.path().join("refused");
         let control = Watcher::default();
         let outcome = gan::train(&config, &run, false, &Device::Cpu, control.control());
-        let message = outcome.err().expect(part).to_string();
+        let message = outcome.expect_err(part).to_string();
         assert!(message.contains(part), "{message} lacks {part}");
         let _ = fs::remove_dir_all(run);
     };
@@ -324,7 +324,7 @@ fn refusals() -> Result<()> {
     fs::remove_file(folder.path().join("tiles/S00/0.png")).expect("a tile goes");
     let control = Watcher::default();
     let outcome = gan::train(&base, &run, true, &Device::Cpu, control.control());
-    let message = outcome.err().expect("other tiles").to_string();
+    let message = outcome.expect_err("other tiles").to_string();
     assert!(message.contains("other tiles"), "{message}");
 
     let mut config = vae_config(&folder.path().join("tiles"));
@@ -334,7 +334,7 @@ fn refusals() -> Result<()> {
         let run = folder.path().join("refused");
         let control = Watcher::default();
         let outcome = vae::train(&config, &run, false, &Device::Cpu, control.control());
-        let message = outcome.err().expect(part).to_string();
+        let message = outcome.expect_err(part).to_string();
         assert!(message.contains(part), "{message} lacks {part}");
         let _ = fs::remove_dir_all(run);
         config = before;
@@ -358,7 +358,7 @@ fn lost() -> Result<()> {
     let run = folder.path().join("run");
     let control = Watcher::default();
     let outcome = gan::train(&config, &run, false, &Device::Cpu, control.control());
-    let message = outcome.err().expect("no numbers").to_string();
+    let message = outcome.expect_err("no numbers").to_string();
     assert!(message.contains("no longer numbers"), "{message}");
     assert!(message.contains("no generator was good"), "{message}");
     assert!(!run.join("generator.safetensors").exists());
