@@ -296,36 +296,45 @@ pub fn generate(args: &GenerateArgs, device: &Device, json: bool, control: Contr
     let mut shown = Vec::new();
     let columns = args.count.min(8);
     for (number, name) in names.iter().enumerate() {
-        control.check("the tiles so far are written")?;
         // The same noise for each profile of a path, so that only the profile changes.
         let random = Philox::fork(args.seed, "generate");
         let rows = vec![number as i64; args.count];
         let rows = Tensor::from_slice(&rows, &[args.count])?;
         let latents = latents.as_ref().map(|l| ops::index_select(l, 0, &rows));
-        let images = trained.generate(latents.transpose()?.as_ref(), args.count, random)?;
-        for (i, picture) in pictures(&images)?.into_iter().enumerate() {
-            let file = match names.len() {
-                1 => format!("tile-{i:05}.png"),
-                _ => format!("profile-{number:03}-tile-{i:05}.png"),
-            };
-            write_png(
-                args.out.join(file),
-                &picture,
-                &[
-                    ("eosin seed", &args.seed.to_string()),
-                    ("eosin tile", &i.to_string()),
-                    ("eosin profile", name),
-                ],
-            )?;
-            if shown.len() < columns * 64 && (names.len() == 1 || i < columns) {
-                shown.push(picture);
-            }
-        }
-        control.progress.at((number + 1) * args.count, "");
+        let mut tile = 0;
+        trained.generate_parts(
+            latents.transpose()?.as_ref(),
+            args.count,
+            random,
+            &mut |images| {
+                control.check("the tiles so far are written")?;
+                for picture in pictures(&images)? {
+                    let file = match names.len() {
+                        1 => format!("tile-{tile:05}.png"),
+                        _ => format!("profile-{number:03}-tile-{tile:05}.png"),
+                    };
+                    write_png(
+                        args.out.join(file),
+                        &picture,
+                        &[
+                            ("eosin seed", &args.seed.to_string()),
+                            ("eosin tile", &tile.to_string()),
+                            ("eosin profile", name),
+                        ],
+                    )?;
+                    if shown.len() < columns * 64 && (names.len() == 1 || tile < columns) {
+                        shown.push(picture);
+                    }
+                    tile += 1;
+                }
+                control.progress.at(number * args.count + tile, "");
+                Ok(())
+            },
+        )?;
     }
     control.progress.end();
     // Beside the folder of tiles, which then holds nothing else.
-    let path = args.out.with_extension("grid.png");
+    let path = beside(&args.out, ".grid.png");
     write_png(
         &path,
         &grid(&shown, columns)?,
@@ -348,6 +357,13 @@ pub fn generate(args: &GenerateArgs, device: &Device, json: bool, control: Contr
         path.display()
     );
     console::print(json, &made, &text)
+}
+
+/// The folder's path with an ending: its name may hold a dot.
+fn beside(folder: &Path, ending: &str) -> PathBuf {
+    let mut name = folder.file_name().unwrap_or_default().to_os_string();
+    name.push(ending);
+    folder.with_file_name(name)
 }
 
 fn start_name(start: Start) -> &'static str {

@@ -423,6 +423,31 @@ mod tests {
     }
 
     #[test]
+    fn a_conversion_leaves_counters() {
+        let p = Param::new("w", Tensor::full(0.1, &[2], DType::F32).unwrap());
+        let before = p.recorded();
+        p.convert(DType::F64).unwrap();
+        assert_eq!(p.value().to_vec::<f64>().unwrap(), [f64::from(0.1f32); 2]);
+        assert!(
+            grad(
+                &[&ops::sum_all(&before).unwrap()],
+                None,
+                &[&p.recorded()],
+                false
+            )
+            .is_err()
+        );
+        for (from, to) in [(DType::F32, DType::F64), (DType::I64, DType::I64)] {
+            let buffer = Buffer::new("b", Tensor::scalar(3.0, from).unwrap());
+            buffer.convert(DType::F64).unwrap();
+            assert_eq!(
+                (buffer.value().dtype(), buffer.value().item().unwrap()),
+                (to, 3.0)
+            );
+        }
+    }
+
+    #[test]
     fn backward_after_an_update_is_an_error_that_names_the_parameter() {
         let p = Param::new("layer.weight", Tensor::full(2.0, &[3], DType::F32).unwrap());
         let x = p.recorded();

@@ -671,22 +671,37 @@ impl Trained {
     /// # Errors
     /// Latents of another width.
     pub fn generate(&self, latents: Option<&Tensor>, n: usize, random: Philox) -> Result<Tensor> {
-        let noise = self.input.noise(n, random)?;
         let mut parts = Vec::new();
+        self.generate_parts(latents, n, random, &mut |part| {
+            parts.push(part);
+            Ok(())
+        })?;
+        match &parts[..] {
+            [one] => Ok(one.clone()),
+            all => ops::cat(&all.iter().collect::<Vec<_>>(), 0),
+        }
+    }
+
+    /// The same, given to `take` as they are made, a few at a time: any number of them.
+    ///
+    /// # Errors
+    /// Latents of another width; what `take` returns.
+    pub fn generate_parts(
+        &self,
+        latents: Option<&Tensor>,
+        n: usize,
+        random: Philox,
+        take: &mut dyn FnMut(Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let noise = self.input.noise(n, random)?;
         for start in (0..n).step_by(BATCH) {
             let len = BATCH.min(n - start);
             let rows = |t: &Tensor| ops::slice(t, 0, start, len)?.to(&self.device);
             let latents = latents.map(rows).transpose()?;
             let z = self.input.of_tiles(latents.as_ref(), &rows(&noise)?)?;
-            parts.push(
-                self.generator
-                    .forward(&z, &Pass::eval())?
-                    .to(&Device::Cpu)?,
-            );
+            let images = self.generator.forward(&z, &Pass::eval())?;
+            take(images.to(&Device::Cpu)?)?;
         }
-        match &parts[..] {
-            [one] => Ok(one.clone()),
-            all => ops::cat(&all.iter().collect::<Vec<_>>(), 0),
-        }
+        Ok(())
     }
 }
