@@ -73,6 +73,7 @@ criterion_group! {
     config = short();
     targets = operators::described, models::resnet50_features, models::resnet18_step,
         models::deeppt_autoencoder, models::deeppt_mlp,
+        models::betavae_step, models::rnagan_iteration,
         operators::cpu, operators::cuda, host::launch, host::step
 }
 criterion_main!(all);

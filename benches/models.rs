@@ -1,9 +1,12 @@
-//! Whole models: the two hot paths of DeepPT, and a ResNet-18 that is trained.
+//! Whole models: the two hot paths of DeepPT, a ResNet-18 that is trained, and with the
+//! feature `bench-all` the steps of RNA-GAN, which take seconds each.
 
 use criterion::Throughput;
 use eosin::autograd;
 use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp};
 use eosin::models::resnet::{Depth, ResNet, ResNetFeatures};
+use eosin::models::rnagan::losses::{Adversarial, Norm, Objective, interpolate};
+use eosin::models::rnagan::{BetaVae, Critic, Generator, Growth, Sizes, betavae};
 use eosin::nn::{Linear, Param, Pass, State};
 use eosin::ops;
 use eosin::optim::{Adam, Optimizer};
@@ -11,6 +14,7 @@ use eosin::random::Philox;
 use eosin::shape::Format;
 use eosin::{Device, Result, Tensor};
 
+use crate::operators::every_shape;
 use crate::{Criterion, assert_close, bench, normal};
 
 /// Multiplications and additions of ResNet-50 at 224 x 224 without its head,
@@ -265,4 +269,126 @@ fn resnet18_training(batch: usize) -> impl FnMut() -> Result<f64> {
         1e-4,
     );
     step
+}
+
+/// RNA-GAN's beta-VAE at its published sizes, 128 profiles, without the dropout on the profile.
+pub fn betavae_step(c: &mut Criterion) {
+    if !every_shape() {
+        return;
+    }
+    let mut group = c.benchmark_group("model/betavae_step/f32");
+    bench(&mut group, "b128", || betavae_training(128));
+    group.finish();
+}
+
+const LATENT: usize = 2048;
+
+fn betavae_training(batch: usize) -> impl FnMut() -> Result<f64> {
+    let config = betavae::Config {
+        genes: 19_198,
+        encoder: vec![6000, 4000, LATENT],
+        latent: LATENT,
+        decoder: vec![4000, 6000],
+    };
+    let random = &mut Philox::new(0);
+    let model = BetaVae::new(&config, random).expect("a beta-VAE");
+    let x = normal(random, &[batch, config.genes], 1.0);
+    let noise = normal(random, &[batch, LATENT], 1.0);
+    let mut training = Training::new(&model).expect("an optimiser");
+    let pass = Pass::train(Philox::new(2));
+
+    // The last bias is before a tanh.
+    let biases = model.parameters().into_iter().last();
+    let bias = biases.expect("a bias").1;
+    let before = host(&bias);
+    let (y, _) = model.losses(&x, &noise, &pass).expect("a reconstruction");
+    let (y, plain_x) = (y.to_f64_vec(), x.to_f64_vec());
+    let (y, plain_x) = (y.expect("floats"), plain_x.expect("floats"));
+    let mut gradient = vec![0.0; config.genes];
+    for (i, (y, x)) in y.iter().zip(&plain_x).enumerate() {
+        gradient[i % config.genes] += 2.0 * (y - x) * (1.0 - y * y) / plain_x.len() as f64;
+    }
+
+    let mut step = move || training.step(model.losses(&x, &noise, &pass)?.1.total(5e-4)?);
+    step().expect("a step");
+    assert_close(
+        "last bias after a step",
+        &host(&bias),
+        &first_adam_step(&before, &gradient),
+        1e-4,
+    );
+    step
+}
+
+/// An iteration of RNA-GAN's published trainer on 8 tiles of 256 x 256: a step each of the
+/// generator, the critic and the penalty. Latents are given.
+pub fn rnagan_iteration(c: &mut Criterion) {
+    if !every_shape() {
+        return;
+    }
+    let mut group = c.benchmark_group("model/rnagan_iteration/f32");
+    bench(&mut group, "b8_256", || rnagan_training(8));
+    group.finish();
+}
+
+fn rnagan_training(batch: usize) -> impl FnMut() -> Result<f64> {
+    let sizes = Sizes {
+        image: 256,
+        step: 64,
+    };
+    let random = &mut Philox::new(0);
+    let generator = Generator::new(LATENT, sizes, Growth::Transposed, random).expect("a generator");
+    let critic = Critic::new(sizes, random).expect("a critic");
+    let mut values = vec![0.0; batch * 3 * sizes.image * sizes.image];
+    random.fill_uniform(&mut values, -1.0, 1.0);
+    let real = Tensor::from_slice(&values, &[batch, 3, sizes.image, sizes.image])
+        .and_then(|x| x.to_format(Format::ChannelsLast))
+        .expect("images");
+    let z = normal(random, &[batch, LATENT], 1.0);
+    let alpha = Tensor::from_slice(&[0.3f32], &[1]).expect("a number");
+    let objective = Objective {
+        adversarial: Adversarial::Wasserstein,
+        penalty: 10.0,
+        norm: Norm::Batch,
+    };
+    let pass = Pass::train(Philox::new(2));
+    penalty_by_differences(&objective, &generator, &critic, [&real, &z, &alpha]);
+
+    let mut of_generator = Training::new(&generator).expect("an optimiser");
+    let mut of_critic = Training::new(&critic).expect("an optimiser");
+    move || {
+        of_generator.step(objective.generator(&generator, &critic, &z, &pass)?)?;
+        of_critic.step(objective.gap(&generator, &critic, [&real, &z], &pass)?)?;
+        of_critic.step(objective.penalty(&generator, &critic, [&real, &z, &alpha], &pass)?)
+    }
+}
+
+/// Compares the penalty with the slope of the scores along their gradient, which is its norm.
+fn penalty_by_differences(
+    objective: &Objective,
+    generator: &Generator,
+    critic: &Critic,
+    [real, z, alpha]: [&Tensor; 3],
+) {
+    let pass = || Pass::train(Philox::new(2));
+    let found = (|| -> Result<(f64, f64)> {
+        let penalty = objective.penalty(generator, critic, [real, z, alpha], &pass())?;
+        let fake = generator.forward(z, &pass().unrecorded())?;
+        let between = interpolate(real, &fake, alpha)?.detach().variable();
+        let total = ops::sum_all(&critic.forward(&between, &pass())?)?;
+        let gradient = autograd::grad(&[&total], None, &[&between], false)?.remove(0);
+        let gradient = gradient.expect("a gradient");
+        let squares = gradient.to_f64_vec()?.iter().map(|g| g * g).sum::<f64>();
+        let along = 1.0 / squares.sqrt();
+        let at = |h: f64| -> Result<f64> {
+            let moved = ops::add(&between.detach(), &ops::affine(&gradient, h * along, 0.0)?)?;
+            let scores = critic.forward(&moved, &pass().unrecorded())?.to_f64_vec()?;
+            Ok(scores.iter().sum())
+        };
+        const STEP: f64 = 0.05;
+        let slope = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
+        Ok((penalty.item()?, 10.0 * (slope - 1.0).powi(2)))
+    })();
+    let (penalty, expected) = found.expect("a penalty");
+    assert_close("penalty", &[penalty], &[expected], 2e-2);
 }

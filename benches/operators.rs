@@ -19,7 +19,7 @@ const FLUSHED: usize = 128 << 20;
 
 /// Whether more than the default set may run: the build has the feature
 /// `bench-all`, or something in particular was asked for.
-fn every_shape() -> bool {
+pub fn every_shape() -> bool {
     cfg!(feature = "bench-all") || table::has_filter(std::env::args().skip(1))
 }
 

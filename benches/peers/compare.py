@@ -128,12 +128,8 @@ def header(args, load):
 
 def compare(task, args, binary):
     """The rows of a task."""
-    if task in tasks.OPERATORS:
-        names = tasks.OPERATOR_PEERS
-    else:
-        names = tasks.INFERENCE_PEERS if task in tasks.INFERENCE else tasks.TRAINING_PEERS
     contestants = [Eosin(binary, task, args.threads)]
-    contestants += [Peer(p, task, args.threads) for p in names if installed(p)]
+    contestants += [Peer(p, task, args.threads) for p in tasks.peers(task) if installed(p)]
     rounds = {c.name: [] for c in contestants}
     for i in range(args.rounds):
         for c in contestants:
@@ -158,7 +154,8 @@ def main():
     parser.add_argument("--only", default="", help="tasks with this in their name")
     parser.add_argument("--write", type=Path, help="also write the table to this file")
     args = parser.parse_args()
-    wanted = [t for t in [*tasks.INFERENCE, *tasks.TRAINING, *tasks.OPERATORS] if args.only in t]
+    known = [*tasks.INFERENCE, *tasks.TRAINING, *tasks.ITERATIONS, *tasks.OPERATORS]
+    wanted = [t for t in known if args.only in t]
     if not wanted:
         raise SystemExit(f"no task has {args.only} in its name")
     binary = bench_binary()

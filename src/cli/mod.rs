@@ -9,14 +9,17 @@ mod console;
 mod device;
 mod doctor;
 mod evaluate;
+mod fid;
 mod index;
 mod inspect;
 mod kernels;
 mod predict;
 mod profile;
 mod quickstart;
+mod quiz;
 mod report;
 mod respond;
+mod rnagan;
 mod run;
 mod slides;
 mod spots;
@@ -105,6 +108,15 @@ enum Command {
     Predict(Box<PredictArgs>),
     /// Show what a network looks at in a tile: Grad-CAM, and the edges of its graphs
     Explain(spots::ExplainArgs),
+    /// Tiles of tissue for an expression profile, from a run of `train rnagan`
+    Generate(rnagan::GenerateArgs),
+    /// Profiles in the latent of a beta-VAE: encode, decode, sample, shift, interpolate
+    #[command(subcommand)]
+    Vae(rnagan::VaeCommand),
+    /// Frechet distance, precision and recall between folders of real and generated images
+    Fid(fid::FidArgs),
+    /// A page on which a person tells real tiles from generated ones
+    Quiz(quiz::QuizArgs),
     /// Say what is in a slide, weights, array, table or image file
     Inspect(InspectArgs),
     /// Say what this machine and build can do, and what to do about what is missing
@@ -244,6 +256,10 @@ enum TrainCommand {
     He2rna(TrainArgs),
     /// TCGN: the tile of a spot -> its expression (Xiao et al. 2024)
     Tcgn(TrainArgs),
+    /// RNA-GAN's beta-VAE: expression profiles -> latents and back
+    Betavae(TrainArgs),
+    /// RNA-GAN: latents of profiles -> tiles (Carrillo-Perez et al. 2023)
+    Rnagan(TrainArgs),
 }
 
 #[derive(Args)]
@@ -373,7 +389,8 @@ impl From<OrientationChoice> for Orientation {
 
 #[derive(Args)]
 struct PredictArgs {
-    /// resnet18, resnet50, densenet121, deeppt-autoencoder, deeppt, tcgn, trnasformer or he2rna
+    /// resnet18, resnet50, densenet121, inception-v3, deeppt-autoencoder, deeppt, tcgn, trnasformer,
+    /// he2rna, betavae, dcgan-generator or dcgan-critic
     model: String,
     /// .pth, .pt or .safetensors
     #[arg(long, required_unless_present = "run")]
@@ -476,6 +493,17 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         Command::Train(TrainCommand::Tcgn(args)) => {
             spots::train_tcgn(args, given, &device(cli, control)?, json, control)
         }
+        Command::Train(TrainCommand::Betavae(args)) => {
+            rnagan::train_betavae(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::Rnagan(args)) => {
+            rnagan::train_rnagan(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Generate(args) => rnagan::generate(args, &device(cli, control)?, json, control),
+        Command::Vae(command) => rnagan::vae(command, &device(cli, control)?, json, control),
+        Command::Fid(args) => fid::fid(args, &device(cli, control)?, json, control),
+        Command::Quiz(args) => quiz::quiz(args, json),
+
         Command::Explain(args) => spots::explain(args, &device(cli, control)?, json, control),
         Command::Evaluate(args) => {
             evaluate::evaluate(args, given, &device(cli, control)?, json, control)

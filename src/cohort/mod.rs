@@ -24,6 +24,7 @@ pub mod grid;
 pub mod her2st;
 pub mod kmeans;
 mod spots;
+pub mod store;
 pub mod tiles;
 pub mod visium;
 

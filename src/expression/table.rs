@@ -106,7 +106,9 @@ pub fn read(path: impl AsRef<Path>, orientation: Orientation) -> Result<Table> {
     read_for(path, orientation, &[])
 }
 
-/// Reads a table; with [`Orientation::Auto`], the side of the file that names
+/// Reads a table. If names of its columns begin with `rna_`, these are the genes, whatever the
+/// orientation; the column `wsi_file_name`, `slide` or `sample`, else the first, names the
+/// samples, and other columns are left out. Otherwise with [`Orientation::Auto`], the side of the file that names
 /// more of `known_samples` holds the samples.
 ///
 /// # Errors
@@ -151,6 +153,7 @@ fn read_grid(
 ) -> Result<Table> {
     let grid = Grid::read(path, sign)?;
     let samples_are_rows = match orientation {
+        _ if grid.marked.is_some() => true,
         Orientation::SamplesByGenes => true,
         Orientation::GenesBySamples => false,
         Orientation::Auto => grid.samples_are_rows(path, known_samples)?,
@@ -202,6 +205,34 @@ struct Grid {
     values: Vec<f32>,
     /// Line in the file of each row.
     lines: Vec<u64>,
+    /// Set where columns say by [`GENE_PREFIX`] that they are genes.
+    marked: Option<Marked>,
+}
+
+/// Starts the names of columns that hold expression in tables that have other columns too
+/// (classes, folders, patients), which are left out.
+const GENE_PREFIX: &str = "rna_";
+
+/// The columns that name the samples of such tables, the first of them that is there.
+const SAMPLE_COLUMNS: [&str; 3] = ["wsi_file_name", "slide", "sample"];
+
+/// What of each line is read.
+struct Marked {
+    sample: usize,
+    genes: Vec<usize>,
+}
+
+impl Marked {
+    fn of(header: &[String]) -> Option<Self> {
+        let is_gene = |&i: &usize| header[i].starts_with(GENE_PREFIX);
+        let genes: Vec<usize> = (0..header.len()).filter(is_gene).collect();
+        if genes.is_empty() {
+            return None;
+        }
+        let named = |name: &&str| header.iter().position(|h| h == name);
+        let sample = SAMPLE_COLUMNS.iter().find_map(named).unwrap_or(0);
+        Some(Self { sample, genes })
+    }
 }
 
 impl Grid {
@@ -233,16 +264,25 @@ impl Grid {
             .map(|(i, field)| name(path, 1, &format!("column {}", i + 1), field))
             .collect::<Result<Vec<_>>>()?;
 
+        let marked = Marked::of(&header);
+        let mut fields = header.len();
+        let columns = match &marked {
+            None => header,
+            Some(marked) => {
+                let gene = |&i: &usize| header[i][GENE_PREFIX.len()..].to_owned();
+                marked.genes.iter().map(gene).collect()
+            }
+        };
         let mut grid = Self {
             rows: Vec::new(),
-            columns: header,
+            columns,
             values: Vec::new(),
             lines: Vec::new(),
+            marked,
         };
-        let mut fields = 0;
         while csv.read_byte_record(&mut record).map_err(fail)? {
             let line = record.position().map_or(0, |p| p.line());
-            if grid.rows.is_empty() {
+            if grid.rows.is_empty() && grid.marked.is_none() {
                 fields = grid.settle_header(path, record.len(), line)?;
             }
             grid.push(path, &record, line, fields, sign)?;
@@ -284,19 +324,29 @@ impl Grid {
         if record.len() != fields {
             return Err(ragged(path, line, record.len(), fields));
         }
-        let mut cells = record.iter();
-        let row = name(path, line, "column 1", cells.next().unwrap_or_default())?;
+        let (at, cells): (usize, Vec<&[u8]>) = match &self.marked {
+            None => (0, record.iter().skip(1).collect()),
+            Some(marked) => {
+                let genes = marked.genes.iter();
+                (
+                    marked.sample,
+                    genes.filter_map(|&i| record.get(i)).collect(),
+                )
+            }
+        };
+        let place = format!("column {}", at + 1);
+        let row = name(path, line, &place, record.get(at).unwrap_or_default())?;
         if row.is_empty() {
             return Err(Error::file(
                 path,
-                format!("line {line}, column 1"),
+                format!("line {line}, {place}"),
                 "the row has no name",
                 "name the row or remove it",
             ));
         }
         self.rows.push(row);
         self.lines.push(line);
-        for (cell, column) in cells.zip(&self.columns) {
+        for (cell, column) in cells.into_iter().zip(&self.columns) {
             let (value, remedy) = match sign {
                 Sign::Any => (finite(cell), "give a finite number"),
                 Sign::NotNegative => (

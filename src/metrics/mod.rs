@@ -15,6 +15,8 @@ pub mod correlation;
 pub mod fid;
 pub mod fisher;
 pub mod multiple_testing;
+pub mod pca;
+pub mod precision_recall;
 pub mod ranking;
 pub mod regression;
 pub mod summary;

@@ -13,7 +13,9 @@ use crate::formats::Weights;
 use crate::models::backbone::Architecture;
 use crate::models::deeppt::{AutoEncoder, Mlp};
 use crate::models::densenet::{self, DenseNet, DenseNetFeatures};
+use crate::models::inception::{self, Convention, Inception, InceptionFeatures};
 use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
+use crate::models::rnagan::{BetaVae, Critic, Generator, Growth, Sizes, betavae};
 use crate::models::tcgn::{self, Tcgn};
 use crate::models::trnasformer::{self, He2Rna, Trnasformer};
 use crate::nn::{self, State};
@@ -101,6 +103,38 @@ pub const MODELS: &[Model] = &[
         batch: Some(32),
         settings: &["reference_quirks"],
         load: tcgn,
+    },
+    Model {
+        name: "betavae",
+        input: "standardised expression (N, genes)",
+        outputs: &["z_mean", "z_logvar", "reconstruction"],
+        batch: Some(256),
+        settings: &[],
+        load: betavae,
+    },
+    Model {
+        name: "dcgan-generator",
+        input: "standardised latents (N, latent)",
+        outputs: &["image"],
+        batch: Some(32),
+        settings: &[],
+        load: generator,
+    },
+    Model {
+        name: "dcgan-critic",
+        input: "images (N, 3, H, W) in (-1, 1)",
+        outputs: &["score"],
+        batch: Some(32),
+        settings: &[],
+        load: critic,
+    },
+    Model {
+        name: "inception-v3",
+        input: "images (N, 3, 299, 299), ImageNet-normalised or as `convention` says",
+        outputs: &["features", "logits"],
+        batch: Some(32),
+        settings: &["convention"],
+        load: inception,
     },
 ];
 
@@ -328,6 +362,173 @@ fn tcgn(
     nn::load(&model, weights, path)?;
     model.to_device(device)?;
     ready(model, dtype)
+}
+
+/// Output widths of layers whose weights are matrices, each as wide as the one before gives.
+fn chain(weights: &Weights, mut inputs: usize, key: impl Fn(usize) -> String) -> Vec<usize> {
+    let mut widths = Vec::new();
+    while let Some([rows, columns]) = matrix(weights, &key(widths.len()))
+        && columns == inputs
+    {
+        widths.push(rows);
+        inputs = rows;
+    }
+    widths
+}
+
+fn betavae(
+    weights: &Weights,
+    path: &Path,
+    _: &Settings,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
+    let model = BetaVae::new(&betavae_config(weights), &mut Philox::new(0))?;
+    nn::load(&model, weights, path)?;
+    model.to_device(device)?;
+    ready(model, dtype)
+}
+
+/// The sizes of a beta-VAE by its weights; with a 0 where they do not fit each other.
+pub fn betavae_config(weights: &Weights) -> betavae::Config {
+    let genes = columns(weights, "encoder.encoder.1.0.weight");
+    let mut encoder = chain(weights, genes, |i| {
+        format!("encoder.encoder.{}.0.weight", i + 1)
+    });
+    let hidden = encoder.last().copied().unwrap_or(0);
+    if encoder.is_empty() {
+        encoder.push(0);
+    }
+    let latent = rows(weights, "z_mu.weight", hidden);
+    let mut decoder = chain(weights, latent, |i| format!("decoder.{i}.0.weight"));
+    let fits = decoder.pop() == Some(genes);
+    betavae::Config {
+        genes: if fits { genes } else { 0 },
+        encoder,
+        latent,
+        decoder,
+    }
+}
+
+/// The weights below `prefix` where a file has several networks, as those of torchgan's
+/// trainer; otherwise all.
+fn part_of(weights: &Weights, prefix: &str) -> Result<Weights> {
+    if !weights.names().any(|name| name.starts_with(prefix)) {
+        return Ok(weights.clone());
+    }
+    let mut part = Weights::new();
+    for (key, array) in weights.iter() {
+        if let Some(key) = key.strip_prefix(prefix) {
+            part.insert(key, array.clone())?;
+        }
+    }
+    Ok(part)
+}
+
+/// The sizes by the shapes of the layers between latent or score and image, which are
+/// (wide, narrow, ..) from 4 x 4 px on; the least there are where they are no such.
+fn sizes(layers: &[[usize; 2]]) -> Sizes {
+    let halving = layers.windows(2).all(|pair| pair[0][1] == pair[1][0]);
+    let doubling = layers
+        .iter()
+        .all(|[wide, narrow]| Some(*wide) == narrow.checked_mul(2));
+    let (image, step) = match layers.last() {
+        Some(&[_, step]) if halving && doubling && step > 0 && layers.len() < 16 => {
+            (8 << layers.len(), step)
+        }
+        _ => (16, 1),
+    };
+    Sizes { image, step }
+}
+
+/// The first two axes of the weights of convolutions, those of `key(0)`, `key(1)` ..
+fn convolutions(weights: &Weights, side: usize, key: impl Fn(usize) -> String) -> Vec<[usize; 2]> {
+    let layer = |i| match weights.get(&key(i))?.shape[..] {
+        [a, b, r, s] if [r, s] == [side; 2] => Some([a, b]),
+        _ => None,
+    };
+    (0..).map_while(layer).collect()
+}
+
+fn generator(
+    weights: &Weights,
+    path: &Path,
+    _: &Settings,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
+    let weights = part_of(weights, "generator.")?;
+    let model = generator_of(&weights)?;
+    nn::load(&model, &weights, path)?;
+    model.to_device(device)?;
+    ready(model, dtype)
+}
+
+/// A generator of the sizes that the weights have, not yet with their values.
+///
+/// # Errors
+/// None but those of memory: weights that are no generator's give the least one there is.
+pub fn generator_of(weights: &Weights) -> Result<Generator> {
+    let transposed = convolutions(weights, 4, |i| format!("model.{}.0.weight", i + 1));
+    let resized = convolutions(weights, 3, |i| format!("model.{}.2.weight", i + 1));
+    let (growth, mut layers) = match resized.is_empty() {
+        true => (Growth::Transposed, transposed),
+        // A convolution's weight has its outputs first.
+        false => (
+            Growth::Resized,
+            resized.iter().map(|&[k, c]| [c, k]).collect(),
+        ),
+    };
+    // The last gives the three colours.
+    layers.pop();
+    let sizes = sizes(&layers);
+    let widest = layers.first().map_or(0, |[wide, _]| *wide);
+    let latent = match weights.get("model.0.0.weight").map(|w| &w.shape[..]) {
+        Some(&[latent, outputs, 4, 4]) if outputs == widest && outputs > 0 => latent,
+        _ => 1,
+    };
+    Generator::new(latent, sizes, growth, &mut Philox::new(0))
+}
+
+fn critic(
+    weights: &Weights,
+    path: &Path,
+    _: &Settings,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
+    let weights = part_of(weights, "discriminator.")?;
+    let layers = convolutions(&weights, 4, |i| format!("model.{}.0.weight", i + 1));
+    let layers: Vec<[usize; 2]> = layers.into_iter().rev().collect();
+    let model = Critic::new(sizes(&layers), &mut Philox::new(0))?;
+    nn::load(&model, &weights, path)?;
+    model.to_device(device)?;
+    ready(model, dtype)
+}
+
+fn inception(
+    weights: &Weights,
+    path: &Path,
+    settings: &Settings,
+    (device, dtype): (&Device, DType),
+) -> Result<Session> {
+    let convention = match settings.get("convention") {
+        Some(name) => name.parse()?,
+        None => Convention::default(),
+    };
+    let model = inception_of(weights, convention)?;
+    nn::load(&model, weights, path)?;
+    Ok(Session::new(InceptionFeatures::in_dtype(
+        model, device, dtype,
+    )?))
+}
+
+/// An Inception-V3 with as many classes as the weights have, and an auxiliary head if they
+/// have one, not yet with their values.
+///
+/// # Errors
+/// None but those of memory.
+pub fn inception_of(weights: &Weights, convention: Convention) -> Result<Inception> {
+    let classes = rows(weights, "fc.weight", inception::FEATURES);
+    let auxiliary = weights.names().any(|name| name.starts_with("AuxLogits."));
+    Inception::new(classes, auxiliary, convention, &mut Philox::new(0))
 }
 
 /// A session of a model that computes in the dtype of its input.

@@ -22,6 +22,7 @@ pub use param::{Buffer, Param, Pass};
 
 use crate::device::Device;
 use crate::device::cuda::Address;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
@@ -126,6 +127,18 @@ pub trait State: Send + Sync {
             }
         }
         Ok(())
+    }
+
+    /// Takes every parameter and floating-point buffer to `dtype`: f64, to see what of a
+    /// result is rounding.
+    ///
+    /// # Errors
+    /// A dtype that they cannot be converted to.
+    fn convert(&self, dtype: DType) -> Result<()> {
+        (self.state().iter()).try_for_each(|(_, slot)| match slot {
+            Slot::Param(p) => p.convert(dtype),
+            Slot::Buffer(b) => b.convert(dtype),
+        })
     }
 }
 

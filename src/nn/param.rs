@@ -161,6 +161,22 @@ impl Param {
         Ok(())
     }
 
+    /// Takes the values to another float dtype. A shadow goes.
+    ///
+    /// # Errors
+    /// A dtype that they cannot be converted to.
+    pub fn convert(&self, dtype: DType) -> Result<()> {
+        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+        let value = ops::cast(&held.value, dtype)?;
+        self.0.version.fetch_add(1, Ordering::AcqRel);
+        *held = Held {
+            value,
+            leaf: Node::parameter(&self.0.name, &self.0.version),
+            shadow: None,
+        };
+        Ok(())
+    }
+
     /// Changes the values of several different parameters at once: `change` is
     /// given them in the order of `params`, writes into them, and leaves shapes
     /// and dtypes as they are. Every version is raised, even on an error, since
@@ -238,6 +254,18 @@ impl Buffer {
         Ok(())
     }
 
+    /// Takes the values to another float dtype; a counter stays as it is.
+    ///
+    /// # Errors
+    /// A dtype that they cannot be converted to.
+    pub fn convert(&self, dtype: DType) -> Result<()> {
+        let mut held = self.0.1.write().unwrap_or_else(PoisonError::into_inner);
+        if held.dtype().is_float() {
+            *held = ops::cast(&held, dtype)?;
+        }
+        Ok(())
+    }
+
     /// Adds 1 to a counter, one i64, without waiting for the device that holds it.
     pub(crate) fn count_up(&self) -> Result<()> {
         let mut held = self.0.1.write().unwrap_or_else(PoisonError::into_inner);
@@ -292,6 +320,15 @@ impl Pass {
             recording: true,
             averaging: false,
             random: Cell::new(random),
+        }
+    }
+
+    /// The same pass off the tape: what another network learns from.
+    #[must_use]
+    pub fn unrecorded(self) -> Self {
+        Self {
+            recording: false,
+            ..self
         }
     }
 
@@ -383,6 +420,31 @@ mod tests {
         let double = Param::new("d", Tensor::zeros(&[2], DType::F64).unwrap());
         let error = double.keep_shadow().unwrap_err().to_string();
         assert!(error.contains("d is f64"), "{error}");
+    }
+
+    #[test]
+    fn a_conversion_leaves_counters() {
+        let p = Param::new("w", Tensor::full(0.1, &[2], DType::F32).unwrap());
+        let before = p.recorded();
+        p.convert(DType::F64).unwrap();
+        assert_eq!(p.value().to_vec::<f64>().unwrap(), [f64::from(0.1f32); 2]);
+        assert!(
+            grad(
+                &[&ops::sum_all(&before).unwrap()],
+                None,
+                &[&p.recorded()],
+                false
+            )
+            .is_err()
+        );
+        for (from, to) in [(DType::F32, DType::F64), (DType::I64, DType::I64)] {
+            let buffer = Buffer::new("b", Tensor::scalar(3.0, from).unwrap());
+            buffer.convert(DType::F64).unwrap();
+            assert_eq!(
+                (buffer.value().dtype(), buffer.value().item().unwrap()),
+                (to, 3.0)
+            );
+        }
     }
 
     #[test]

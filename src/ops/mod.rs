@@ -52,6 +52,7 @@ pub use arithmetic::{Comparison, add, affine, compare, div, maximum, minimum, mu
 pub use attention::{attention, attention_with_weights};
 pub use batch_norm::{BatchNorm, batch_norm_eval, batch_norm_train};
 pub use cat::cat;
+pub(crate) use conv_bn_act::with_room;
 pub use conv_bn_act::{PreparedConv, conv_bn_act, fold_batch_norm};
 pub use conv_transpose2d::{ConvTranspose2d, conv_transpose2d};
 pub use conv2d::{Conv2d, conv2d, conv2d_input_gradient, conv2d_weight_gradient};

@@ -6,8 +6,11 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp, Standardisation, averaging};
+use crate::models::inception::{self, Convention, Inception, InceptionFeatures};
 use crate::models::registry::Model;
 use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
+use crate::models::rnagan::losses::{Adversarial, Norm, gradient_penalty, interpolate};
+use crate::models::rnagan::{BetaVae, Critic, Generator, Growth, Sizes, betavae};
 use crate::models::tcgn::{Config, Tcgn};
 use crate::nn::{Pass, State};
 use crate::ops;
@@ -41,6 +44,14 @@ pub const TILES: usize = 16;
 /// Genes of a spot, as TCGN is published.
 pub const SPOT_GENES: usize = 785;
 
+/// RNA-GAN as published: the length of a profile, of its latent, and the tiles.
+pub const PROFILE: usize = 19_198;
+pub const LATENT: usize = 2048;
+pub const TILE: Sizes = Sizes {
+    image: 256,
+    step: 64,
+};
+
 /// [`in_dtype`] in f32.
 ///
 /// # Errors
@@ -56,7 +67,7 @@ pub fn with<R>(
 }
 
 /// Hands `f` a function that takes one step of `model` on a device. `batch`
-/// counts images of a ResNet, tiles of TCGN, of the autoencoder and of a prediction by
+/// counts images of a ResNet or Inception, profiles of the beta-VAE, tiles of TCGN and the GAN, of the autoencoder and of a prediction by
 /// the regression, and samples of [`TILES`] tiles when that is trained. The
 /// data are on the device before. In bf16 and f16 parameters are f32 with shadows
 /// of that dtype, which is what `--dtype` makes of a run.
@@ -136,10 +147,89 @@ pub fn in_dtype<R>(
             let target = normal(&[batch, SPOT_GENES], device)?;
             training(&model, &loss, &[target], mode, f)
         }
+        ("betavae", _) => {
+            let model = BetaVae::new(&published_vae(), random)?;
+            ready(&model, device, dtype)?;
+            let x = ops::cast(&normal(&[batch, PROFILE], device)?, dtype)?;
+            if mode == Mode::Infer {
+                return predicting(&model, &x, f);
+            }
+            let loss =
+                |inputs: &[Tensor], pass: &Pass| model.losses(&x, &inputs[0], pass)?.1.total(5e-4);
+            let noise = ops::cast(&normal(&[batch, LATENT], device)?, dtype)?;
+            training(&model, &loss, &[noise], mode, f)
+        }
+        ("dcgan-generator", _) => {
+            let model = Generator::new(LATENT, TILE, Growth::Transposed, random)?;
+            ready(&model, device, dtype)?;
+            let z = ops::cast(&normal(&[batch, LATENT], device)?, dtype)?;
+            if mode == Mode::Infer {
+                return predicting(&model, &z, f);
+            }
+            let critic = Critic::new(TILE, random)?;
+            ready(&critic, device, dtype)?;
+            let loss = |inputs: &[Tensor], pass: &Pass| {
+                let scores = critic.forward(&model.forward(&inputs[0], pass)?, pass)?;
+                Adversarial::Wasserstein.generator(&ops::cast(&scores, DType::F32)?)
+            };
+            training(&model, &loss, &[z], mode, f)
+        }
+        ("dcgan-critic", _) => {
+            let model = Critic::new(TILE, random)?;
+            ready(&model, device, dtype)?;
+            let images = |seed: u64| {
+                let mut values = vec![0.0; batch * 3 * TILE.image * TILE.image];
+                Philox::new(seed).fill_uniform(&mut values, -1.0, 1.0);
+                let x = Tensor::from_slice(&values, &[batch, 3, TILE.image, TILE.image])?;
+                ops::cast(&x.to_format(Format::ChannelsLast)?.to(device)?, dtype)
+            };
+            let (real, fake) = (images(1)?, images(2)?);
+            if mode == Mode::Infer {
+                return predicting(&model, &real, f);
+            }
+            // Scores of real and generated tiles, and the penalty with its second gradient.
+            let loss = |inputs: &[Tensor], pass: &Pass| {
+                let scores = [&real, &fake].map(|x| model.forward(x, pass));
+                let [of_real, of_fake] = scores;
+                let between = interpolate(&real, &fake, &inputs[0])?;
+                let penalty = gradient_penalty(&model, &between, Norm::Sample, pass)?;
+                let gap = Adversarial::Wasserstein.critic(&of_real?, &of_fake?)?;
+                let loss = ops::add(&gap, &ops::affine(&penalty, 10.0, 0.0)?)?;
+                ops::cast(&loss, DType::F32)
+            };
+            let alpha = ops::cast(&Tensor::full_on(0.3, &[batch], DType::F32, device)?, dtype)?;
+            training(&model, &loss, &[alpha], mode, f)
+        }
+        ("inception-v3", _) => {
+            let model = Inception::new(CLASSES, false, Convention::Plain, random)?;
+            let side = inception::IMAGE;
+            let images = normal(&[batch, 3, side, side], &Device::Cpu)?;
+            let images = images.to_format(Format::ChannelsLast)?.to(device)?;
+            if mode == Mode::Infer {
+                let model = InceptionFeatures::in_dtype(model, device, dtype)?;
+                return predicting(&model, &images, f);
+            }
+            ready(&model, device, dtype)?;
+            let images = ops::cast(&images, dtype)?;
+            let loss = |inputs: &[Tensor], pass: &Pass| {
+                let logits = ops::cast(&model.forward(&images, pass)?.logits, DType::F32)?;
+                ops::cross_entropy(&logits, &inputs[0])
+            };
+            training(&model, &loss, &[numbers(batch, CLASSES, device)?], mode, f)
+        }
         _ => Err(Error::usage(
             format!("there is no step of {} to profile", named.name),
             "profile another model",
         )),
+    }
+}
+
+fn published_vae() -> betavae::Config {
+    betavae::Config {
+        genes: PROFILE,
+        encoder: vec![6000, 4000, LATENT],
+        latent: LATENT,
+        decoder: vec![4000, 6000],
     }
 }
 

@@ -19,6 +19,7 @@ mod tissue;
 pub use svg::{
     BarChart, Guide, Histogram, LineChart, Scatter, ScatterGrid, Series, SpatialMap, Svg,
 };
+pub(crate) use text::base64;
 pub use text::number;
 #[cfg(feature = "slides")]
 pub use tissue::{Panel, TissueMap};
@@ -28,7 +29,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::formats::atomic::write_bytes;
-use text::{base64, escape};
+use text::escape;
 
 const STYLE: &str = include_str!("style.css");
 

@@ -3,6 +3,7 @@
 //! [`open`] gives a [`Slide`] of whatever kind a file is; [`scale`] says at which
 //! scale, and reads squares at another.
 
+pub mod augment;
 mod cache;
 mod flat;
 pub mod image;

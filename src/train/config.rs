@@ -219,7 +219,7 @@ impl DataConfig {
     }
 
     /// Paths in a run file are relative to it.
-    pub(super) fn resolve(&mut self, base: &Path) {
+    pub(crate) fn resolve(&mut self, base: &Path) {
         let absolute = |p: &mut PathBuf| *p = base.join(&*p);
         absolute(&mut self.path);
         self.expression.iter_mut().for_each(absolute);
@@ -469,14 +469,14 @@ impl FeatureConfig {
 }
 
 impl ExpressionConfig {
-    pub(super) fn resolve(&mut self, base: &Path) {
+    pub(crate) fn resolve(&mut self, base: &Path) {
         if let GeneChoice::File(list) = &mut self.genes {
             *list = base.join(&*list);
         }
     }
 }
 
-pub(super) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, readme: &str) -> Result<T> {
+pub(crate) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, readme: &str) -> Result<T> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
     toml::from_str(&text).map_err(|e| {
         let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
@@ -486,19 +486,19 @@ pub(super) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, readme: &st
     })
 }
 
-pub(super) fn to_toml(config: &impl Serialize) -> Result<String> {
+pub(crate) fn to_toml(config: &impl Serialize) -> Result<String> {
     toml::to_string(config)
         .map_err(|e| Error::usage(format!("the configuration has no TOML: {e}"), "report this"))
 }
 
-pub(super) fn at_least_one(numbers: &[(&str, usize)]) -> Result<()> {
+pub(crate) fn at_least_one(numbers: &[(&str, usize)]) -> Result<()> {
     match numbers.iter().find(|(_, v)| *v == 0) {
         Some((name, _)) => Err(Error::usage(format!("{name} is 0"), "set it to at least 1")),
         None => Ok(()),
     }
 }
 
-pub(super) fn is_share(name: &str, value: f64) -> Result<()> {
+pub(crate) fn is_share(name: &str, value: f64) -> Result<()> {
     if (0.0..1.0).contains(&value) {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::{Weights, read_weights, safetensors};
 use crate::nn::state_weights;
-use crate::optim::ReduceOnPlateau;
+use crate::optim::{Optimizer, ReduceOnPlateau};
 use crate::random::Philox;
 use crate::tensor::Tensor;
 use crate::train::progress::Control;
@@ -169,15 +169,9 @@ impl Task<'_> {
 
     fn save(&self, history: &History, best: &Weights) -> Result<()> {
         let mut all = Weights::new();
-        for (key, array) in state_weights(self.step.model())?.iter() {
-            all.insert(format!("model/{key}"), array.clone())?;
-        }
-        for (key, array) in best.iter() {
-            all.insert(format!("best/{key}"), array.clone())?;
-        }
-        for (key, tensor) in self.step.optimizer().state()? {
-            all.insert(format!("optimizer/{key}"), crate::nn::to_array(&tensor)?)?;
-        }
+        put(&mut all, "model/", &state_weights(self.step.model())?)?;
+        put(&mut all, "best/", best)?;
+        put_optimizer(&mut all, "optimizer/", self.step.optimizer())?;
         let history = serde_json::to_string(history)
             .map_err(|e| Error::usage(format!("losses cannot be saved: {e}"), "report this"))?;
         all.metadata.insert("history".into(), history);
@@ -213,24 +207,8 @@ impl Task<'_> {
             Some(Ok(h)) => h,
             _ => return Err(broken("it holds no losses".into())),
         };
-        let part = |prefix: &str| -> Result<Weights> {
-            let mut part = Weights::new();
-            for (key, array) in all.iter() {
-                if let Some(key) = key.strip_prefix(prefix) {
-                    part.insert(key, array.clone())?;
-                }
-            }
-            Ok(part)
-        };
-        crate::nn::load(self.step.model(), &part("model/")?, self.checkpoint)?;
-        let optimizer = part("optimizer/")?;
-        let optimizer = optimizer
-            .iter()
-            .map(|(key, array)| Ok((key.to_owned(), crate::nn::to_tensor(array)?)))
-            .collect::<Result<Vec<_>>>()?;
-        self.step
-            .optimizer_mut()
-            .load_state(optimizer)
+        crate::nn::load(self.step.model(), &part(&all, "model/")?, self.checkpoint)?;
+        load_optimizer(self.step.optimizer_mut(), &part(&all, "optimizer/")?)
             .map_err(|e| broken(e.to_string()))?;
         if let Some(schedule) = &mut self.schedule {
             // The rate itself is part of the optimiser's state.
@@ -238,8 +216,39 @@ impl Task<'_> {
                 schedule.step(loss, 1.0);
             }
         }
-        Ok(Some((history, part("best/")?)))
+        Ok(Some((history, part(&all, "best/")?)))
     }
+}
+
+/// Adds the arrays of a part of a checkpoint, their names below `prefix`.
+pub(crate) fn put(all: &mut Weights, prefix: &str, part: &Weights) -> Result<()> {
+    part.iter()
+        .try_for_each(|(key, array)| all.insert(format!("{prefix}{key}"), array.clone()))
+}
+
+/// Adds an optimiser's state likewise.
+pub(crate) fn put_optimizer(all: &mut Weights, prefix: &str, optimizer: &Optimizer) -> Result<()> {
+    (optimizer.state()?.into_iter()).try_for_each(|(key, tensor)| {
+        all.insert(format!("{prefix}{key}"), crate::nn::to_array(&tensor)?)
+    })
+}
+
+/// What [`put`] added.
+pub(crate) fn part(all: &Weights, prefix: &str) -> Result<Weights> {
+    let mut part = Weights::new();
+    for (key, array) in all.iter() {
+        if let Some(key) = key.strip_prefix(prefix) {
+            part.insert(key, array.clone())?;
+        }
+    }
+    Ok(part)
+}
+
+/// Takes back what [`put_optimizer`] added.
+pub(crate) fn load_optimizer(optimizer: &mut Optimizer, part: &Weights) -> Result<()> {
+    let state = part.iter();
+    let state = state.map(|(key, array)| Ok((key.to_owned(), crate::nn::to_tensor(array)?)));
+    optimizer.load_state(state.collect::<Result<Vec<_>>>()?)
 }
 
 /// The steps of one epoch.
@@ -249,6 +258,11 @@ pub struct Epoch<'s, 'a> {
 }
 
 impl Epoch<'_, '_> {
+    /// The rate of the steps to come, where it depends on nothing but the step.
+    pub fn learning_rate(&mut self, rate: f64) -> Result<()> {
+        self.step.optimizer_mut().set_learning_rate(rate)
+    }
+
     /// A step on a batch of `items`, by which its loss is weighted in the mean
     /// of the epoch; see [`TrainingStep::take`].
     pub fn step(&mut self, inputs: &[Tensor], random: Philox, items: usize) -> Result<()> {
@@ -258,11 +272,11 @@ impl Epoch<'_, '_> {
 }
 
 /// The key under which a checkpoint names the kind of device that trained.
-const DEVICE: &str = "device";
+pub(crate) const DEVICE: &str = "device";
 
 /// Makes sure that a stage goes on where it began: kinds of devices round
 /// differently, and a resumed run promises the bits of the uninterrupted one.
-fn same_device(weights: &Weights, device: &Device, path: &Path) -> Result<()> {
+pub(crate) fn same_device(weights: &Weights, device: &Device, path: &Path) -> Result<()> {
     // Files of before there was a choice do not say.
     let there = weights.metadata.get(DEVICE).map_or("cpu", String::as_str);
     if there == device.to_string() {

@@ -18,6 +18,8 @@ pub mod genes;
 #[cfg(feature = "formats")]
 pub mod progress;
 #[cfg(feature = "slides")]
+pub mod rnagan;
+#[cfg(feature = "slides")]
 pub mod run;
 #[cfg(feature = "formats")]
 pub mod split;

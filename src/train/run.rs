@@ -295,7 +295,7 @@ pub fn expression(cohort: &Cohort, config: &ExpressionConfig, seed: u64) -> Resu
 ///
 /// # Errors
 /// As [`Table::select_samples`].
-fn shuffled(table: &Table, seed: u64) -> Result<Table> {
+pub fn shuffled(table: &Table, seed: u64) -> Result<Table> {
     let mut order: Vec<usize> = (0..table.samples.len()).collect();
     Philox::fork(seed, "shuffled expression").shuffle(&mut order);
     let mut dealt = table.select_samples(&order)?;

@@ -37,6 +37,72 @@ impl OuterFold {
     }
 }
 
+/// Training, validation and test in the given shares of the samples, patients whole, and each
+/// class in about these shares. `groups` and `classes` name the patient and the class of each
+/// sample; a patient counts as of its first sample's class. Of each class with at least three
+/// patients every part gets one.
+///
+/// # Errors
+/// Names of other numbers; a sample without a patient; shares that are no shares; a part that
+/// would stay empty.
+pub fn stratified(
+    groups: &[String],
+    classes: &[String],
+    shares: [f64; 3],
+    seed: u64,
+) -> Result<Fold> {
+    let total: f64 = shares.iter().sum();
+    if groups.len() != classes.len() || shares.iter().any(|s| !(*s > 0.0 && s.is_finite())) {
+        return Err(Error::usage(
+            format!(
+                "{} samples of {} classes cannot be split by {shares:?}",
+                groups.len(),
+                classes.len()
+            ),
+            "give a class for each sample, and shares above 0",
+        ));
+    }
+    let mut of_class: BTreeMap<&str, Vec<Group>> = BTreeMap::new();
+    for group in by_patient(groups)? {
+        let class = group.1.first().map_or("", |&s| classes[s].as_str());
+        of_class.entry(class).or_default().push(group);
+    }
+    let mut parts: [Vec<usize>; 3] = Default::default();
+    let mut random = Philox::fork(seed, "stratified split");
+    for (_, mut patients) in of_class {
+        random.shuffle(&mut patients);
+        let samples: usize = patients.iter().map(|(_, s)| s.len()).sum();
+        let mut given = [0usize; 3];
+        for (_, group) in patients {
+            // To the part that is furthest below its share, empty ones first.
+            let lack = |p: usize| {
+                let share = shares[p] / total * samples as f64;
+                let empty = if given[p] == 0 { 1.0 } else { 0.0 };
+                (empty, (share - given[p] as f64) / share)
+            };
+            let place = (0..3).fold(0, |best, p| if lack(p) > lack(best) { p } else { best });
+            given[place] += group.len();
+            parts[place].extend(group);
+        }
+    }
+    if let Some(place) = parts.iter().position(Vec::is_empty) {
+        return Err(Error::usage(
+            format!(
+                "the {} part of the split stays empty",
+                ["training", "validation", "test"][place]
+            ),
+            "give at least 3 patients, or set split.by = \"section\" or \"sample\"",
+        ));
+    }
+    parts.iter_mut().for_each(|part| part.sort_unstable());
+    let [train, validation, test] = parts;
+    Ok(Fold {
+        train,
+        validation,
+        test,
+    })
+}
+
 /// The samples of one patient.
 type Group<'a> = (&'a str, Vec<usize>);
 
@@ -247,6 +313,37 @@ mod tests {
                 }
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn strata_have_their_shares_and_patients_stay_whole() -> Result<()> {
+        let groups = cohort(60);
+        let class = |g: &String| match g.len() {
+            2 => "few".to_owned(), // P0 to P9
+            _ => "many".to_owned(),
+        };
+        let classes: Vec<String> = groups.iter().map(class).collect();
+        for seed in 0..20 {
+            let fold = stratified(&groups, &classes, [0.6, 0.2, 0.2], seed)?;
+            let parts = [&fold.train[..], &fold.validation, &fold.test];
+            let mut all = parts.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..groups.len()).collect::<Vec<_>>());
+            let sides = parts.map(|s| names(&groups, s));
+            assert!(sides[0].is_disjoint(&sides[1]) && sides[0].is_disjoint(&sides[2]));
+            assert!(sides[1].is_disjoint(&sides[2]));
+            for class in ["few", "many"] {
+                let of = |part: &[usize]| part.iter().filter(|&&s| classes[s] == class).count();
+                let share = of(parts[0]) as f64 / of(&all) as f64;
+                assert!((share - 0.6).abs() < 0.1, "{class}: {share}");
+            }
+            assert_eq!(fold, stratified(&groups, &classes, [0.6, 0.2, 0.2], seed)?);
+        }
+        let two = ["A".to_owned(), "B".to_owned()];
+        let error = stratified(&two, &two, [0.6, 0.2, 0.2], 1).unwrap_err();
+        assert!(error.to_string().contains("stays empty"), "{error}");
+        assert!(stratified(&two, &two[..1], [0.6, 0.2, 0.2], 1).is_err());
         Ok(())
     }
 

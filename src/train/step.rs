@@ -59,6 +59,8 @@ struct Captured {
 /// Takes training steps where the model's parameters are.
 pub struct TrainingStep<'a> {
     model: &'a dyn State,
+    /// Models whose state the loss reads and this step does not train.
+    others: Vec<&'a dyn State>,
     params: Vec<Param>,
     optimizer: Optimizer,
     loss: &'a Loss<'a>,
@@ -85,6 +87,7 @@ impl<'a> TrainingStep<'a> {
         }
         Ok(Self {
             model,
+            others: Vec::new(),
             params,
             optimizer,
             loss,
@@ -100,6 +103,14 @@ impl<'a> TrainingStep<'a> {
     #[must_use]
     pub fn clipped(mut self, max_norm: f64) -> Self {
         self.max_norm = Some(max_norm);
+        self
+    }
+
+    /// Tells of another model that the loss reads, such as the critic that a generator learns
+    /// from: a graph works where its state lies too.
+    #[must_use]
+    pub fn reading(mut self, other: &'a dyn State) -> Self {
+        self.others.push(other);
         self
     }
 
@@ -231,7 +242,8 @@ impl<'a> TrainingStep<'a> {
     /// Drops the graphs if what they work on no longer lies there: it was set or
     /// loaded, or an eager update had to spare somebody's copy.
     fn forget_if_moved(&mut self) -> Result<()> {
-        let state = self.model.state();
+        let models = std::iter::once(self.model).chain(self.others.iter().copied());
+        let state: Vec<_> = models.flat_map(|m| m.state()).collect();
         let model = state.iter().map(|(_, slot)| slot.places());
         let addresses = (model.collect::<Result<_>>()?, self.optimizer.place());
         if addresses != self.addresses {

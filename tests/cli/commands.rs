@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::support::*;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 15] = [
     "quickstart",
     "simulate",
     "features",
@@ -15,6 +15,10 @@ const COMMANDS: [&str; 11] = [
     "respond",
     "predict",
     "explain",
+    "generate",
+    "vae",
+    "fid",
+    "quiz",
     "inspect",
     "doctor",
 ];

@@ -15,6 +15,7 @@ mod kernels;
 mod predict;
 mod profile;
 mod resume;
+mod rnagan;
 mod slides;
 mod spots;
 mod support;

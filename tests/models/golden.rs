@@ -6,6 +6,8 @@
 
 mod cuda;
 mod densenet;
+mod inception;
+mod rnagan;
 mod trnasformer;
 
 use std::collections::BTreeSet;
@@ -53,6 +55,8 @@ pub fn trials() -> Vec<Trial> {
     all.extend(eval("backbone_resnet50_eval", Depth::ResNet50));
     all.extend(cuda::trials());
     all.extend(densenet::trials());
+    all.extend(inception::trials());
+    all.extend(rnagan::trials());
     all.extend(trnasformer::trials());
     all
 }

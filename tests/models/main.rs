@@ -9,6 +9,8 @@ mod formula_weights;
 mod golden;
 mod passes;
 mod registry;
+#[cfg(feature = "slides")]
+mod rnagan_run;
 mod sessions;
 mod tcgn;
 #[cfg(feature = "slides")]
@@ -44,6 +46,8 @@ fn main() {
             .into_iter()
             .chain(tcgn_run::trials()),
     );
+    #[cfg(feature = "slides")]
+    trials.extend(rnagan_run::trials());
     trials.extend(passes::trials());
     trials.extend(registry::trials());
     trials.extend(sessions::trials());

@@ -5,8 +5,10 @@ use std::path::Path;
 use eosin::formats::{Array, Weights, read_weights, safetensors};
 use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp};
 use eosin::models::densenet::{DenseNet, KERAS_EPSILON};
+use eosin::models::inception::{Convention, Inception};
 use eosin::models::registry::{MODELS, Model, Settings};
 use eosin::models::resnet::{Depth, ResNet};
+use eosin::models::rnagan::{BetaVae, Critic, Generator, Growth, Sizes, betavae};
 use eosin::models::trnasformer::{Config, He2Rna, Trnasformer};
 use eosin::nn::{self, Pass, State};
 use eosin::random::Philox;
@@ -33,6 +35,18 @@ const TRNASFORMER: Config = Config {
     positions: true,
 };
 
+/// No size that is published.
+const SMALL: Sizes = Sizes { image: 32, step: 3 };
+
+fn small_vae() -> betavae::Config {
+    betavae::Config {
+        genes: 40,
+        encoder: vec![12, 10],
+        latent: 6,
+        decoder: vec![9, 11, 13],
+    }
+}
+
 pub fn trials() -> Vec<Trial> {
     let mut all: Vec<Trial> = MODELS
         .iter()
@@ -56,6 +70,8 @@ pub fn trials() -> Vec<Trial> {
         trial("registry::densenet121::old_keys", old_keys),
         trial("registry::densenet121::epsilon", epsilon),
         trial("registry::trnasformer::variants", variants),
+        trial("registry::dcgan-generator::variants", gan_variants),
+        trial("registry::inception-v3::conventions", conventions),
         trial("registry::unknown_model", unknown_model),
         trial("registry::unknown_setting", unknown_setting),
     ]);
@@ -121,6 +137,35 @@ fn reference(name: &str) -> Result<(Weights, Tensor, Expected)> {
             let expected = model.predict(&x)?;
             Ok((weights(&model)?, x, expected))
         }
+        "betavae" => {
+            let model = BetaVae::new(&small_vae(), random)?;
+            fill(&model)?;
+            let x = input("registry", &[5, 40])?;
+            let expected = model.predict(&x)?;
+            Ok((weights(&model)?, x, expected))
+        }
+        "dcgan-generator" => {
+            let model = Generator::new(7, SMALL, Growth::Transposed, random)?;
+            fill(&model)?;
+            let x = input("registry", &[5, 7])?;
+            let expected = model.predict(&x)?;
+            Ok((weights(&model)?, x, expected))
+        }
+        "dcgan-critic" => {
+            let model = Critic::new(SMALL, random)?;
+            fill(&model)?;
+            let x = input("registry", &[5, 3, 32, 32])?;
+            let expected = model.predict(&x)?;
+            Ok((weights(&model)?, x, expected))
+        }
+        "inception-v3" => {
+            let model = Inception::new(CLASSES, true, Convention::Imagenet, random)?;
+            fill(&model)?;
+            let x = input("registry", &[2, 3, 75, 75])?;
+            let output = model.forward(&x, &Pass::eval())?;
+            let expected = vec![("features", output.features), ("logits", output.logits)];
+            Ok((weights(&model)?, x, expected))
+        }
         other => panic!("no reference for {other}"),
     }
 }
@@ -177,6 +222,12 @@ fn hostile_shapes(model: &Model) -> Result<()> {
         "cls_token",
         "relative_pos_a",
         "head.2.weight",
+        "encoder.encoder.1.0.weight",
+        "z_mu.weight",
+        "decoder.0.0.weight",
+        "model.0.0.weight",
+        "model.1.0.weight",
+        "model.1.2.weight",
     ];
     for shape in [
         &[1 << 40, 0][..],
@@ -405,5 +456,72 @@ fn variants() -> Result<()> {
         let error = run(TRNASFORMER, wrong).expect_err("no such heads");
         assert!(error.to_string().contains("n_heads"), "{error}");
     }
+    Ok(())
+}
+
+/// The generator that resizes, and a file with both networks of a trainer.
+fn gan_variants() -> Result<()> {
+    let path = Path::new("w.pt");
+    let run = |name: &str, weights: &Weights, x: &Tensor| -> Result<Tensor> {
+        let model = Model::named(name)?;
+        let session = model.session(weights, path, &Settings::new(), &Device::Cpu)?;
+        let mut outputs = session.runner(Threads::Own(2))?.run(x)?;
+        Ok(outputs.remove(0).1)
+    };
+    let random = &mut Philox::new(0);
+    let (z, image) = (input("z", &[5, 7])?, input("image", &[5, 3, 32, 32])?);
+    let resized = Generator::new(7, SMALL, Growth::Resized, random)?;
+    let critic = Critic::new(SMALL, random)?;
+    fill(&resized)?;
+    fill(&critic)?;
+    let want = resized.predict(&z)?[0].1.to_f32_vec()?;
+    assert_eq!(
+        run("dcgan-generator", &weights(&resized)?, &z)?.to_f32_vec()?,
+        want
+    );
+    let mut both = Weights::new();
+    for (prefix, weights) in [
+        ("generator", weights(&resized)?),
+        ("discriminator", weights(&critic)?),
+    ] {
+        for (key, array) in weights {
+            both.insert(format!("{prefix}.{key}"), array)?;
+        }
+    }
+    assert_eq!(run("dcgan-generator", &both, &z)?.to_f32_vec()?, want);
+    assert_eq!(
+        run("dcgan-critic", &both, &image)?.to_f32_vec()?,
+        critic.predict(&image)?[0].1.to_f32_vec()?
+    );
+    Ok(())
+}
+
+/// Each convention by name, in the ready form as in the plain one; a file with and one
+/// without the auxiliary head.
+fn conventions() -> Result<()> {
+    let model = Model::named("inception-v3")?;
+    let x = input("registry", &[1, 3, 75, 75])?;
+    let mut seen: Vec<Vec<f32>> = Vec::new();
+    for name in Convention::NAMES {
+        let network = Inception::new(3, name == "plain", name.parse()?, &mut Philox::new(0))?;
+        fill(&network)?;
+        let settings = Settings::from([("convention".to_owned(), name.to_owned())]);
+        let file = weights(&network)?;
+        let session = model.session(&file, Path::new("w.pth"), &settings, &Device::Cpu)?;
+        let outputs = session.runner(Threads::Own(2))?.run(&x)?;
+        let got = outputs[0].1.to_f32_vec()?;
+        let want = network.forward(&x, &Pass::eval())?.features;
+        let error = relative_l2(&outputs[0].1.to_f64_vec()?, &want.to_f64_vec()?);
+        assert!(error <= 1e-5, "{name}: off by {error:e}");
+        assert!(!seen.contains(&got), "{name} is as another");
+        seen.push(got);
+    }
+    let settings = Settings::from([("convention".to_owned(), "keras".to_owned())]);
+    let outcome = model.session(&Weights::new(), Path::new("w"), &settings, &Device::Cpu);
+    let message = outcome.err().expect("no such convention").to_string();
+    assert!(
+        message.contains("`keras`") && message.contains("pytorch-fid"),
+        "{message}"
+    );
     Ok(())
 }

@@ -380,6 +380,7 @@ pub fn tests(suite: &mut Suite) {
         Ok(())
     });
     suite.test("conv_bn_act::cpu::equals_the_unfused_expression", unfused);
+    suite.test("conv_bn_act::cpu::in_place_has_the_same_bits", in_place);
     suite.test("conv_bn_act::cpu::refuses_what_is_recorded", || {
         let x = tensor("x", &[1, 3, 5, 4], -1.0, 1.0, DType::F32)?;
         let w = tensor("w", &[4, 3, 3, 3], -1.0, 1.0, DType::F32)?;
@@ -693,6 +694,78 @@ fn unfused() -> Result<()> {
         )?;
         let error = relative_l2(&fused.to_f64_vec()?, &want);
         assert!(error <= 1e-6, "{activation:?} in f32: {error:e}");
+    }
+    Ok(())
+}
+
+/// Bit by bit what the plain call computes: in the residual's memory, whether it is
+/// alone or shared; with a prologue on part of an image; into part of an image.
+fn in_place() -> Result<()> {
+    let same = Conv2d {
+        padding: [1, 1],
+        ..Conv2d::default()
+    };
+    let plain = Conv2d::default();
+    let depthwise = Conv2d { groups: 16, ..same };
+    // Dense, of a width that fills no panel; in fewer products; depthwise.
+    let kinds = [
+        ([7, 16, 1, 1], plain),
+        ([21, 16, 3, 3], same),
+        ([24, 16, 3, 3], same),
+        ([16, 1, 3, 3], depthwise),
+    ];
+    for dtype in [DType::F32, DType::F64] {
+        let named = |name: &str, shape: &[usize]| {
+            tensor(name, shape, -1.0, 1.0, dtype)?.to_format(Format::ChannelsLast)
+        };
+        let (wide, channel) = (named("wide", &[2, 40, 5, 7])?, ["scale", "shift"]);
+        let numbers = channel.map(|name| tensor(name, &[16], -1.0, 1.0, dtype));
+        let [scale, shift] = numbers;
+        let (scale, shift) = (scale?, shift?);
+        let x = ops::slice(&wide, 1, 0, 16)?;
+        for (w, geometry) in kinds {
+            let weight = tensor("w", &w, -1.0, 1.0, dtype)?;
+            let bias = tensor("bias", &[w[0]], -1.0, 1.0, dtype)?;
+            for activation in [Activation::None, Activation::Relu, Activation::Gelu] {
+                let what = format!("{w:?} {dtype} {activation:?}");
+                let conv = PreparedConv::new(&weight, Some(&bias), activation, geometry)?;
+                let residual = named("residual", &[2, w[0], 5, 7])?;
+                let before = residual.to_f64_vec()?;
+                let want = conv.apply(&x, Some(&residual))?.to_f64_vec()?;
+                let shared = conv.apply_onto(&x, residual.clone())?;
+                assert_eq!(shared.to_f64_vec()?, want, "{what}: a shared residual");
+                assert_eq!(residual.to_f64_vec()?, before, "{what}: it was changed");
+                let alone = conv.apply_onto(&x, residual)?;
+                assert_eq!(alone.to_f64_vec()?, want, "{what}: a residual");
+
+                let front = |t: &Tensor| ops::reshape(t, &[1, 16, 1, 1]);
+                let scaled = ops::add(&ops::mul(&x, &front(&scale)?)?, &front(&shift)?)?;
+                let want = conv.apply(&ops::relu(&scaled)?, None)?.to_f64_vec()?;
+                let got = conv.apply_activated(&x, [&scale, &shift])?;
+                assert_eq!(got.to_f64_vec()?, want, "{what}: a prologue");
+
+                let mut y = named("y", &[2, w[0] + 5, 5, 7])?;
+                if geometry.groups > 1 {
+                    assert!(conv.apply_into(&x, &mut y, 2).is_err(), "{what}");
+                    continue;
+                }
+                let want = [
+                    ops::slice(&y, 1, 0, 2)?.to_f64_vec()?,
+                    conv.apply(&x, None)?.to_f64_vec()?,
+                    ops::slice(&y, 1, w[0] + 2, 3)?.to_f64_vec()?,
+                ];
+                conv.apply_into(&x, &mut y, 2)?;
+                let parts = [(0, 2), (2, w[0]), (w[0] + 2, 3)];
+                for ((first, count), want) in parts.into_iter().zip(want) {
+                    let got = ops::slice(&y, 1, first, count)?.to_f64_vec()?;
+                    assert_eq!(got, want, "{what}: channels from {first} on");
+                }
+                assert!(conv.apply_into(&x, &mut y, 6).is_err(), "{what}: no room");
+                let held = y.clone();
+                assert!(conv.apply_into(&x, &mut y, 2).is_err(), "{what}: shared");
+                drop(held);
+            }
+        }
     }
     Ok(())
 }

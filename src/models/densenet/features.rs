@@ -14,7 +14,6 @@ use crate::nn::{BatchNorm, Linear, Module, Pass};
 use crate::ops::half::wide;
 use crate::ops::{self, Activation, PreparedConv};
 use crate::session::Predict;
-use crate::shape::Format;
 use crate::tensor::Tensor;
 
 /// relu((x - mean) / sqrt(var + eps) w + b), with parameters where x is.
@@ -113,10 +112,7 @@ fn grown(x: &Tensor, block: &[PreparedLayer]) -> Result<Tensor> {
         return Err(Error::shape("densenet", &[x.shape()], "(N, C, H, W)"));
     };
     let more: usize = block.iter().map(|l| l.conv2.outputs()).sum();
-    let mut y = {
-        let wide = ops::place(x, 1, 0, 1, channels + more)?;
-        wide.to_format(Format::ChannelsLast)?
-    };
+    let mut y = ops::with_room(x, more)?;
     let mut first = channels;
     for layer in block {
         let z = {

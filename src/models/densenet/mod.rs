@@ -6,6 +6,7 @@ mod features;
 pub use features::DenseNetFeatures;
 
 use crate::error::Result;
+use crate::models::initial::he_normal;
 use crate::nn::{BatchNorm, Conv2d, ConvGeometry, Linear, Module, Pass, Pool, Slot, State, key};
 use crate::ops;
 use crate::random::Philox;
@@ -167,14 +168,7 @@ impl DenseNet {
             norm5: BatchNorm::new(channels)?,
             classifier: Linear::new(channels, classes, true, random)?,
         };
-        for (_, param) in model.parameters() {
-            let value = param.value();
-            if let [_, c, r, s] = value.shape()[..] {
-                let mut values = vec![0.0; value.elements()];
-                random.fill_normal(&mut values, 0.0, (2.0 / (c * r * s) as f32).sqrt());
-                param.set(Tensor::from_slice(&values, value.shape())?)?;
-            }
-        }
+        he_normal(&model, random)?;
         Ok(model)
     }
 

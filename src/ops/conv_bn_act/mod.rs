@@ -14,6 +14,7 @@
 //! `conv2d`, `batch_norm` and an activation.
 
 use crate::device::Device;
+use crate::device::cpu::for_chunks;
 use crate::device::cuda::{CudaDevice, device_of, kernels};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ use crate::ops::half::{is_half, wide};
 use crate::ops::matmul::equal_floats;
 use crate::ops::{self, Activation, Operand};
 use crate::profile;
-use crate::shape::Format;
+use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
 
 const OP: &str = "conv_bn_act";
@@ -210,25 +211,30 @@ impl PreparedConv {
     /// As [`Self::apply`].
     pub fn apply_activated(&self, x: &Tensor, [scale, shift]: [&Tensor; 2]) -> Result<Tensor> {
         let channels = x.shape().get(1).copied();
-        if [scale, shift].iter().any(|t| t.rank() != 1 || t.shape().first().copied() != channels) {
+        if [scale, shift]
+            .iter()
+            .any(|t| t.rank() != 1 || t.shape().first().copied() != channels)
+        {
             let shapes = [x.shape(), scale.shape(), shift.shape()];
-            return Err(Error::shape(OP, &shapes, "x (N, C, H, W), scale and shift (C)"));
+            return Err(Error::shape(
+                OP,
+                &shapes,
+                "x (N, C, H, W), scale and shift (C)",
+            ));
         }
-        let (Weights::Cpu(weights), false) = (&self.weights, is_half(x)) else {
-            return self.apply(&activated(x, scale, shift)?, None);
-        };
         let sizes = self.sizes(&[x])?;
         refuse_recorded(&[scale, shift])?;
-        let [scale, shift] = [scale, shift].map(|t| t.to_format(Format::Contiguous));
-        let (scale, shift) = (scale?, shift?);
-        let fused = profile::call_in_place(
-            OP,
-            || self.operands(&[x], &sizes),
-            || weights.run_activated(x, [&scale, &shift], self.activation, &sizes),
-        )?;
-        match fused {
-            Some(y) => Ok(y),
-            None => self.apply(&activated(x, &scale, &shift)?, None),
+        match &self.weights {
+            Weights::Cpu(weights) if !is_half(x) && weights.activates(x, &sizes) => {
+                let [scale, shift] = [scale, shift].map(|t| t.to_format(Format::Contiguous));
+                let (scale, shift) = (scale?, shift?);
+                profile::call_in_place(
+                    OP,
+                    || self.operands(&[x], &sizes),
+                    || weights.run_activated(x, [&scale, &shift], self.activation, &sizes),
+                )
+            }
+            _ => self.apply(&activated(x, scale, shift)?, None),
         }
     }
 
@@ -273,6 +279,27 @@ impl PreparedConv {
         let y = Operand::new(&sizes.y_shape(), self.dtype);
         [read, y.into_iter().collect()]
     }
+}
+
+/// x (N, C, H, W), f32 on the CPU, as the first channels of an image that has `more`
+/// of them, channels-last: each of these has to be written, see
+/// [`PreparedConv::apply_into`].
+pub(crate) fn with_room(x: &Tensor, more: usize) -> Result<Tensor> {
+    let &[n, channels, height, width] = x.shape() else {
+        return Err(Error::shape(OP, &[x.shape()], "(N, C, H, W)"));
+    };
+    let x = x.detach().to_format(Format::ChannelsLast)?;
+    let from = x.dense_slice::<f32>(OP)?;
+    let wide = channels + more;
+    let layout = Layout::new(Shape::new(&[n, wide, height, width])?, Format::ChannelsLast)?;
+    Ok(Tensor::build_unwritten(layout, |out: &mut [f32]| {
+        for_chunks(out, wide, &|start, chunk| {
+            let from = &from[start / wide * channels..];
+            for (to, from) in chunk.chunks_mut(wide).zip(from.chunks(channels)) {
+                to[..channels].copy_from_slice(from);
+            }
+        });
+    }))
 }
 
 /// relu(scale x + shift), per channel.

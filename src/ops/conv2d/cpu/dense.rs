@@ -135,12 +135,7 @@ impl<T: Float> Prologue<'_, T> {
         let channels = self.scale.len();
         let mut out = vec![T::ZERO; pixels.len() * channels];
         for (p, to) in pixels.zip(out.chunks_exact_mut(channels)) {
-            activate(
-                &x[p * self.pixel..][..channels],
-                self.scale,
-                self.shift,
-                to,
-            );
+            activate(&x[p * self.pixel..][..channels], self.scale, self.shift, to);
         }
         out
     }

@@ -202,16 +202,29 @@ impl Weights {
         }
     }
 
-    /// [`Self::run`] of relu(scale x + shift), where x may be the first channels of
-    /// wider pixels; `None` where there is no such way: of anything but a dense 1 x 1
-    /// convolution.
+    /// Whether [`Self::run_activated`] can read x: a dense 1 x 1 convolution, and x
+    /// channels-last or the first channels of an image that is.
+    pub fn activates(&self, x: &Tensor, sizes: &Sizes) -> bool {
+        let dense = match self {
+            Self::F32(p) => matches!(p.kind, Kind::Dense(_)),
+            Self::F64(p) => matches!(p.kind, Kind::Dense(_)),
+        };
+        let pointwise = sizes.kernel == [1, 1] && sizes.geometry == Conv2d::default();
+        let [height, width] = sizes.input;
+        let apart = |&[image, channel, row, pixel]: &[usize; 4]| {
+            channel == 1 && (row, image) == (width * pixel, height * row)
+        };
+        dense && pointwise && x.layout().strides().first_chunk().is_some_and(apart)
+    }
+
+    /// [`Self::run`] of relu(scale x + shift), where [`Self::activates`].
     pub fn run_activated(
         &self,
         x: &Tensor,
         numbers: [&Tensor; 2],
         activation: Activation,
         sizes: &Sizes,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Tensor> {
         match self {
             Self::F32(p) => p.run_activated(x, numbers, activation, sizes),
             Self::F64(p) => p.run_activated(x, numbers, activation, sizes),
@@ -302,18 +315,11 @@ impl<T: Float, const NR: usize> Prepared<T, NR> {
         [scale, shift]: [&Tensor; 2],
         activation: Activation,
         sizes: &Sizes,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Tensor> {
         let Kind::Dense(weights) = &self.kind else {
-            return Ok(None);
+            return Err(Error::op("conv2d", "internal: no prologue for this kind"));
         };
-        let &[image, channel, row, pixel] = x.layout().strides() else {
-            return Ok(None);
-        };
-        let [height, width] = sizes.input;
-        let pointwise = sizes.kernel == [1, 1] && sizes.geometry == Conv2d::default();
-        if !pointwise || channel != 1 || (row, image) != (width * pixel, height * row) {
-            return Ok(None);
-        }
+        let pixel = x.layout().strides()[3];
         let xs = &x.elements_of::<T>("conv2d")?[x.layout().offset()..];
         let prologue = Prologue {
             pixel,
@@ -322,11 +328,11 @@ impl<T: Float, const NR: usize> Prepared<T, NR> {
         };
         let epilogue = self.epilogue(activation);
         let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
-        Ok(Some(Tensor::build_unwritten(layout, |out: &mut [T]| {
+        Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
             let whole = Window::whole(sizes.channels[1]);
             let map = Map::forward(sizes);
             dense::run_into((xs, Some(prologue)), &map, weights, &epilogue, (out, whole));
-        })))
+        }))
     }
 
     fn run_into(

@@ -1,0 +1,110 @@
+//! The critic: image -> score, torchgan's DCGAN discriminator with its keys.
+
+use std::sync::Arc;
+
+use super::{LAYER_SLOPE, Sizes};
+use crate::device::Device;
+use crate::device::cuda::CudaDevice;
+use crate::error::Result;
+use crate::models::initial::he_normal;
+use crate::nn::{BatchNorm, Conv2d, ConvGeometry, Module, Pass, Slot, State, key};
+use crate::ops;
+use crate::random::Philox;
+use crate::session::Predict;
+use crate::tensor::Tensor;
+
+/// (N, 3, size, size) -> (N)
+pub struct Critic {
+    /// Without batch norm.
+    first: Conv2d,
+    inner: Vec<(Conv2d, BatchNorm)>,
+    /// 4 x 4 -> a number
+    last: Conv2d,
+    sizes: Sizes,
+}
+
+impl Critic {
+    /// Weights as those of [`super::Generator::new`].
+    ///
+    /// # Errors
+    /// Sizes that a tensor cannot have.
+    pub fn new(sizes: Sizes, random: &mut Philox) -> Result<Self> {
+        let widths = sizes.widths()?;
+        let halving = ConvGeometry {
+            stride: [2, 2],
+            padding: [1, 1],
+            ..ConvGeometry::default()
+        };
+        let first = Conv2d::new([3, sizes.step], [4, 4], halving, true, random)?;
+        let inner = widths.windows(2).map(|pair| {
+            let conv = Conv2d::new([pair[0], pair[1]], [4, 4], halving, false, random)?;
+            Ok((conv, BatchNorm::new(pair[1])?))
+        });
+        let inner = inner.collect::<Result<_>>()?;
+        let widest = widths.last().copied().unwrap_or(0);
+        let geometry = ConvGeometry::default();
+        let model = Self {
+            first,
+            inner,
+            last: Conv2d::new([widest, 1], [4, 4], geometry, false, random)?,
+            sizes,
+        };
+        he_normal(&model, random)?;
+        Ok(model)
+    }
+
+    pub fn sizes(&self) -> Sizes {
+        self.sizes
+    }
+
+    /// What the last layer sees of x (N, 3, size, size): (N, C, 4, 4).
+    ///
+    /// # Errors
+    /// Another shape.
+    pub fn features(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let mut y = ops::leaky_relu(&self.first.forward(x, pass)?, LAYER_SLOPE)?;
+        for (conv, norm) in &self.inner {
+            y = ops::leaky_relu(&norm.forward(&conv.forward(&y, pass)?, pass)?, LAYER_SLOPE)?;
+        }
+        Ok(y)
+    }
+
+    /// Scores (N) of x (N, 3, size, size). As published they go through a leaky ReLU.
+    ///
+    /// # Errors
+    /// Another shape.
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let y = self.last.forward(&self.features(x, pass)?, pass)?;
+        let n = x.shape().first().copied().unwrap_or(0);
+        ops::leaky_relu(&ops::reshape(&y, &[n])?, LAYER_SLOPE)
+    }
+}
+
+impl State for Critic {
+    fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot)) {
+        self.last.visit(&key(prefix, "disc.0"), visit);
+        let model = key(prefix, "model");
+        self.first.visit(&key(&model, "0.0"), visit);
+        for (i, (conv, norm)) in self.inner.iter().enumerate() {
+            let at = key(&model, &(i + 1).to_string());
+            conv.visit(&key(&at, "0"), visit);
+            norm.visit(&key(&at, "1"), visit);
+        }
+    }
+}
+
+impl Predict for Critic {
+    fn predict(&self, x: &Tensor) -> Result<Vec<(&'static str, Tensor)>> {
+        Ok(vec![("score", self.forward(x, &Pass::eval())?)])
+    }
+
+    fn device(&self) -> Device {
+        self.last.weight.value().device()
+    }
+
+    fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
+        let twin = Self::new(self.sizes, &mut Philox::new(0))?;
+        self.share(&twin, &Device::Cuda(stream.clone()))?;
+        Ok(Arc::new(twin))
+    }
+}

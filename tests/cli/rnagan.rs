@@ -1,0 +1,224 @@
+//! RNA-GAN from profiles to a quiz: every command on a small cohort.
+
+use std::fs;
+
+use eosin::formats::safetensors;
+use eosin::models::resnet::{Depth, ResNet};
+use eosin::nn::state_weights;
+use eosin::random::Philox;
+
+use crate::support::{cohort, fails, json, scratch, succeeds, text};
+
+#[test]
+fn from_profiles_to_a_quiz() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let table = cohort().join("expression.csv");
+    fs::write(
+        at("vae.toml"),
+        format!(
+            "[profiles]\ntable = {table:?}\n[model]\nencoder = [16]\nlatent = 8\ndecoder = [16]\n\
+             [training]\nepochs = 3\nbatch = 6\n"
+        ),
+    )
+    .expect("a run file");
+    let [vae_file, vae, gan_file, gan] = ["vae.toml", "vae", "gan.toml", "gan"].map(at);
+    let train = |what: &str, file: &std::path::Path, out: &std::path::Path| {
+        json([
+            "--json",
+            "train",
+            what,
+            "--config",
+            text(file),
+            "--out",
+            text(out),
+        ])
+    };
+    let made = train("betavae", &vae_file, &vae);
+    assert_eq!(made["history"]["train"].as_array().map(Vec::len), Some(3));
+    fs::write(
+        at("gan.toml"),
+        format!(
+            "vae = {vae:?}\n[data]\nlayout = \"tiles\"\npath = {:?}\nslides = {:?}\n\
+             expression = {table:?}\n[model]\nimage = 16\nstep = 4\n\
+             [training]\nepochs = 2\nbatch = 8\n",
+            cohort().join("tiles"),
+            cohort().join("slides.csv")
+        ),
+    )
+    .expect("a run file");
+    let made = train("rnagan", &gan_file, &gan);
+    assert_eq!(made["signs"].as_array().map(Vec::len), Some(2));
+    assert!(gan.join("samples/epoch-0002.png").exists());
+
+    let lines = fs::read_to_string(&table).expect("a table");
+    let name = |row: usize| {
+        let line = lines.lines().nth(row).expect("a row");
+        line.split(',').next().expect("a name").to_owned()
+    };
+    let (a, b) = (name(1), name(2));
+    let tiles = at("tiles");
+    let generate = |out: &std::path::Path, more: &[&str]| {
+        let base = [
+            "--json",
+            "generate",
+            "--run",
+            text(&gan),
+            "--out",
+            text(out),
+        ];
+        let base = base.iter().copied().chain(["--expression", text(&table)]);
+        json(base.chain(more.iter().copied()))
+    };
+    let made = generate(&tiles, &["--sample", &a, "--count", "10", "--seed", "7"]);
+    assert_eq!(made["tiles"], 10);
+    assert_eq!(fs::read_dir(&tiles).expect("tiles").count(), 10);
+    assert!(at("tiles.grid.png").exists());
+    let found = fs::read(tiles.join("tile-00003.png")).expect("a tile");
+    let holds = |what: &str| found.windows(what.len()).any(|w| w == what.as_bytes());
+    assert!(holds("eosin seed") && holds(&a), "no metadata");
+    // The same seed gives the same tiles; a path has as many as its steps.
+    let path = at("path");
+    let ends = format!("{a},{b}");
+    let made = generate(
+        &path,
+        &[
+            "--sample", &ends, "--steps", "3", "--count", "4", "--seed", "7",
+        ],
+    );
+    assert_eq!(made["tiles"], 12);
+    assert_eq!(made["profiles"].as_array().map(Vec::len), Some(3));
+    let common = ["generate", "--run", text(&gan), "--out"];
+    let with = |more: &[&str]| -> Vec<String> {
+        let all = common.iter().chain(more);
+        all.map(|s| (*s).to_owned()).collect()
+    };
+    fails(with(&[text(&tiles)]), &["not empty"]);
+    fails(with(&[text(&at("new"))]), &["no profile"]);
+    let unknown = ["--expression", text(&table), "--sample", "nobody"];
+    let new = at("new");
+    let more: Vec<&str> = std::iter::once(text(&new)).chain(unknown).collect();
+    fails(with(&more), &["nobody"]);
+
+    // Profiles.
+    let (latents, profiles) = (at("latents.npy"), at("profiles.csv"));
+    let run = ["--run", text(&vae), "--expression", text(&table), "--out"];
+    let vae_command = |what: &str, out: &std::path::Path, more: &[&str]| {
+        let base = ["vae", what].into_iter().chain(run).chain([text(out)]);
+        succeeds(base.chain(more.iter().copied()))
+    };
+    vae_command("encode", &latents, &[]);
+    succeeds([
+        "vae",
+        "decode",
+        "--run",
+        text(&vae),
+        "--latents",
+        text(&latents),
+        "--out",
+        text(&profiles),
+    ]);
+    assert_eq!(lines_of(&profiles), 17);
+    let page = at("plot.html");
+    vae_command(
+        "sample",
+        &profiles,
+        &["--count", "9", "--plot", text(&page)],
+    );
+    assert_eq!(lines_of(&profiles), 10);
+    let plot = fs::read_to_string(&page).expect("a page");
+    assert!(plot.contains("reconstructed") && plot.contains("<svg"));
+    vae_command(
+        "interpolate",
+        &profiles,
+        &["--from", &a, "--to", &b, "--steps", "4"],
+    );
+    assert_eq!(lines_of(&profiles), 5);
+    let classes = at("classes.csv");
+    fs::write(&classes, format!("slide,class\n{a},one\n{b},two\n")).expect("classes");
+    vae_command(
+        "shift",
+        &profiles,
+        &["--classes", text(&classes), "--from", "one", "--to", "two"],
+    );
+    assert_eq!(lines_of(&profiles), 2);
+
+    // Distances. Those of a folder to itself are none.
+    let weights = at("resnet18.safetensors");
+    let network = ResNet::new(Depth::ResNet18, 2, &mut Philox::new(1)).expect("a network");
+    safetensors::write(&weights, &state_weights(&network).expect("weights")).expect("a file");
+    let fid = |fake: &std::path::Path| {
+        json([
+            "--json",
+            "fid",
+            text(&tiles),
+            text(fake),
+            "--weights",
+            text(&weights),
+            "--network",
+            "resnet18",
+            "--px",
+            "32",
+            "--cache",
+            text(&at("cache")),
+        ])
+    };
+    let own = fid(&tiles);
+    let value = |found: &serde_json::Value| found["frechet_distance"].as_f64().expect("a number");
+    assert!(value(&own).abs() < 1e-6, "{own}");
+    assert_eq!(
+        (&own["precision"], &own["recall"]),
+        (&1.0.into(), &1.0.into())
+    );
+    assert_eq!(own["real"], 10);
+    let other = fid(&path);
+    assert!(value(&other) > value(&own), "{other}");
+    assert_eq!(fid(&path), other, "from the cache");
+    assert_eq!(fs::read_dir(at("cache")).expect("a cache").count(), 2);
+    fails(
+        ["fid", text(&vae), text(&tiles), "--weights", text(&weights)],
+        &["eosin inspect"],
+    );
+    fs::create_dir(at("mixed")).expect("a folder");
+    fs::copy(tiles.join("tile-00000.png"), at("mixed/a.png")).expect("a copy");
+    fs::copy(at("tiles.grid.png"), at("mixed/b.png")).expect("a copy");
+    let mixed = at("mixed");
+    fails(
+        [
+            "fid",
+            text(&tiles),
+            text(&mixed),
+            "--weights",
+            text(&weights),
+            "--network",
+            "resnet18",
+        ],
+        &["b.png", "one size"],
+    );
+
+    let quiz = at("quiz.html");
+    let made = json([
+        "--json",
+        "quiz",
+        text(&tiles),
+        text(&path),
+        "--each",
+        "5",
+        "--out",
+        text(&quiz),
+    ]);
+    assert_eq!((&made["real"], &made["generated"]), (&5.into(), &5.into()));
+    let page = fs::read_to_string(&quiz).expect("a page");
+    assert_eq!(page.matches("\"generated\":0").count(), 5);
+    assert_eq!(page.matches("\"generated\":1").count(), 5);
+    assert!(!page.contains("http") && !page.contains("eosin profile"));
+    fails(
+        ["quiz", text(&tiles), text(&path), "--each", "11"],
+        &["10 images"],
+    );
+}
+
+fn lines_of(path: &std::path::Path) -> usize {
+    let text = fs::read_to_string(path).expect("a file");
+    text.lines().count()
+}
