@@ -5,6 +5,7 @@
 //! samples (patients) are dealt out whole. A split depends on the seed and the
 //! names and sizes of the groups, not on the order of the samples.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
@@ -70,17 +71,17 @@ pub fn stratified(
     let mut parts: [Vec<usize>; 3] = Default::default();
     let mut random = Philox::fork(seed, "stratified split");
     for (_, mut patients) in of_class {
+        // Those with the most samples first, so that the last ones even out the shares.
         random.shuffle(&mut patients);
+        patients.sort_by_key(|(_, samples)| Reverse(samples.len()));
         let samples: usize = patients.iter().map(|(_, s)| s.len()).sum();
         let mut given = [0usize; 3];
         for (_, group) in patients {
-            // To the part that is furthest below its share, empty ones first.
-            let lack = |p: usize| {
-                let share = shares[p] / total * samples as f64;
-                let empty = if given[p] == 0 { 1.0 } else { 0.0 };
-                (empty, (share - given[p] as f64) / share)
-            };
-            let place = (0..3).fold(0, |best, p| if lack(p) > lack(best) { p } else { best });
+            // To the part that lacks the largest part of its share, so to an empty one
+            // if there is one; of equals, but for rounding, to the first.
+            let lack = |p: usize| 1.0 - given[p] as f64 / (shares[p] / total * samples as f64);
+            let more = |p: usize, q: usize| lack(p) > lack(q) + 1e-9;
+            let place = (0..3).fold(0, |best, p| if more(p, best) { p } else { best });
             given[place] += group.len();
             parts[place].extend(group);
         }
@@ -340,6 +341,12 @@ mod tests {
             }
             assert_eq!(fold, stratified(&groups, &classes, [0.6, 0.2, 0.2], seed)?);
         }
+        let each: Vec<String> = (0..12).map(|i| format!("P{i}")).collect();
+        let halves: Vec<String> = (0..12).map(|i| format!("class {}", i % 2)).collect();
+        let fold = stratified(&each, &halves, [0.6, 0.2, 0.2], 1)?;
+        let sizes = [fold.train.len(), fold.validation.len(), fold.test.len()];
+        assert_eq!(sizes, [8, 2, 2]);
+
         let two = ["A".to_owned(), "B".to_owned()];
         let error = stratified(&two, &two, [0.6, 0.2, 0.2], 1).unwrap_err();
         assert!(error.to_string().contains("stays empty"), "{error}");
