@@ -71,7 +71,8 @@ fn short() -> Criterion {
 criterion_group! {
     name = all;
     config = short();
-    targets = operators::described, models::resnet50_features, models::resnet18_step,
+    targets = operators::described, models::resnet50_features, models::densenet121_features,
+        models::resnet18_step,
         models::deeppt_autoencoder, models::deeppt_mlp,
         models::betavae_step, models::rnagan_iteration,
         operators::cpu, operators::cuda, host::launch, host::step

@@ -4,6 +4,7 @@
 use criterion::Throughput;
 use eosin::autograd;
 use eosin::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp};
+use eosin::models::densenet::{self, DenseNet, DenseNetFeatures};
 use eosin::models::resnet::{Depth, ResNet, ResNetFeatures};
 use eosin::models::rnagan::losses::{Adversarial, Norm, Objective, interpolate};
 use eosin::models::rnagan::{BetaVae, Critic, Generator, Growth, Sizes, betavae};
@@ -40,6 +41,38 @@ pub fn resnet50_features(c: &mut Criterion) {
         assert_close(
             "resnet50_features",
             &features.to_f64_vec().expect("floats")[..FEATURES],
+            &plain.features.to_f64_vec().expect("floats"),
+            1e-4,
+        );
+        move || model.features(&images)
+    });
+    group.finish();
+}
+
+/// Multiplications and additions of DenseNet-121 at 224 x 224 without its head, as
+/// torchvision counts them (2.83e9 with the head of 1,024 x 1,000).
+const DENSENET121_PRODUCTS: u64 = 2_834_161_664 - 1_024_000;
+
+/// A batch of 8 tiles; checked against the forward pass with copies of one.
+pub fn densenet121_features(c: &mut Criterion) {
+    const BATCH: usize = 8;
+    let mut group = c.benchmark_group("model/densenet121_features/f32");
+    group.throughput(Throughput::Elements(
+        2 * DENSENET121_PRODUCTS * BATCH as u64,
+    ));
+    bench(&mut group, "b8_224", || {
+        let network = || DenseNet::new(1000, &mut Philox::new(0)).expect("a DenseNet-121");
+        let model = DenseNetFeatures::new(network(), &Device::Cpu).expect("prepared weights");
+        let images = normal(&mut Philox::new(1), &[BATCH, 3, 224, 224], 1.0)
+            .to_format(Format::ChannelsLast)
+            .expect("images are 4-D");
+
+        let features = model.features(&images).expect("features");
+        let first = ops::slice(&images, 0, 0, 1).expect("one image");
+        let plain = network().forward(&first, &Pass::eval()).expect("features");
+        assert_close(
+            "densenet121_features",
+            &features.to_f64_vec().expect("floats")[..densenet::FEATURES],
             &plain.features.to_f64_vec().expect("floats"),
             1e-4,
         );

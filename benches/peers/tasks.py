@@ -25,10 +25,10 @@ from torch import nn
 LEARNING_RATE = 1e-4
 
 
-def resnet(depth, classes=1000):
+def network(name, classes=1000):
     import torchvision
 
-    model = getattr(torchvision.models, depth)(weights=None, num_classes=classes)
+    model = getattr(torchvision.models, name)(weights=None, num_classes=classes)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -37,9 +37,15 @@ def images(batch):
 
 
 def resnet50_features():
-    model = resnet("resnet50").eval()
+    model = network("resnet50").eval()
     model.fc = nn.Identity()
     return model, images(16)
+
+
+def densenet121_features():
+    model = network("densenet121").eval()
+    model.classifier = nn.Identity()
+    return model, images(8)
 
 
 def autoencoder():
@@ -56,7 +62,7 @@ def mlp(samples=16, tiles=16, genes=4096):
 
 
 def resnet18():
-    model = resnet("resnet18", classes=9).train()
+    model = network("resnet18", classes=9).train()
     x, labels = images(8), torch.arange(8) % 9
     return model, lambda: nn.functional.cross_entropy(model(x), labels)
 
@@ -139,7 +145,10 @@ def rnagan(fused, batch=8, latent=2048, widths=(64, 128, 256, 512, 1024, 2048)):
 
 
 # What a peer runs, by the name of the bench beside it.
-INFERENCE = {"resnet50_features/f32/b16_224": resnet50_features}
+INFERENCE = {
+    "resnet50_features/f32/b16_224": resnet50_features,
+    "densenet121_features/f32/b8_224": densenet121_features,
+}
 TRAINING = {
     "deeppt_step/f32/autoencoder_b64": autoencoder,
     "deeppt_step/f32/mlp_16x16": mlp,
