@@ -3,8 +3,8 @@
 //
 //   y[o, p] = sum over j of B[p, j] (sum over i of A[o, i] x[i, j])
 //
-// x are images (N, H, W, C) in f32, with C = 1 for planes. A and B are tables: row
-// o of A is taps[starts[o]] to before taps[starts[o + 1]], inputs ascending.
+// x are images (N, H, W, C) in f32, with C = 1 for planes. A and B are tables
+// (common/taps.cuh).
 //
 // Launch: elements of y / 1024 blocks of 256 threads, rounded up, neighbouring
 // threads on neighbouring channels, or columns if C = 1. A thread adds its taps in
@@ -12,21 +12,10 @@
 //
 // Floor: memory. x and y once, 4 bytes an element, if inputs that several outputs
 // share are served by the caches.
-#include "common/base.cuh"
+#include "common/taps.cuh"
 #include "common/walk.cuh"
 
 using namespace eosin;
-
-struct Tap {
-    unsigned input;
-    float weight;
-};
-
-struct Map {
-    const unsigned* starts;
-    const Tap* taps;
-    unsigned inputs, outputs;
-};
 
 struct Separable {
     float* out;

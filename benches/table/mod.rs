@@ -18,7 +18,7 @@ use eosin::random::Philox;
 use eosin::shape::Format;
 use eosin::{DType, Device, Error, Result, Tensor};
 
-use plain::{Plain, Taps, Whole};
+use plain::{Each, Plain, Taps, Whole};
 use shapes::{Convolution, ROWS, Work};
 
 const DROPPED: f64 = 0.25;
@@ -103,7 +103,10 @@ impl Work {
     fn variants(self) -> &'static [Variant] {
         match self {
             Self::Matmul { .. } => MATMUL,
-            Self::Linear { .. } | Self::Conv2d(_) | Self::ConvTranspose2d(_) => BILINEAR,
+            Self::Linear { .. }
+            | Self::LinearTopMean { .. }
+            | Self::Conv2d(_)
+            | Self::ConvTranspose2d(_) => BILINEAR,
             Self::Attention { .. } | Self::LayerNorm { .. } | Self::BatchNorm(_) => OF_THREE,
             // The gradient of a sum is what came.
             Self::ConvBnAct(_) | Self::Add(_) => FORWARD,
@@ -128,9 +131,10 @@ impl Work {
     /// What CUDA has kernels for.
     fn cuda_dtypes(self) -> &'static [DType] {
         match self {
-            Self::Matmul { .. } | Self::Linear { .. } | Self::Conv2d(_) => {
-                &[DType::F32, DType::BF16, DType::F16]
-            }
+            Self::Matmul { .. }
+            | Self::Linear { .. }
+            | Self::LinearTopMean { .. }
+            | Self::Conv2d(_) => &[DType::F32, DType::BF16, DType::F16],
             _ => &[DType::F32],
         }
     }
@@ -141,6 +145,7 @@ impl Work {
             self,
             Self::Matmul { .. }
                 | Self::Linear { .. }
+                | Self::LinearTopMean { .. }
                 | Self::Attention { .. }
                 | Self::Conv2d(_)
                 | Self::ConvBnAct(_)
@@ -170,6 +175,12 @@ impl Work {
                 inputs,
                 outputs,
             } => vec![vec![batch * rows, inputs], vec![outputs, inputs]],
+            Self::LinearTopMean {
+                tiles,
+                inputs,
+                outputs,
+                ..
+            } => vec![vec![batch, tiles, inputs], vec![outputs, inputs]],
             Self::Attention {
                 heads,
                 queries,
@@ -217,6 +228,9 @@ impl Work {
         match self {
             Self::Matmul { .. } => ops::matmul(&x[0], &x[1]),
             Self::Linear { .. } => ops::linear(&x[0], &x[1], None, Activation::None),
+            Self::LinearTopMean { highest, .. } => {
+                ops::linear_top_mean(&x[0], &x[1], None, highest)
+            }
             Self::Attention { width, .. } => {
                 let scale = (width as f64).sqrt().recip();
                 ops::attention(&x[0], &x[1], &x[2], None, scale)
@@ -287,6 +301,7 @@ pub fn described() -> String {
                 r#", "stride": {}, "padding": {:?}, "groups": {}"#,
                 c.stride, c.padding, c.groups
             ),
+            Work::LinearTopMean { highest, .. } => format!(r#", "highest": {highest}"#),
             _ => String::new(),
         };
         let floor = match bench.throughput() {
@@ -378,6 +393,7 @@ impl Bench {
             Work::Matmul { m, n, .. } if batch == 1 => vec![m, n],
             Work::Matmul { m, n, .. } => vec![batch, m, n],
             Work::Linear { rows, outputs, .. } => vec![batch * rows, outputs],
+            Work::LinearTopMean { outputs, .. } => vec![batch, outputs],
             Work::Conv2d(c) | Work::ConvBnAct(c) => {
                 let [p, q] = c.outputs_size();
                 vec![batch, c.outputs, p, q]
@@ -472,8 +488,8 @@ impl Bench {
     ///
     /// Of a product the definition gives some outputs; a gradient that is zero
     /// but at those then gives the gradients of both inputs. Other operators are
-    /// computed whole, and their gradients by a central difference in f64 in a
-    /// random direction.
+    /// computed whole, or some of their outputs, and their gradients by a central
+    /// difference in f64 in a random direction.
     ///
     /// # Errors
     /// The device lacks the work, or its result is wrong.
@@ -481,6 +497,7 @@ impl Bench {
         let checked = match Plain::of(self.work, self.batch) {
             Plain::Products(taps) => self.check_product(&*taps, device)?,
             Plain::Whole(whole) => self.check_whole(&*whole, device)?,
+            Plain::Each(each) => self.check_each(&*each, device)?,
         };
         checked.map_err(|problem| {
             let bench = format!("{}/{}", self.group(), self.name());
@@ -554,18 +571,58 @@ impl Bench {
         Ok(close(&found, &expected, self.tolerance()))
     }
 
+    /// Some outputs, and of a gradient that is zero but at those what
+    /// [`Self::check_whole`] looks at.
+    fn check_each(&self, each: &Each, device: &Device) -> Result<Result<(), String>> {
+        let mut given = self.given(0)?;
+        let spots = spread(given.gradient.elements());
+        let host = |t: &Tensor| t.to_f64_vec();
+        if self.variant.gradients.is_empty() {
+            let inputs = given.inputs.iter().map(host).collect::<Result<Vec<_>>>()?;
+            let y = host(&first(&mut self.run(&given, device)?)?)?;
+            let found: Vec<f64> = spots.iter().map(|&o| y[o]).collect();
+            let expected: Vec<f64> = spots.iter().map(|&o| each(&inputs, o)).collect();
+            return Ok(close(&found, &expected, self.tolerance()));
+        }
+        let dense = given.gradient.to_f32_vec()?;
+        let mut sparse = vec![0.0; dense.len()];
+        spots.iter().for_each(|&o| sparse[o] = dense[o]);
+        let sparse = Tensor::from_slice(&sparse, &self.output_shape())?;
+        given.gradient = ops::cast(&sparse, self.dtype)?;
+        let outputs = given.gradient.elements();
+        let whole = |inputs: &[Vec<f64>]| {
+            let mut y = vec![0.0; outputs];
+            spots.iter().for_each(|&o| y[o] = each(inputs, o));
+            y
+        };
+        self.check_derivative(&given, &whole, device)
+    }
+
     fn check_whole(&self, plain: &Whole, device: &Device) -> Result<Result<(), String>> {
-        const STEP: f64 = 1e-7;
         let given = self.given(0)?;
+        if self.variant.gradients.is_empty() {
+            let inputs = given.inputs.iter().map(Tensor::to_f64_vec);
+            let inputs = inputs.collect::<Result<Vec<_>>>()?;
+            let y = first(&mut self.run(&given, device)?)?.to_f64_vec()?;
+            return Ok(close(&y, &plain(&inputs), self.tolerance()));
+        }
+        self.check_derivative(&given, plain, device)
+    }
+
+    /// Gradients against a central difference of `plain` in a random direction.
+    fn check_derivative(
+        &self,
+        given: &Given,
+        plain: &dyn Fn(&[Vec<f64>]) -> Vec<f64>,
+        device: &Device,
+    ) -> Result<Result<(), String>> {
+        const STEP: f64 = 1e-7;
         let host = |ts: &[Tensor]| -> Result<Vec<Vec<f64>>> {
             ts.iter().map(Tensor::to_f64_vec).collect()
         };
         let inputs = host(&given.inputs)?;
-        let found = host(&self.run(&given, device)?()?)?;
+        let found = host(&self.run(given, device)?()?)?;
         let wanted = self.variant.gradients;
-        if wanted.is_empty() {
-            return Ok(close(&found[0], &plain(&inputs), self.tolerance()));
-        }
         let mut random = Philox::new(1);
         let directions: Vec<Vec<f64>> = (wanted.iter())
             .map(|&i| normal(&mut random, given.inputs[i].shape())?.to_f64_vec())

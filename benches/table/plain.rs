@@ -12,10 +12,13 @@ pub enum Plain {
     Products(Box<Taps>),
     /// All outputs from all inputs.
     Whole(Box<Whole>),
+    /// One output from all inputs.
+    Each(Box<Each>),
 }
 
 pub type Taps = dyn Fn(usize, &mut dyn FnMut(usize, usize));
 pub type Whole = dyn Fn(&[Vec<f64>]) -> Vec<f64>;
+pub type Each = dyn Fn(&[Vec<f64>], usize) -> f64;
 
 impl Plain {
     pub fn of(work: Work, batch: usize) -> Self {
@@ -32,6 +35,20 @@ impl Plain {
                 for at in 0..inputs {
                     visit(o / outputs * inputs + at, o % outputs * inputs + at);
                 }
+            })),
+            Work::LinearTopMean {
+                tiles,
+                inputs,
+                outputs,
+                highest,
+            } => Self::Each(Box::new(move |x, o| {
+                let (bag, gene) = (o / outputs, o % outputs);
+                let w = &x[1][gene * inputs..][..inputs];
+                let bag = &x[0][bag * tiles * inputs..][..tiles * inputs];
+                let score = |x: &[f64]| x.iter().zip(w).map(|(x, w)| x * w).sum();
+                let mut scores: Vec<f64> = bag.chunks(inputs).map(score).collect();
+                scores.sort_by(|a, b| b.total_cmp(a));
+                mean(&scores[..highest])
             })),
             Work::Conv2d(c) | Work::ConvBnAct(c) => {
                 Self::Products(Box::new(move |o, visit| convolution(&c, o, visit)))

@@ -31,6 +31,13 @@ pub enum Work {
         inputs: usize,
         outputs: usize,
     },
+    /// Of each output the mean over the `highest` of its tiles' scores.
+    LinearTopMean {
+        tiles: usize,
+        inputs: usize,
+        outputs: usize,
+        highest: usize,
+    },
     Attention {
         heads: usize,
         queries: usize,
@@ -117,6 +124,15 @@ const fn linear(rows: usize, inputs: usize, outputs: usize) -> Work {
     }
 }
 
+const fn linear_top_mean(tiles: usize, inputs: usize, outputs: usize, highest: usize) -> Work {
+    Work::LinearTopMean {
+        tiles,
+        inputs,
+        outputs,
+        highest,
+    }
+}
+
 const fn attention(heads: usize, queries: usize, keys: usize, width: usize) -> Work {
     Work::Attention {
         heads,
@@ -181,6 +197,7 @@ pub const ROWS: &[Row] = &[
     more(linear(50, 1536, 384), 8, 64),
     often(linear(49, 384, 31793), 2, 64),
     more(linear(1, 384, 31793), 64, 64),
+    more(linear_top_mean(49, 384, 31793, 10), 2, 64),
     // DeepPT: autoencoder, MLP.
     often(linear(1, 2048, 512), 64, 1024),
     more(linear(1, 512, 2048), 64, 1024),
@@ -400,6 +417,7 @@ impl Work {
         match self {
             Self::Matmul { .. } => "matmul",
             Self::Linear { .. } => "linear",
+            Self::LinearTopMean { .. } => "linear_top_mean",
             Self::Attention { .. } => "attention",
             Self::Conv2d(_) => "conv2d",
             Self::ConvBnAct(_) => "conv_bn_act",
@@ -430,6 +448,12 @@ impl Work {
                 inputs,
                 outputs,
             } => format!("{}x{inputs}x{outputs}", batch * rows),
+            Self::LinearTopMean {
+                tiles,
+                inputs,
+                outputs,
+                highest,
+            } => format!("b{batch}_{tiles}x{inputs}x{outputs}_k{highest}"),
             Self::Attention {
                 heads,
                 queries,

@@ -237,9 +237,17 @@ struct Finish {
     }
 };
 
+// Where the sum of row i and column j of a tile lies, of those that `half_tile`
+// leaves in shared memory.
+template <int BN>
+__device__ inline unsigned sum_place(unsigned i, unsigned j) {
+    return i * BN + (j / 8 ^ i % 4) * 8 + j % 8;
+}
+
 // The tile of C that `a` and `b`, panels of the tile's rows and columns, have from
 // `begin` to `end` of K; `panels` is shared memory for STAGES of both. With all
-// sums made, `use(i, j, v)` gets four of row i from column j on, of the tile.
+// sums made, `use(i, j, v)` gets four of row i from column j on, of the tile; all
+// of them stay where `sum_place` says in `panels`, f32, for every thread to read.
 // A block has BM / WM * BN / WN warps.
 template <class Half, int BM, int BN, int WM, int WN, class Left, class Right, class Use>
 __device__ inline void half_tile(Left& a, Right& b, unsigned begin, unsigned end, unsigned char* panels, Use use) {
@@ -285,7 +293,6 @@ __device__ inline void half_tile(Left& a, Right& b, unsigned begin, unsigned end
 
     // The sums change hands, so that a warp writes rows.
     float* shared_sums = reinterpret_cast<float*>(panels);
-    auto place = [](unsigned i, unsigned j) { return i * BN + (j / 8 ^ i % 4) * 8 + j % 8; };
     const unsigned lane = threadIdx.x % WARP;
     __syncthreads();
 #pragma unroll
@@ -295,14 +302,14 @@ __device__ inline void half_tile(Left& a, Right& b, unsigned begin, unsigned end
 #pragma unroll
             for (int half = 0; half < 2; ++half)
                 *reinterpret_cast<float2*>(
-                    shared_sums + place(i0 + 16 * i + 8 * half + lane / 4, j0 + 8 * j + lane % 4 * 2)) =
+                    shared_sums + sum_place<BN>(i0 + 16 * i + 8 * half + lane / 4, j0 + 8 * j + lane % 4 * 2)) =
                     make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
     __syncthreads();
 
 #pragma unroll 1
     for (unsigned q = threadIdx.x; q < BM * BN / 4; q += THREADS) {
         const unsigned i = q / (BN / 4), j = q % (BN / 4) * 4;
-        const float4 held = *reinterpret_cast<const float4*>(shared_sums + place(i, j));
+        const float4 held = *reinterpret_cast<const float4*>(shared_sums + sum_place<BN>(i, j));
         float v[4] = {held.x, held.y, held.z, held.w};
         use(i, j, v);
     }

@@ -15,6 +15,7 @@ mod check;
 
 pub use check::{CheckOptions, grad_check, grad_grad_check};
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,9 +84,13 @@ impl Save {
     }
 }
 
+/// Gradients on their way, by the node that they belong to.
+type Pending = BTreeMap<u64, (Arc<Node>, Tensor)>;
+
 /// What a gradient rule is given.
 pub(crate) struct Backward<'a> {
     node: &'a Arc<Node>,
+    pending: RefCell<&'a mut Pending>,
     /// Gradient of the loss with respect to the operator's output.
     pub grad: Tensor,
     needs: Vec<bool>,
@@ -116,6 +121,15 @@ impl Backward<'_> {
     /// `f()` if there is an input `i` and it wants a gradient.
     pub fn when(&self, i: usize, f: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
         self.wants(i).then(f).transpose()
+    }
+
+    /// Takes the gradient that input `i` has from readers that came after this one,
+    /// if there is any: a rule that adds it to its own in the same pass saves one
+    /// over memory. What it gives for the input is then the sum.
+    pub fn carried(&self, i: usize) -> Option<Tensor> {
+        let edge = self.node.edges.get(i)?.as_ref()?;
+        let taken = self.pending.borrow_mut().remove(&edge.id);
+        taken.map(|(_, gradient)| gradient)
     }
 
     fn as_asked(&self, saved: &Tensor, node: Option<Arc<Node>>) -> Tensor {
@@ -256,7 +270,7 @@ fn gradients(
         return Err(Error::op("grad", "one weight per output is needed"));
     }
 
-    let mut pending: BTreeMap<u64, (Arc<Node>, Tensor)> = BTreeMap::new();
+    let mut pending = Pending::new();
     for (i, output) in outputs.iter().enumerate() {
         let Some(node) = &output.node else {
             return Err(Error::op(
@@ -307,6 +321,7 @@ fn gradients(
         }
         let backward = Backward {
             node: &node,
+            pending: RefCell::new(&mut pending),
             grad: gradient,
             needs: needs.clone(),
             create_graph,
@@ -321,11 +336,7 @@ fn gradients(
     Ok(targets.iter().map(|id| found.get(id).cloned()).collect())
 }
 
-fn accumulate(
-    pending: &mut BTreeMap<u64, (Arc<Node>, Tensor)>,
-    node: &Arc<Node>,
-    gradient: Tensor,
-) -> Result<()> {
+fn accumulate(pending: &mut Pending, node: &Arc<Node>, gradient: Tensor) -> Result<()> {
     let sum = match pending.remove(&node.id) {
         Some((_, earlier)) => ops::add(&earlier, &gradient)?,
         None => gradient,

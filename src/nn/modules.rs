@@ -142,6 +142,25 @@ impl Pointwise {
         ops::linear(x, &part(&weight)?, Some(&part(&bias)?), Activation::None)
     }
 
+    /// Of each output the mean over the `k` rows of a bag that score highest for it:
+    /// (B, T, C) -> (B, K), f32 for bf16 and f16.
+    ///
+    /// # Errors
+    /// As [`ops::linear_top_mean`].
+    pub fn top_mean(&self, x: &Tensor, k: usize, pass: &Pass) -> Result<Tensor> {
+        let (weight, bias) = self.tensors(x, pass)?;
+        ops::linear_top_mean(x, &weight, Some(&bias), k)
+    }
+
+    /// The same for each of `ks`, or with `joined` the mean of these, in evaluation.
+    ///
+    /// # Errors
+    /// As [`ops::linear_top_means`].
+    pub fn top_means(&self, x: &Tensor, ks: &[usize], joined: bool) -> Result<Tensor> {
+        let (weight, bias) = self.tensors(x, &Pass::eval())?;
+        ops::linear_top_means(x, &weight, Some(&bias), ks, joined)
+    }
+
     fn tensors(&self, x: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
         let dtype = dtype_for(x, &self.weight);
         let weight = pass.tensor_in(&self.weight, dtype)?;
@@ -359,6 +378,17 @@ impl LayerNorm {
             bias: constant("bias", &[width], 0.0)?,
             eps,
         })
+    }
+}
+
+impl LayerNorm {
+    /// x + y, and its norm.
+    ///
+    /// # Errors
+    /// As [`ops::add_layer_norm`].
+    pub fn of_sum(&self, x: &Tensor, y: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+        let (w, b) = (pass.tensor(&self.weight), pass.tensor(&self.bias));
+        ops::add_layer_norm(x, y, 1, Some(&w), Some(&b), self.eps)
     }
 }
 

@@ -183,6 +183,8 @@ const OTHERS: &[(&str, Rule)] = &[
     ("copy", Rule::Each(0)),
     ("count", Rule::Each(1)),
     ("fill", Rule::Each(0)),
+    ("linear_top_mean_chosen", Rule::Each(1)),
+    ("linear_top_mean_gradient", LINEAR_TOP_MEAN_GRADIENT),
     ("step", PER_NUMBER_READ),
     ("to", Rule::Each(0)),
 ];
@@ -222,6 +224,18 @@ pub fn cost(op: &str, inputs: &[Operand], outputs: &[Operand]) -> Option<Cost> {
 /// (.., M, K) x (.., K, N).
 pub(super) const MATMUL: Rule =
     Rule::Product(|inputs, y| times(&[2, y.elements(), inputs.first().map_or(0, Operand::last)]));
+
+/// x (B, T, E), w (G, E): the product alone, as for what follows other products.
+pub(super) const LINEAR_TOP_MEAN: Rule = Rule::Product(|inputs, _| match inputs {
+    [x, w, ..] => times(&[2, x.elements(), w.axis(0)]),
+    _ => 0,
+});
+
+/// dy (B, G), chosen (B, T, words), and w (G, E) or x (B, T, E): one product.
+const LINEAR_TOP_MEAN_GRADIENT: Rule = Rule::Product(|inputs, _| match inputs {
+    [dy, chosen, other, ..] => times(&[2, chosen.axis(0), chosen.axis(1), dy.last(), other.last()]),
+    _ => 0,
+});
 
 /// x (N, C, H, W), w (K, C/groups, R, S): each output sums C/groups R S products.
 pub(super) const CONVOLUTION: Rule =

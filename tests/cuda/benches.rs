@@ -39,6 +39,17 @@ fn tiny_work(work: Work) -> Work {
             inputs: inputs.min(10),
             outputs: outputs.min(11),
         },
+        Work::LinearTopMean {
+            tiles,
+            inputs,
+            outputs,
+            highest,
+        } => Work::LinearTopMean {
+            tiles: tiles.min(5),
+            inputs: inputs.min(10),
+            outputs: outputs.min(11),
+            highest: highest.min(2),
+        },
         Work::Attention {
             heads,
             queries,

@@ -24,6 +24,7 @@ type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 /// of all these need. Others refuse them by name.
 const HALVES_ON_CUDA: &[&str] = &[
     "add",
+    "add_layer_norm",
     "affine",
     "attention",
     "broadcast_to",
@@ -34,8 +35,11 @@ const HALVES_ON_CUDA: &[&str] = &[
     "conv_transpose2d",
     "dropout",
     "gelu",
+    "layer_norm",
     "leaky_relu",
     "linear",
+    "linear_top_mean",
+    "linear_top_means",
     "matmul",
     "max_pool2d",
     "mean",

@@ -6,7 +6,7 @@ use eosin_emulator::Schedule;
 
 use crate::common::{relative_l2, tensor};
 use crate::golden::{Case, Outputs};
-use crate::harness::{Sample, Suite, emulated};
+use crate::harness::{Sample, Suite, cuda_half_first_order, emulated};
 
 const EPS: f64 = 1e-5;
 
@@ -43,6 +43,20 @@ fn statistics(channels: usize) -> (Tensor, Tensor) {
     let mean = tensor("mean", &[channels], -0.5, 0.5, DType::F32);
     let var = tensor("var", &[channels], 0.5, 1.5, DType::F32);
     (mean.expect("a mean"), var.expect("a variance"))
+}
+
+/// A sum and its norm.
+fn both((sum, normed): (Tensor, Tensor)) -> Result<Tensor> {
+    ops::cat(&[&sum, &normed], -1)
+}
+
+/// The sum and what a layer makes of its norm, added.
+fn residual(name: &'static str, width: usize) -> Sample {
+    let rows = [3, width];
+    Sample::new("add_layer_norm", name, &[&rows, &rows, &[width]], |x| {
+        let (sum, y) = ops::add_layer_norm(&x[0], &x[1], 1, Some(&x[2]), None, EPS)?;
+        ops::add(&sum, &ops::gelu(&y)?)
+    })
 }
 
 pub fn samples() -> Vec<Sample> {
@@ -119,6 +133,32 @@ pub fn samples() -> Vec<Sample> {
         |x| ops::layer_norm(&x[0], 1, None, Some(&x[1]), EPS),
     ));
 
+    for (name, shape, axes) in [("tokens", &[2, 5, 46][..], 1), ("two_axes", &[3, 4, 5], 2)] {
+        let d = &shape[shape.len() - axes..];
+        let shapes = [shape, shape, d, d];
+        all.push(Sample::new("add_layer_norm", name, &shapes, move |x| {
+            both(ops::add_layer_norm(
+                &x[0],
+                &x[1],
+                axes,
+                Some(&x[2]),
+                Some(&x[3]),
+                EPS,
+            )?)
+        }));
+    }
+    // The sum is read by what follows too, as is the norm's input of the other.
+    all.push(residual("carried", 9));
+    all.push(Sample::new(
+        "layer_norm",
+        "carried",
+        &[&[3, 9], &[9]],
+        |x| {
+            let y = ops::layer_norm(&x[0], 1, Some(&x[1]), None, EPS)?;
+            ops::add(&x[0], &ops::gelu(&y)?)
+        },
+    ));
+
     let groups: [(&str, &[usize], usize); 4] = [
         ("one", &[2, 46, 2, 3], 1),
         ("three", &[2, 6, 3, 2], 3),
@@ -139,7 +179,7 @@ pub fn samples() -> Vec<Sample> {
 
 /// The gradients of `y` with fixed weights.
 fn gradients(y: &Tensor, inputs: &[&Tensor], create_graph: bool) -> Result<Vec<Vec<f64>>> {
-    let weight = tensor("upstream", y.shape(), -1.0, 1.0, y.dtype())?;
+    let weight = tensor("upstream", y.shape(), -1.0, 1.0, y.dtype())?.to(&y.device())?;
     let all = grad(&[y], Some(&[&weight]), inputs, create_graph)?;
     all.iter().flatten().map(Tensor::to_f64_vec).collect()
 }
@@ -268,6 +308,47 @@ pub fn tests(suite: &mut Suite) {
                 assert!(error < 2e-6, "{format:?}: {error:e}");
             }
         }
+        Ok(())
+    });
+    // More columns than a warp takes.
+    suite.on_cuda_alone(residual("block", 1037));
+    for (name, dtype) in [("bf16", DType::BF16), ("f16", DType::F16)] {
+        let test = format!("add_layer_norm::block::cuda::{name}::values_and_gradients");
+        suite.test(test, move || {
+            cuda_half_first_order(&residual("block", 1037), dtype)
+        });
+    }
+    suite.test("layer_norm::f32_parameters_of_bf16::cuda", || {
+        let x = tensor("x", &[5, 46], -1.0, 1.0, DType::BF16)?;
+        let w = tensor("w", &[46], 0.5, 1.5, DType::F32)?;
+        let device = emulated(Schedule::Forward)?;
+        let run = |x: &Tensor, w: &Tensor| -> Result<Vec<Vec<f64>>> {
+            let (x, w) = (x.variable(), w.variable());
+            let y = ops::layer_norm(&x, 1, Some(&w), None, EPS)?;
+            let mut all = vec![y.to_f64_vec()?];
+            all.extend(gradients(&y, &[&x, &w], false)?);
+            Ok(all)
+        };
+        let got = run(&x.to(&device)?, &w.to(&device)?)?;
+        for (got, want) in got.iter().zip(run(&x, &w)?) {
+            // One rounding of 8 bits.
+            assert!(relative_l2(got, &want) < 1.0 / 256.0);
+        }
+        Ok(())
+    });
+    suite.test("add_layer_norm::wrong_input", || {
+        let zeros = |s: &[usize]| Tensor::zeros(s, DType::F32);
+        let (a, b) = (zeros(&[2, 3])?, zeros(&[3])?);
+        let error = ops::add_layer_norm(&a, &b, 1, None, None, EPS).expect_err("two shapes");
+        assert_eq!(
+            error.to_string(),
+            "add_layer_norm: shapes [2, 3], [3] do not fit: equal shapes and dtypes, \
+             not f32 and f32"
+        );
+        assert!(ops::add_layer_norm(&a, &a, 3, None, None, EPS).is_err());
+        assert!(ops::add_layer_norm(&a, &a, 1, Some(&zeros(&[2])?), None, EPS).is_err());
+        let (sum, y) = ops::add_layer_norm(&zeros(&[0, 3])?, &zeros(&[0, 3])?, 1, None, None, EPS)?;
+        assert_eq!((sum.shape(), y.shape()), (&[0, 3][..], &[0, 3][..]));
         Ok(())
     });
     suite.test("layer_norm::wrong_input", || {

@@ -77,7 +77,7 @@ impl He2Rna {
     pub fn genes_at(&self, features: &Tensor, k: usize, pass: &Pass) -> Result<Tensor> {
         let (x, mask) = self.hidden(features, pass)?;
         let scores = wide(&self.last()?.forward(&x, pass)?)?;
-        top_mean(&scores, k, Some(&mask))
+        top_mean(&scores, k, &mask)
     }
 
     /// For each of `ks`, what [`Self::genes_at`] gives in evaluation: (B, ks, G).
@@ -103,7 +103,7 @@ impl He2Rna {
         let last = self.last()?;
         in_parts(x.shape()[0], last.outputs(), &mut |start, len| {
             let scores = wide(&last.part(&x, start, len, &pass)?)?;
-            shares.apply(&scores, Some(&mask))
+            shares.apply(&scores, &mask)
         })
     }
 

@@ -112,12 +112,18 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let y = self.attn.forward(&self.norm1.forward(x, pass)?, pass)?;
-        let x = ops::add(x, &y)?;
-        let y = self.norm2.forward(&x, pass)?;
-        let y = self.fc1.activated(&y, Activation::Gelu, pass)?;
-        ops::add(&x, &self.fc2.forward(&y, pass)?)
+    /// x and `norm1` of it -> the block's result, and `next` of that: each norm takes
+    /// the sum before it along.
+    fn forward(
+        &self,
+        (x, normed): (Tensor, Tensor),
+        next: &LayerNorm,
+        pass: &Pass,
+    ) -> Result<(Tensor, Tensor)> {
+        let y = self.attn.forward(&normed, pass)?;
+        let (x, normed) = self.norm2.of_sum(&x, &y, pass)?;
+        let y = self.fc1.activated(&normed, Activation::Gelu, pass)?;
+        next.of_sum(&x, &self.fc2.forward(&y, pass)?, pass)
     }
 }
 
@@ -220,10 +226,14 @@ impl Trnasformer {
         if let Some(positions) = &self.pos_embed {
             x = ops::add(&x, &pass.tensor_in(positions, x.dtype())?)?;
         }
-        for block in &self.blocks {
-            x = block.forward(&x, pass)?;
+        let norms = self.blocks.iter().map(|block| &block.norm1);
+        let mut norms = norms.chain([&self.norm]);
+        let first = norms.next().unwrap_or(&self.norm);
+        let mut both = (x.clone(), first.forward(&x, pass)?);
+        for (block, next) in self.blocks.iter().zip(norms) {
+            both = block.forward(both, next, pass)?;
         }
-        self.norm.forward(&x, pass)
+        Ok(both.1)
     }
 
     /// The class token (B, E) of [`Self::tokens`]: the vector that a slide is
@@ -268,23 +278,22 @@ impl Trnasformer {
     pub fn genes_at(&self, tokens: &Tensor, k: usize, pass: &Pass) -> Result<Tensor> {
         let head = self.gene_head()?;
         let tiles = Self::tiles(tokens)?;
-        let tiles = Dropout { p: self.dropout }.forward(&tiles, pass)?;
+        let mut tiles = Dropout { p: self.dropout }.forward(&tiles, pass)?;
         if k == TILES {
-            // The mean over all tiles and the head are both linear.
-            let mean = ops::mean(&wide(&tiles)?, &[1], false)?;
-            return head.forward(&mean, pass);
+            // The mean over all tiles comes before the head then, in f32.
+            tiles = wide(&tiles)?;
         }
-        let scores = wide(&head.forward(&tiles, pass)?)?; // (B, T, G)
-        pooling::top_mean(&scores, k, None)
+        head.top_mean(&tiles, k, pass)
     }
 
-    /// For each of `ks`, what [`Self::genes_at`] gives: (B, ks, G), f32, from one
-    /// order of the tiles per gene.
+    /// For each of `ks`, which ascend, what [`Self::genes_at`] gives in evaluation:
+    /// (B, ks, G), f32, from one order of the tiles per gene.
     ///
     /// # Errors
     /// As [`Self::genes_at`].
     pub fn genes_at_each(&self, tokens: &Tensor, ks: &[usize]) -> Result<Tensor> {
-        self.pooled(tokens, &pooling::Shares::each(ks)?)
+        self.gene_head()?
+            .top_means(&Self::tiles(tokens)?, ks, false)
     }
 
     /// Expression (B, G), f32, as published for evaluation: the mean over [`KS`].
@@ -292,17 +301,8 @@ impl Trnasformer {
     /// # Errors
     /// As [`Self::genes_at`].
     pub fn genes(&self, tokens: &Tensor) -> Result<Tensor> {
-        let y = self.pooled(tokens, &pooling::Shares::mean(&KS)?)?;
+        let y = (self.gene_head()?).top_means(&Self::tiles(tokens)?, &KS, true)?;
         ops::reshape(&y, &[y.shape()[0], y.shape()[2]])
-    }
-
-    fn pooled(&self, tokens: &Tensor, shares: &pooling::Shares) -> Result<Tensor> {
-        let (head, tiles) = (self.gene_head()?, Self::tiles(tokens)?);
-        let pass = Pass::eval();
-        pooling::in_parts(tiles.shape()[0], head.outputs(), &mut |start, len| {
-            let scores = wide(&head.part(&tiles, start, len, &pass)?)?;
-            shares.apply(&scores, None)
-        })
     }
 
     /// The loss of a batch, one f32: half the mean squared error of the expression,

@@ -1,12 +1,13 @@
-//! The mean of each gene's highest tile scores.
+//! The mean of each gene's highest tile scores, where tiles are masked as in HE2RNA;
+//! without a mask it is [`ops::linear_top_mean`].
 //!
 //! With tiles in descending order of their score s for a gene, the mean of the k
 //! highest is sum_j s_j [j < k] / k. So all k together are one product of the sorted
 //! scores with a small matrix of shares, and their mean is one with a single row.
 //!
-//! HE2RNA masks tiles. As published, a masked tile scores 0 and takes part in the
-//! order (it is before negative scores), while the mask that enters the mean is that
-//! of the first k tiles in the bag, not of the k highest:
+//! As published, a masked tile scores 0 and takes part in the order (it is before
+//! negative scores), while the mask that enters the mean is that of the first k tiles
+//! in the bag, not of the k highest:
 //! sum_j s_j m_j [j < k] / sum_j m_j [j < k]. If these are all masked that is 0 / 0.
 
 use super::bag::TILES;
@@ -36,12 +37,8 @@ fn check(k: usize) -> Result<()> {
 ///
 /// # Errors
 /// A `k` that is not in 1..=49.
-pub fn top_mean(scores: &Tensor, k: usize, mask: Option<&Tensor>) -> Result<Tensor> {
+pub fn top_mean(scores: &Tensor, k: usize, mask: &Tensor) -> Result<Tensor> {
     check(k)?;
-    let Some(mask) = mask else {
-        let (highest, _) = ops::topk(scores, k, 1)?;
-        return ops::mean(&highest, &[1], false);
-    };
     let mask = ops::reshape(mask, &[scores.shape()[0], TILES, 1])?;
     let (highest, _) = ops::topk(&ops::mul(scores, &mask)?, k, 1)?;
     let of_first = ops::slice(&mask, 1, 0, k)?; // (B, k, 1)
@@ -92,19 +89,14 @@ impl Shares {
     ///
     /// # Errors
     /// Shapes that do not fit.
-    pub fn apply(&self, scores: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    pub fn apply(&self, scores: &Tensor, mask: &Tensor) -> Result<Tensor> {
         let device = scores.device();
         let (joined, below) = (self.joined.to(&device)?, self.below.to(&device)?);
-        let (scores, counted) = match mask {
-            None => (scores.clone(), below),
-            Some(mask) => {
-                let bags = scores.shape()[0];
-                let of_rank = ops::reshape(mask, &[bags, 1, TILES])?;
-                let of_tile = ops::reshape(mask, &[bags, TILES, 1])?;
-                // (B, ks, T)
-                (ops::mul(scores, &of_tile)?, ops::mul(&below, &of_rank)?)
-            }
-        };
+        let bags = scores.shape()[0];
+        let of_rank = ops::reshape(mask, &[bags, 1, TILES])?;
+        let of_tile = ops::reshape(mask, &[bags, TILES, 1])?;
+        let counted = ops::mul(&below, &of_rank)?; // (B, ks, T)
+        let scores = ops::mul(scores, &of_tile)?;
         let shares = ops::div(&counted, &ops::sum(&counted, &[-1], true)?)?;
         let (sorted, _) = ops::sort(&scores, 1, true)?;
         ops::matmul(&ops::matmul(&joined, &shares)?, &sorted)

@@ -1,3 +1,4 @@
+use super::OP;
 use crate::device::cpu;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
@@ -6,8 +7,6 @@ use crate::ops::normalise::{parameter, wide};
 use crate::ops::vector::{sum_pairs, vectorised};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
-
-const OP: &str = "layer_norm";
 
 /// The result, and mean and 1 / standard deviation of each row, (rows, 2).
 pub(super) fn forward(

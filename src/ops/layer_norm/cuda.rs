@@ -1,13 +1,14 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::cuda::{Address, count, device_of, f32_only, kernels};
+use super::OP;
+use crate::device::cuda::kernels::{self, Kernel};
+use crate::device::cuda::{Address, count, device_of, f32_only};
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ops::half::wide;
 use crate::ops::normalise::{Columns, address_or_none};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
-
-const OP: &str = "layer_norm";
 
 /// The most columns of a row that one warp takes.
 const WARP_COLUMNS: usize = 1024;
@@ -18,8 +19,10 @@ const BLOCK_ROWS: usize = 8;
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Forward {
     out: Address,
+    sum: Address,
     statistics: Address,
     x: Address,
+    added: Address,
     weight: Address,
     bias: Address,
     rows: u32,
@@ -34,6 +37,7 @@ struct Backward {
     out: Address,
     g: Address,
     x: Address,
+    carried: Address,
     weight: Address,
     statistics: Address,
     rows: u32,
@@ -74,32 +78,98 @@ fn contiguous(t: Option<&Tensor>) -> Result<Option<Tensor>> {
         .transpose()
 }
 
-/// The result, and mean and 1 / standard deviation of each row, (rows, 2).
+/// Weight or bias, which kernels read in f32.
+fn parameter(t: Option<&Tensor>) -> Result<Option<Tensor>> {
+    contiguous(t)?.map(|t| wide(&t)).transpose()
+}
+
+/// The kernels of a dtype: forward and backward, by warps and by blocks, and the
+/// parts of the sums over rows.
+struct Kernels {
+    forward: [&'static Kernel; 2],
+    backward: [&'static Kernel; 2],
+    parts: &'static Kernel,
+}
+
+impl Kernels {
+    fn of(operands: &[&Tensor]) -> Result<Self> {
+        let dtype = operands[0].dtype();
+        if operands.iter().any(|t| t.dtype() != dtype) {
+            let dtypes: Vec<DType> = operands.iter().map(|t| t.dtype()).collect();
+            return Err(Error::dtype(OP, &dtypes, "one dtype is needed"));
+        }
+        Ok(match dtype {
+            DType::BF16 => Self {
+                forward: [
+                    &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_BF16,
+                    &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_BF16,
+                ],
+                backward: [
+                    &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_BF16,
+                    &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_BF16,
+                ],
+                parts: &kernels::EOSIN_LAYER_NORM_BACKWARD_PARTS_BF16,
+            },
+            DType::F16 => Self {
+                forward: [
+                    &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_F16,
+                    &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_F16,
+                ],
+                backward: [
+                    &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_F16,
+                    &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_F16,
+                ],
+                parts: &kernels::EOSIN_LAYER_NORM_BACKWARD_PARTS_F16,
+            },
+            _ => {
+                f32_only(OP, operands)?;
+                Self {
+                    forward: [
+                        &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_F32,
+                        &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_F32,
+                    ],
+                    backward: [
+                        &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_F32,
+                        &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_F32,
+                    ],
+                    parts: &kernels::EOSIN_LAYER_NORM_BACKWARD_PARTS_F32,
+                }
+            }
+        })
+    }
+}
+
+/// The result, and mean and 1 / standard deviation of each row, (rows, 2): of x, or
+/// of its sum with `added`, which is written into the tensor beside it, row-major.
 pub(super) fn forward(
     x: &Tensor,
+    added: Option<(&Tensor, &Tensor)>,
     parameters: &[usize],
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
     eps: f64,
 ) -> Result<(Tensor, Tensor)> {
-    let operands: Vec<&Tensor> = [x].into_iter().chain(weight).chain(bias).collect();
+    let mut operands = vec![x];
+    operands.extend(added.map(|(other, _)| other));
+    let of_dtype = Kernels::of(&operands)?;
+    operands.extend(weight);
+    operands.extend(bias);
     let device = device_of(OP, &operands)?;
-    f32_only(OP, &operands)?;
     let columns: usize = parameters.iter().product();
     let (rows, grid) = rows_of(x, columns);
     let x = x.detach().to_format(Format::Contiguous)?;
-    let (weight, bias) = (contiguous(weight)?, contiguous(bias)?);
-    let out = device.empty(Layout::contiguous(*x.layout().shape()), DType::F32)?;
+    let other = contiguous(added.map(|(other, _)| other))?;
+    let (weight, bias) = (parameter(weight)?, parameter(bias)?);
+    let out = device.empty(Layout::contiguous(*x.layout().shape()), x.dtype())?;
     let layout = Layout::contiguous(Shape::new(&[rows, 2])?);
     let statistics = device.empty(layout, DType::F32)?;
-    let kernel = match columns {
-        0..=WARP_COLUMNS => &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_F32,
-        _ => &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_F32,
-    };
+    let kernel = of_dtype.forward[usize::from(columns > WARP_COLUMNS)];
     let params = Forward {
         out: out.address(OP)?,
+        sum: address_or_none(OP, added.map(|(_, sum)| sum))?,
         statistics: statistics.address(OP)?,
         x: x.address(OP)?,
+        added: address_or_none(OP, other.as_ref())?,
         weight: address_or_none(OP, weight.as_ref())?,
         bias: address_or_none(OP, bias.as_ref())?,
         rows: count(OP, rows)?,
@@ -111,31 +181,32 @@ pub(super) fn forward(
     Ok((out, statistics))
 }
 
-/// Gradients of x, weight and bias.
+/// Gradients of x, to which `carried` is added, and of weight and bias, in f32.
 pub(super) fn backward(
-    g: &Tensor,
-    x: &Tensor,
+    [g, x]: [&Tensor; 2],
+    carried: Option<&Tensor>,
     weight: Option<&Tensor>,
     parameters: &[usize],
     statistics: &Tensor,
 ) -> Result<[Tensor; 3]> {
-    let operands: Vec<&Tensor> = [g, x, statistics].into_iter().chain(weight).collect();
+    let mut operands = vec![g, x];
+    operands.extend(carried);
+    let of_dtype = Kernels::of(&operands)?;
+    operands.push(statistics);
+    operands.extend(weight);
     let device = device_of(OP, &operands)?;
-    f32_only(OP, &operands)?;
     let columns: usize = parameters.iter().product();
     let (rows, grid) = rows_of(x, columns);
     let g = g.detach().to_format(Format::Contiguous)?;
     let x = x.detach().to_format(Format::Contiguous)?;
-    let weight = contiguous(weight)?;
-    let dx = device.empty(Layout::contiguous(*x.layout().shape()), DType::F32)?;
-    let kernel = match columns {
-        0..=WARP_COLUMNS => &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_F32,
-        _ => &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_F32,
-    };
+    let (carried, weight) = (contiguous(carried)?, parameter(weight)?);
+    let dx = device.empty(Layout::contiguous(*x.layout().shape()), x.dtype())?;
+    let kernel = of_dtype.backward[usize::from(columns > WARP_COLUMNS)];
     let params = Backward {
         out: dx.address(OP)?,
         g: g.address(OP)?,
         x: x.address(OP)?,
+        carried: address_or_none(OP, carried.as_ref())?,
         weight: address_or_none(OP, weight.as_ref())?,
         statistics: statistics.address(OP)?,
         rows: count(OP, rows)?,
@@ -153,8 +224,7 @@ pub(super) fn backward(
         statistics: statistics.address(OP)?,
         columns: cut,
     };
-    let kernel = &kernels::EOSIN_LAYER_NORM_BACKWARD_PARTS_F32;
-    device.launch(kernel, cut.grid(), 0, &params)?;
+    device.launch(of_dtype.parts, cut.grid(), 0, &params)?;
     let layout = Layout::contiguous(Shape::new(parameters)?);
     let dw = device.empty(layout, DType::F32)?;
     let db = device.empty(layout, DType::F32)?;

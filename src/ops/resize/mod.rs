@@ -25,6 +25,11 @@ pub fn resize_bilinear(x: &Tensor, size: [usize; 2], antialias: bool) -> Result<
         let expected = "an image of at least one pixel is needed on both sides";
         return Err(Error::shape(op, &[x.shape(), &size], expected));
     }
+    separable(op, x, Arc::new(maps([h, w], size, antialias)))
+}
+
+/// The maps of rows and columns of images that are not empty.
+pub(super) fn maps(from: [usize; 2], to: [usize; 2], antialias: bool) -> [Taps; 2] {
     let axis = |inputs: usize, outputs: usize| {
         let scale = inputs as f64 / outputs as f64;
         if antialias {
@@ -33,7 +38,7 @@ pub fn resize_bilinear(x: &Tensor, size: [usize; 2], antialias: bool) -> Result<
             Taps::new(inputs, outputs, |o| neighbours(inputs, scale, o))
         }
     };
-    separable(op, x, Arc::new([axis(h, size[0]), axis(w, size[1])]))
+    [axis(from[0], to[0]), axis(from[1], to[1])]
 }
 
 fn neighbours(inputs: usize, scale: f64, output: usize) -> Vec<(usize, f64)> {

@@ -6,7 +6,7 @@ use crate::ops::half::{is_half, widened};
 use crate::ops::images::{Images, format_of};
 use crate::tensor::Tensor;
 
-pub(super) fn separable(op: &'static str, x: &Tensor, maps: &[Taps; 2]) -> Result<Tensor> {
+pub(crate) fn separable(op: &'static str, x: &Tensor, maps: &[Taps; 2]) -> Result<Tensor> {
     if is_half(x) {
         return widened([x], |[x]| separable(op, x, maps));
     }

@@ -17,10 +17,10 @@ struct Tap {
     weight: f32,
 }
 
-/// A mirror of `Map` in kernels/separable.cu.
+/// A mirror of `Map` in kernels/common/taps.cuh.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Map {
+pub(crate) struct Map {
     starts: Address,
     taps: Address,
     inputs: u32,
@@ -40,7 +40,7 @@ struct Params {
 
 impl Map {
     /// With its tables on the device.
-    fn new(op: &'static str, device: &CudaDevice, from: &Taps) -> Result<Self> {
+    pub fn new(op: &'static str, device: &CudaDevice, from: &Taps) -> Result<Self> {
         let mut starts = Vec::with_capacity(from.starts.len());
         for &start in &from.starts {
             starts.push(count(op, start)?);

@@ -6,8 +6,8 @@
 //! gradient is itself with both transposed, which closes it under
 //! differentiation of any order.
 
-mod cpu;
-mod cuda;
+pub(super) mod cpu;
+pub(super) mod cuda;
 
 use std::sync::Arc;
 

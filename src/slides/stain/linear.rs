@@ -1,6 +1,7 @@
 //! From one pair of stains to another.
 
 use super::{Fit, LIGHT, densities};
+use crate::ops::StainMap;
 
 /// Amounts of two stains as least squares give them: the rows of the
 /// pseudo-inverse of the (3, 2) matrix of their colours.
@@ -41,6 +42,14 @@ impl Transfer {
             matrix,
             density: densities().map(|d| d as f32),
         })
+    }
+
+    /// As what a device is given.
+    pub fn map(&self) -> StainMap {
+        StainMap {
+            matrix: self.matrix,
+            light: LIGHT as f32,
+        }
     }
 
     pub fn pixel(&self, rgb: [u8; 3]) -> [u8; 3] {

@@ -19,6 +19,7 @@ mod vahadane;
 use serde::{Deserialize, Serialize};
 
 use super::Rgb8;
+use crate::ops::StainMap;
 pub use macenko::Fit;
 
 /// How colours are normalised.
@@ -95,6 +96,15 @@ impl Normaliser {
             _ => return None,
         };
         Some(Self { kind })
+    }
+
+    /// The same for [`crate::ops::normalise_tiles`]; `None` for Reinhard's, which is no
+    /// map of densities.
+    pub fn stain_map(&self) -> Option<StainMap> {
+        match &self.kind {
+            Kind::Stains(transfer) => Some(transfer.map()),
+            Kind::Reinhard(_) => None,
+        }
     }
 
     pub fn apply(&self, image: &mut Rgb8) {
