@@ -15,7 +15,7 @@ use crate::expression::transform::FittedTransforms;
 use crate::expression::{Source, Table, source};
 use crate::formats::atomic::{create_dir_all, write_bytes};
 use crate::train::classes::{ClassScores, Classified};
-use crate::train::config::{DataConfig, Precision, TrnasformerConfig};
+use crate::train::config::{DataConfig, Precision, RunFile, TrnasformerConfig};
 use crate::train::deeppt::Ensemble;
 use crate::train::evaluate::{Comparison, Scores, Summary, write_results};
 use crate::train::features::extract;

@@ -10,7 +10,7 @@ use crate::report::{
 };
 use crate::slides::{image, tile};
 use crate::train::classes::{ClassScores, Level};
-use crate::train::config::{DeepPtConfig, Network, TrnasformerConfig};
+use crate::train::config::{DeepPtConfig, Network, RunFile, TrnasformerConfig};
 use crate::train::deeppt::Outcome;
 use crate::train::evaluate::{Comparison, Counts, GeneScore, Scores, Summary};
 use crate::train::fit::History;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::run::described;
+use super::run::{described, run_file};
 use super::{EvaluateArgs, TrainArgs, console};
 use crate::cohort::{Cohort, Sample, grid, her2st};
 use crate::device::Device;
@@ -43,14 +43,7 @@ pub fn train_tcgn(
     json: bool,
     control: Control,
 ) -> Result<()> {
-    let mut config = TcgnConfig::read(&args.config)?;
-    if let Some(seed) = args.seed {
-        config.seed = seed;
-    }
-    if let Some(dtype) = dtype {
-        config.dtype = dtype;
-    }
-    config.resolve(&std::env::current_dir().unwrap_or_default());
+    let config: TcgnConfig = run_file(args, dtype)?;
     let outcome = train(&config, &args.out, args.resume, device, control)?;
     let held = &outcome.held_out;
     let samples = held.samples.len();

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cohort::{self, Cohort};
@@ -378,17 +378,6 @@ impl Default for MlpConfig {
 }
 
 impl DeepPtConfig {
-    /// Reads a run file; relative paths are taken from its folder.
-    ///
-    /// # Errors
-    /// TOML that does not parse, an unknown key, a value out of its range.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_toml(path, "src/models/deeppt/README.md")?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        config.validate()?;
-        Ok(config)
-    }
-
     /// What it has in common with the other families' run files.
     pub fn common(&self) -> Common<'_> {
         Common {
@@ -397,17 +386,25 @@ impl DeepPtConfig {
             split: &self.split,
         }
     }
+}
 
-    /// Makes relative paths relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
+impl RunFile for DeepPtConfig {
+    const README: &'static str = "src/models/deeppt/README.md";
+
+    fn overrule(&mut self, seed: Option<u64>, dtype: Option<Precision>) {
+        self.seed = seed.unwrap_or(self.seed);
+        if let Some(dtype) = dtype {
+            (self.dtype, self.features.dtype) = (dtype, dtype);
+        }
+    }
+
+    fn resolve(&mut self, base: &Path) {
         self.data.resolve(base);
         self.features.resolve(base);
         self.expression.resolve(base);
     }
 
-    /// # Errors
-    /// A value out of its range.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         at_least_one(&[
             ("autoencoder.epochs", self.autoencoder.epochs),
             ("autoencoder.batch", self.autoencoder.batch),
@@ -418,11 +415,6 @@ impl DeepPtConfig {
         ])?;
         is_share("mlp.dropout", self.mlp.dropout)?;
         self.common().validate()
-    }
-
-    /// The resolved configuration as TOML.
-    pub fn to_toml(&self) -> Result<String> {
-        to_toml(self)
     }
 }
 
@@ -476,19 +468,46 @@ impl ExpressionConfig {
     }
 }
 
-pub(crate) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, readme: &str) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    toml::from_str(&text).map_err(|e| {
-        let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
-        let place = line.map_or_else(String::new, |l| format!("line {l}"));
-        let remedy = format!("see the keys in {readme}");
-        Error::file(path, place, e.message().replace('\n', " "), remedy)
-    })
-}
+/// The file that describes a run, of any family.
+pub trait RunFile: Serialize + DeserializeOwned {
+    /// The page that lists its keys.
+    const README: &'static str;
 
-pub(crate) fn to_toml(config: &impl Serialize) -> Result<String> {
-    toml::to_string(config)
-        .map_err(|e| Error::usage(format!("the configuration has no TOML: {e}"), "report this"))
+    /// What the command line says in place of the file.
+    fn overrule(&mut self, seed: Option<u64>, dtype: Option<Precision>);
+
+    /// Makes relative paths relative to `base`.
+    fn resolve(&mut self, base: &Path);
+
+    /// # Errors
+    /// A value out of its range, or values that do not go together.
+    fn validate(&self) -> Result<()>;
+
+    /// Reads a run file; relative paths are taken from its folder.
+    ///
+    /// # Errors
+    /// TOML that does not parse, an unknown key, and as [`Self::validate`].
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let mut config: Self = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
+            let place = line.map_or_else(String::new, |l| format!("line {l}"));
+            let remedy = format!("see the keys in {}", Self::README);
+            Error::file(path, place, e.message().replace('\n', " "), remedy)
+        })?;
+        config.resolve(path.parent().unwrap_or(Path::new("")));
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The resolved configuration as TOML.
+    ///
+    /// # Errors
+    /// A value that TOML does not have.
+    fn to_toml(&self) -> Result<String> {
+        toml::to_string(self)
+            .map_err(|e| Error::usage(format!("the configuration has no TOML: {e}"), "report this"))
+    }
 }
 
 pub(crate) fn at_least_one(numbers: &[(&str, usize)]) -> Result<()> {
@@ -675,17 +694,6 @@ impl Default for TrainingConfig {
 }
 
 impl TrnasformerConfig {
-    /// As [`DeepPtConfig::read`].
-    ///
-    /// # Errors
-    /// As [`DeepPtConfig::read`].
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_toml(path, "src/models/trnasformer/README.md")?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        config.validate()?;
-        Ok(config)
-    }
-
     /// What it has in common with the other families' run files.
     pub fn common(&self) -> Common<'_> {
         Common {
@@ -694,9 +702,19 @@ impl TrnasformerConfig {
             split: &self.split,
         }
     }
+}
 
-    /// Makes relative paths relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
+impl RunFile for TrnasformerConfig {
+    const README: &'static str = "src/models/trnasformer/README.md";
+
+    fn overrule(&mut self, seed: Option<u64>, dtype: Option<Precision>) {
+        self.seed = seed.unwrap_or(self.seed);
+        if let Some(dtype) = dtype {
+            (self.dtype, self.features.dtype) = (dtype, dtype);
+        }
+    }
+
+    fn resolve(&mut self, base: &Path) {
         self.data.resolve(base);
         self.features.resolve(base);
         self.expression.resolve(base);
@@ -705,9 +723,7 @@ impl TrnasformerConfig {
         }
     }
 
-    /// # Errors
-    /// A value out of its range.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         at_least_one(&[
             ("bags.per_slide", self.bags.per_slide),
             ("model.width", self.model.width),
@@ -732,13 +748,5 @@ impl TrnasformerConfig {
         is_share("model.dropout", self.model.dropout)?;
         is_share("training.plateau_factor", self.training.plateau_factor)?;
         self.common().validate()
-    }
-
-    /// The resolved configuration as TOML.
-    ///
-    /// # Errors
-    /// A value that TOML does not have.
-    pub fn to_toml(&self) -> Result<String> {
-        to_toml(self)
     }
 }

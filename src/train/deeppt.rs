@@ -27,7 +27,7 @@ use crate::ops::{self, half::wide};
 use crate::optim::{Adam, Optimizer};
 use crate::random::Philox;
 use crate::tensor::Tensor;
-use crate::train::config::DeepPtConfig;
+use crate::train::config::{DeepPtConfig, RunFile};
 use crate::train::features::{
     Encoder, EncoderSource, Features, extract, published_encoder, random_encoder, stored_encoder,
 };

@@ -30,7 +30,7 @@ use crate::optim::{AdamW, Goal, Optimizer, ReduceOnPlateau};
 use crate::random::Philox;
 use crate::tensor::Tensor;
 use crate::train::classes::Classified;
-use crate::train::config::{ClusterBy, Network, TrnasformerConfig};
+use crate::train::config::{ClusterBy, Network, RunFile, TrnasformerConfig};
 use crate::train::features::{EncoderSource, Features, extract, published_encoder, random_encoder};
 use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::progress::Control;

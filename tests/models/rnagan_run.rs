@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use eosin::random::Philox;
 use eosin::slides::{Rgb8, image::write_png};
-use eosin::train::config::{DataConfig, Layout};
+use eosin::train::config::{DataConfig, Layout, RunFile};
 use eosin::train::progress::{Control, Progress};
 use eosin::train::rnagan::config::{
     BetaVaeConfig, GanConfig, InputConfig, LossConfig, Standardise, Start,

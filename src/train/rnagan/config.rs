@@ -11,11 +11,9 @@ use crate::models::rnagan::losses::{Adversarial, Norm, Objective};
 use crate::models::rnagan::{Growth, NOISE, Sizes};
 use crate::slides::augment::Augment;
 use crate::train::config::{
-    DataConfig, ExpressionConfig, GroupBy, Precision, at_least_one, default_checkpoint_seconds,
-    is_share, read_toml, to_toml,
+    DataConfig, ExpressionConfig, GroupBy, Precision, RunFile, at_least_one,
+    default_checkpoint_seconds, is_share,
 };
-
-const README: &str = "src/models/rnagan/README.md";
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -209,27 +207,20 @@ impl Default for VaeTrainingConfig {
     }
 }
 
-impl BetaVaeConfig {
-    /// As [`crate::train::config::DeepPtConfig::read`].
-    ///
-    /// # Errors
-    /// TOML that does not parse, an unknown key, a value out of its range.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_toml(path, README)?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        config.validate()?;
-        Ok(config)
+impl RunFile for BetaVaeConfig {
+    const README: &'static str = "src/models/rnagan/README.md";
+
+    fn overrule(&mut self, seed: Option<u64>, dtype: Option<Precision>) {
+        self.seed = seed.unwrap_or(self.seed);
+        self.dtype = dtype.unwrap_or(self.dtype);
     }
 
-    /// Makes relative paths relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
+    fn resolve(&mut self, base: &Path) {
         self.profiles.resolve(base);
         self.expression.resolve(base);
     }
 
-    /// # Errors
-    /// A value out of its range.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         at_least_one(&[
             ("model.latent", self.model.latent),
             ("training.epochs", self.training.epochs),
@@ -251,14 +242,6 @@ impl BetaVaeConfig {
             ));
         }
         Ok(())
-    }
-
-    /// The resolved configuration as TOML.
-    ///
-    /// # Errors
-    /// A value that TOML does not have.
-    pub fn to_toml(&self) -> Result<String> {
-        to_toml(self)
     }
 }
 
@@ -474,29 +457,22 @@ impl Default for WatchConfig {
     }
 }
 
-impl GanConfig {
-    /// As [`BetaVaeConfig::read`].
-    ///
-    /// # Errors
-    /// As [`BetaVaeConfig::read`].
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_toml(path, README)?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        config.validate()?;
-        Ok(config)
+impl RunFile for GanConfig {
+    const README: &'static str = "src/models/rnagan/README.md";
+
+    /// The networks are of f32 alone.
+    fn overrule(&mut self, seed: Option<u64>, _: Option<Precision>) {
+        self.seed = seed.unwrap_or(self.seed);
     }
 
-    /// Makes relative paths relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
+    fn resolve(&mut self, base: &Path) {
         self.data.resolve(base);
         if let Some(vae) = &mut self.vae {
             *vae = base.join(&*vae);
         }
     }
 
-    /// # Errors
-    /// A value out of its range; a VAE missing or not needed.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         at_least_one(&[
             ("input.latent", self.input.latent),
             ("training.epochs", self.training.epochs),
@@ -530,13 +506,5 @@ impl GanConfig {
             ));
         }
         Ok(())
-    }
-
-    /// The resolved configuration as TOML.
-    ///
-    /// # Errors
-    /// A value that TOML does not have.
-    pub fn to_toml(&self) -> Result<String> {
-        to_toml(self)
     }
 }

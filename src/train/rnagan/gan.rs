@@ -32,6 +32,7 @@ use crate::shape::Format;
 use crate::slides::augment::Augment;
 use crate::slides::image::write_png;
 use crate::tensor::Tensor;
+use crate::train::config::RunFile;
 use crate::train::features::images;
 use crate::train::fit::{
     DEVICE, checkpoint_path, load_optimizer, part, put, put_optimizer, same_device,

@@ -20,7 +20,7 @@ use crate::ops;
 use crate::optim::{Adam, Optimizer, Schedule};
 use crate::random::Philox;
 use crate::tensor::Tensor;
-use crate::train::config::{GroupBy, Precision};
+use crate::train::config::{GroupBy, Precision, RunFile};
 use crate::train::evaluate::Scores;
 use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::progress::Control;

@@ -8,8 +8,8 @@ use crate::cohort::her2st::Unit;
 use crate::error::{Error, Result};
 use crate::expression::Transform;
 use crate::train::config::{
-    DataConfig, ExpressionConfig, GroupBy, Layout, Precision, at_least_one,
-    default_checkpoint_seconds, is_share, read_expression, read_toml, to_toml,
+    DataConfig, ExpressionConfig, GroupBy, Layout, Precision, RunFile, at_least_one,
+    default_checkpoint_seconds, is_share, read_expression,
 };
 
 /// TCGN on the spots of sections.
@@ -191,19 +191,6 @@ impl TcgnConfig {
         }
     }
 
-    /// As [`crate::train::config::DeepPtConfig::read`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_toml(path, "src/models/tcgn/README.md")?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        // A sample is a spot, always.
-        config.data.unit = Unit::Spot;
-        config.validate()?;
-        Ok(config)
-    }
-
     /// Whether the folder `run` is a run of TCGN.
     pub fn wrote(run: &Path) -> bool {
         let text = std::fs::read_to_string(run.join("config.toml")).unwrap_or_default();
@@ -211,9 +198,19 @@ impl TcgnConfig {
         // The other families have no choice between genes that sections lack.
         table.contains_key("genes")
     }
+}
 
-    /// Makes relative paths relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
+impl RunFile for TcgnConfig {
+    const README: &'static str = "src/models/tcgn/README.md";
+
+    fn overrule(&mut self, seed: Option<u64>, dtype: Option<Precision>) {
+        self.seed = seed.unwrap_or(self.seed);
+        self.dtype = dtype.unwrap_or(self.dtype);
+    }
+
+    fn resolve(&mut self, base: &Path) {
+        // A sample is a spot, always.
+        self.data.unit = Unit::Spot;
         self.data.resolve(base);
         self.expression.resolve(base);
         let others = [&mut self.genes.report, &mut self.model.start];
@@ -222,9 +219,7 @@ impl TcgnConfig {
         }
     }
 
-    /// # Errors
-    /// A value out of its range.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         at_least_one(&[
             ("training.epochs", self.training.epochs),
             ("training.batch", self.training.batch),
@@ -249,13 +244,5 @@ impl TcgnConfig {
             ));
         }
         Ok(())
-    }
-
-    /// The resolved configuration as TOML.
-    ///
-    /// # Errors
-    /// A value that TOML does not have.
-    pub fn to_toml(&self) -> Result<String> {
-        to_toml(self)
     }
 }

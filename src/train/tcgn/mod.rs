@@ -37,6 +37,7 @@ use crate::ops;
 use crate::optim::{Adam, Optimizer};
 use crate::random::Philox;
 use crate::tensor::Tensor;
+use crate::train::config::RunFile;
 use crate::train::fit::{History, Plan, Task, Validation, checkpoint_path};
 use crate::train::progress::Control;
 use crate::train::run::{

@@ -15,7 +15,7 @@ use crate::models::tcgn::{Config, Tcgn};
 use crate::nn::{self, Pass, State};
 use crate::ops;
 use crate::random::Philox;
-use crate::train::config::Precision;
+use crate::train::config::{Precision, RunFile};
 use crate::train::features::images;
 use crate::train::progress::Control;
 use crate::train::run::{common_genes, fold_records, on_scale, places};
