@@ -309,7 +309,8 @@ impl<T: Float> Store<'_, T> {
         let zeros = [[T::ZERO; NR]; MR];
         // SAFETY: `left` has `depth` elements from each of the starts on, and
         // the panel NR times as many.
-        let sums = unsafe { multiply_add::<T, NR, FUSED>(starts, panel.as_ptr(), depth, zeros) };
+        let sums =
+            unsafe { multiply_add::<T, NR, MR, FUSED>(starts, panel.as_ptr(), depth, zeros) };
         if (height, width) == (MR, NR) {
             // Of known size, so that the sums never leave their registers. (What is there
             // added in a loop of its own, as a convolution's residual is: every sum went
