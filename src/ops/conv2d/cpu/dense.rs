@@ -10,7 +10,6 @@ use super::kernel::{Block, OUTSIDE, Reads, Task, multiply};
 use super::map::Map;
 use super::pack::Packed;
 use crate::dtype::Float;
-use crate::ops::matmul::cpu::kernel::MR;
 use crate::ops::vector::vectorised;
 
 /// Bytes that what a tile reads and writes may take, so that both stay in the
@@ -19,12 +18,12 @@ const TILE_BYTES: usize = 256 << 10;
 
 /// Pixels of a tile at most and, where there are fewer than would keep several
 /// threads busy, at least: below, the weights are read too often.
-const TILE_PIXELS: [usize; 2] = [4 * MR, 16 * MR];
+const TILE_PIXELS: [usize; 2] = [24, 96];
 
 /// Tiles that are wanted at least, for a balanced load.
 const TILES: usize = 32;
 
-fn tile_pixels(pixels: usize, channels: usize, size: usize) -> usize {
+fn tile_pixels<const MR: usize>(pixels: usize, channels: usize, size: usize) -> usize {
     let fits = TILE_BYTES / (channels * size).max(1);
     let balanced = pixels.div_ceil(TILES);
     let [least, most] = TILE_PIXELS;
@@ -44,7 +43,7 @@ pub struct Prologue<'a, T> {
 
 /// `out` (N, H, W, groups * outputs) = epilogue of the gathered taps of `x`
 /// (N, H', W', groups * inputs) times the weights.
-pub fn run<T: Float, const NR: usize>(
+pub fn run<T: Float, const NR: usize, const MR: usize>(
     x: &[T],
     map: &Map,
     weights: &Packed<T, NR>,
@@ -52,12 +51,12 @@ pub fn run<T: Float, const NR: usize>(
     out: &mut [T],
 ) {
     let whole = Window::whole(weights.groups * weights.outputs);
-    run_into((x, None), map, weights, epilogue, (out, whole));
+    run_into::<T, NR, MR>((x, None), map, weights, epilogue, (out, whole));
 }
 
 /// As [`run`] with something done to `x` first, a [`Map`] of 1 x 1 and stride 1
 /// provided, and with some channels of wider pixels as result.
-pub fn run_into<T: Float, const NR: usize>(
+pub fn run_into<T: Float, const NR: usize, const MR: usize>(
     (x, prologue): (&[T], Option<Prologue<T>>),
     map: &Map,
     weights: &Packed<T, NR>,
@@ -73,22 +72,23 @@ pub fn run_into<T: Float, const NR: usize>(
     let zeros = vec![T::ZERO; run];
     let pointwise = (map.kernel, map.geometry.stride) == ([1, 1], [1, 1]);
     let pixel = prologue.map_or(read, |p| p.pixel);
-    let tile = tile_pixels(map.pixels(), read + written, size_of::<T>());
+    let tile = tile_pixels::<MR>(map.pixels(), read + written, size_of::<T>());
     out.par_chunks_mut(tile * window.pixel)
         .enumerate()
         .for_each(|(i, out)| {
             let first = i * tile;
             let pixels = out.len() / window.pixel;
             let gathered;
-            let (source, (blocks, table)) = if let Some(prologue) = prologue {
-                gathered = prologue.apply(x, first..first + pixels);
-                (&gathered[..], rows(run, pixels))
-            } else if weights.merged {
-                gathered = gather(x, map, read, first..first + pixels);
-                (&gathered[..], rows(run, pixels))
-            } else {
-                (x, layout(map, read, first, pixels))
-            };
+            let (source, (blocks, table)): (&[T], (Vec<Block<MR>>, Vec<Reads<MR>>)) =
+                if let Some(prologue) = prologue {
+                    gathered = prologue.apply(x, first..first + pixels);
+                    (&gathered[..], rows(run, pixels))
+                } else if weights.merged {
+                    gathered = gather(x, map, read, first..first + pixels);
+                    (&gathered[..], rows(run, pixels))
+                } else {
+                    (x, layout(map, read, first, pixels))
+                };
             // Where the next tile reads, which this thread most likely does next.
             let next = (first + pixels) * pixel;
             let ahead = if pointwise {
@@ -180,7 +180,7 @@ fn gather<T: Float>(x: &[T], map: &Map, channels: usize, pixels: Range<usize>) -
 }
 
 /// As [`layout`] for a tile whose pixels lie together, `run` elements each.
-fn rows(run: usize, pixels: usize) -> (Vec<Block>, Vec<Reads>) {
+fn rows<const MR: usize>(run: usize, pixels: usize) -> (Vec<Block<MR>>, Vec<Reads<MR>>) {
     let blocks = (0..pixels).step_by(MR).enumerate().map(|(i, first)| {
         let block = Block {
             pixels: std::array::from_fn(|p| (first + p).min(pixels - 1)),
@@ -194,7 +194,12 @@ fn rows(run: usize, pixels: usize) -> (Vec<Block>, Vec<Reads>) {
 }
 
 /// The blocks of a tile, and for each of its taps where its pixels read.
-fn layout(map: &Map, channels: usize, first: usize, pixels: usize) -> (Vec<Block>, Vec<Reads>) {
+fn layout<const MR: usize>(
+    map: &Map,
+    channels: usize,
+    first: usize,
+    pixels: usize,
+) -> (Vec<Block<MR>>, Vec<Reads<MR>>) {
     let places = map.places(first, pixels);
     let phase = |p: usize| [map.phase(0, places[p][1]), map.phase(1, places[p][2])];
     let mut order: Vec<usize> = (0..pixels).collect();

@@ -10,14 +10,16 @@ use std::ops::Range;
 
 use super::epilogue::{Epilogue, Residual, leaky_relu};
 use crate::dtype::Float;
-use crate::ops::matmul::cpu::kernel::{MR, Sums, fetch_share, multiply_add, prefetch};
+use crate::ops::matmul::cpu::kernel::{
+    Sums, WIDE_ROWS, fetch_share, has_wide_vectors, multiply_add, prefetch,
+};
 use crate::ops::pointwise::Function;
 
 /// A tap that lies in the padding.
 pub const OUTSIDE: usize = usize::MAX;
 
 /// Pixels of a tile that see the same taps.
-pub struct Block {
+pub struct Block<const MR: usize> {
     /// Places in the tile; the last is repeated where fewer are left.
     pub pixels: [usize; MR],
     pub count: usize,
@@ -26,10 +28,10 @@ pub struct Block {
 }
 
 /// Per tap: its place among the weights, and where each pixel's run begins.
-pub type Reads = (usize, [usize; MR]);
+pub type Reads<const MR: usize> = (usize, [usize; MR]);
 
 /// One tile times one panel.
-pub struct Task<'a, T, const NR: usize> {
+pub struct Task<'a, T, const NR: usize, const MR: usize> {
     pub source: &'a [T],
     /// As many zeros as a run is long, read in place of the padding.
     pub zeros: &'a [T],
@@ -39,8 +41,8 @@ pub struct Task<'a, T, const NR: usize> {
     pub run: usize,
     /// What is read soon: asked for a little with every block.
     pub ahead: &'a [T],
-    pub blocks: &'a [Block],
-    pub table: &'a [Reads],
+    pub blocks: &'a [Block<MR>],
+    pub table: &'a [Reads<MR>],
     /// What the sums start from.
     pub bias: [T; NR],
     /// How many of the panel's channels exist.
@@ -59,35 +61,51 @@ const WEIGHT_BYTES: usize = 16 << 10;
 
 /// Writes the channels of a panel to a tile. `parked` is room for the sums of
 /// blocks that are not finished at once; it is kept between calls.
-pub fn multiply<T: Float, const NR: usize>(
-    task: &Task<T, NR>,
-    parked: &mut Vec<Sums<T, NR>>,
+pub fn multiply<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
+    parked: &mut Vec<Sums<T, NR, MR>>,
     tile: &mut [T],
 ) {
+    #[cfg(target_arch = "x86_64")]
+    if MR == WIDE_ROWS && has_wide_vectors() {
+        // SAFETY: the processor has the instructions.
+        unsafe { multiply_avx512(task, parked, tile) };
+        return;
+    }
     #[cfg(target_arch = "x86_64")]
     if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
         // SAFETY: the processor has the instructions.
         unsafe { multiply_avx2(task, parked, tile) };
         return;
     }
-    body::<T, NR, { cfg!(target_arch = "aarch64") }>(task, parked, tile);
+    body::<T, NR, MR, { cfg!(target_arch = "aarch64") }>(task, parked, tile);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn multiply_avx2<T: Float, const NR: usize>(
-    task: &Task<T, NR>,
-    parked: &mut Vec<Sums<T, NR>>,
+fn multiply_avx2<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
+    parked: &mut Vec<Sums<T, NR, MR>>,
     tile: &mut [T],
 ) {
-    body::<T, NR, true>(task, parked, tile);
+    body::<T, NR, MR, true>(task, parked, tile);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+fn multiply_avx512<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
+    parked: &mut Vec<Sums<T, NR, MR>>,
+    tile: &mut [T],
+) {
+    body::<T, NR, MR, true>(task, parked, tile);
 }
 
 /// `FUSED`: whether a fused multiply-add is one instruction.
 #[inline(always)]
-fn body<T: Float, const NR: usize, const FUSED: bool>(
-    task: &Task<T, NR>,
-    parked: &mut Vec<Sums<T, NR>>,
+fn body<T: Float, const NR: usize, const MR: usize, const FUSED: bool>(
+    task: &Task<T, NR, MR>,
+    parked: &mut Vec<Sums<T, NR, MR>>,
     tile: &mut [T],
 ) {
     let fit = (WEIGHT_BYTES / (NR * size_of::<T>())).max(1);
@@ -97,7 +115,7 @@ fn body<T: Float, const NR: usize, const FUSED: bool>(
             fetch(task, block, tile);
             fetch_share(task.ahead, i, task.blocks.len());
             let taps = &task.table[block.taps.clone()];
-            let sums = add::<T, NR, FUSED>(task, taps, 0..task.run, [task.bias; MR]);
+            let sums = add::<T, NR, MR, FUSED>(task, taps, 0..task.run, [task.bias; MR]);
             store(task, block, sums, tile);
         }
         return;
@@ -116,7 +134,7 @@ fn body<T: Float, const NR: usize, const FUSED: bool>(
                 }
                 let all = &task.table[block.taps.clone()];
                 let some = &all[first.min(all.len())..(first + taps).min(all.len())];
-                *sums = add::<T, NR, FUSED>(task, some, channels.clone(), *sums);
+                *sums = add::<T, NR, MR, FUSED>(task, some, channels.clone(), *sums);
             }
         }
     }
@@ -127,12 +145,12 @@ fn body<T: Float, const NR: usize, const FUSED: bool>(
 
 /// `sums` plus `channels` of the given taps times their weights.
 #[inline(always)]
-fn add<T: Float, const NR: usize, const FUSED: bool>(
-    task: &Task<T, NR>,
-    taps: &[Reads],
+fn add<T: Float, const NR: usize, const MR: usize, const FUSED: bool>(
+    task: &Task<T, NR, MR>,
+    taps: &[Reads<MR>],
     channels: Range<usize>,
-    mut sums: Sums<T, NR>,
-) -> Sums<T, NR> {
+    mut sums: Sums<T, NR, MR>,
+) -> Sums<T, NR, MR> {
     let run = task.run;
     assert!(channels.start <= channels.end && channels.end <= run);
     for &(tap, starts) in taps {
@@ -146,7 +164,7 @@ fn add<T: Float, const NR: usize, const FUSED: bool>(
         let weights = weights[channels.start * NR..].as_ptr();
         // SAFETY: `weights` has at least as many times NR elements as there
         // are channels, and each row as many.
-        sums = unsafe { multiply_add::<T, NR, FUSED>(rows, weights, channels.len(), sums) };
+        sums = unsafe { multiply_add::<T, NR, MR, FUSED>(rows, weights, channels.len(), sums) };
     }
     sums
 }
@@ -155,7 +173,11 @@ fn add<T: Float, const NR: usize, const FUSED: bool>(
 /// block is multiplied. Lines of different pixels are far apart, which no
 /// processor foresees by itself.
 #[inline(always)]
-fn fetch<T: Float, const NR: usize>(task: &Task<T, NR>, block: &Block, tile: &[T]) {
+fn fetch<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
+    block: &Block<MR>,
+    tile: &[T],
+) {
     for pixel in block.pixels {
         let at = pixel * task.row + task.column;
         prefetch(tile.as_ptr().wrapping_add(at));
@@ -173,10 +195,10 @@ fn fetch<T: Float, const NR: usize>(task: &Task<T, NR>, block: &Block, tile: &[T
 /// or a residual read through a slice each sent them through memory, the last
 /// one by one, and cost as much as sixty multiplications of a block.
 #[inline(always)]
-fn store<T: Float, const NR: usize>(
-    task: &Task<T, NR>,
-    block: &Block,
-    mut sums: Sums<T, NR>,
+fn store<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
+    block: &Block<MR>,
+    mut sums: Sums<T, NR, MR>,
     tile: &mut [T],
 ) {
     let slope = match task.epilogue.activation {
@@ -218,10 +240,10 @@ fn store<T: Float, const NR: usize>(
 /// [`store`] of any block: not inlined, so that it takes no registers from the
 /// common one.
 #[inline(never)]
-fn store_any<T: Float, const NR: usize>(
-    task: &Task<T, NR>,
-    block: &Block,
-    sums: &Sums<T, NR>,
+fn store_any<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
+    block: &Block<MR>,
+    sums: &Sums<T, NR, MR>,
     tile: &mut [T],
 ) {
     for (pixel, sums) in block.pixels[..block.count].iter().zip(sums) {

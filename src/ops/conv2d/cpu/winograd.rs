@@ -31,7 +31,9 @@ use crate::device::cpu::{Buffer, Parts, with_scratch};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops::conv2d::Sizes;
-use crate::ops::matmul::cpu::kernel::{MR, Sums, fetch_share, multiply_add};
+use crate::ops::matmul::cpu::kernel::{
+    Sums, WIDE_ROWS, fetch_share, has_wide_vectors, multiply_add,
+};
 use crate::tensor::Tensor;
 
 /// Elements of a tile's input, and so matrices to multiply.
@@ -143,7 +145,7 @@ fn filter_transform<const NR: usize>(g: [[f64; NR]; 9]) -> [[f64; NR]; ELEMENTS]
 
 /// `out` (N, H, W, outputs) = epilogue of the convolution of `x`
 /// (N, H', W', inputs).
-pub fn run<T: Float, const NR: usize>(
+pub fn run<T: Float, const NR: usize, const MR: usize>(
     x: &[T],
     map: &Map,
     weights: &Transformed<T, NR>,
@@ -151,11 +153,11 @@ pub fn run<T: Float, const NR: usize>(
     out: &mut [T],
 ) {
     let whole = Window::whole(weights.outputs);
-    run_into(x, map, weights, epilogue, (out, whole));
+    run_into::<T, NR, MR>(x, map, weights, epilogue, (out, whole));
 }
 
 /// As [`run`] with some channels of wider pixels as result.
-pub fn run_into<T: Float, const NR: usize>(
+pub fn run_into<T: Float, const NR: usize, const MR: usize>(
     x: &[T],
     map: &Map,
     weights: &Transformed<T, NR>,
@@ -199,7 +201,7 @@ pub fn run_into<T: Float, const NR: usize>(
         let inputs = ELEMENTS * (tiles * weights.inputs + SKEW);
         with_scratch(inputs + ELEMENTS * tiles * NR, |scratch| {
             let (transformed, products) = scratch.split_at_mut(inputs);
-            task.run(
+            task.run::<MR>(
                 rows,
                 panel..(panel + wide).min(panels),
                 transformed,
@@ -298,30 +300,54 @@ struct Task<'a, T, const NR: usize> {
 
 impl<T: Float, const NR: usize> Task<'_, T, NR> {
     /// `rows` of tiles, counted over all images, times some panels.
-    fn run(&self, rows: Range<usize>, panels: Range<usize>, inputs: &mut [T], products: &mut [T]) {
-        #[cfg(target_arch = "x86_64")]
-        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-            // SAFETY: the processor has the instructions.
-            unsafe { self.run_avx2(rows, panels, inputs, products) };
-            return;
-        }
-        self.body::<{ cfg!(target_arch = "aarch64") }>(rows, panels, inputs, products);
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn run_avx2(
+    fn run<const MR: usize>(
         &self,
         rows: Range<usize>,
         panels: Range<usize>,
         inputs: &mut [T],
         products: &mut [T],
     ) {
-        self.body::<true>(rows, panels, inputs, products);
+        #[cfg(target_arch = "x86_64")]
+        if MR == WIDE_ROWS && has_wide_vectors() {
+            // SAFETY: the processor has the instructions.
+            unsafe { self.run_avx512::<MR>(rows, panels, inputs, products) };
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has the instructions.
+            unsafe { self.run_avx2::<MR>(rows, panels, inputs, products) };
+            return;
+        }
+        self.body::<MR, { cfg!(target_arch = "aarch64") }>(rows, panels, inputs, products);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn run_avx2<const MR: usize>(
+        &self,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        inputs: &mut [T],
+        products: &mut [T],
+    ) {
+        self.body::<MR, true>(rows, panels, inputs, products);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+    fn run_avx512<const MR: usize>(
+        &self,
+        rows: Range<usize>,
+        panels: Range<usize>,
+        inputs: &mut [T],
+        products: &mut [T],
+    ) {
+        self.body::<MR, true>(rows, panels, inputs, products);
     }
 
     #[inline(always)]
-    fn body<const FUSED: bool>(
+    fn body<const MR: usize, const FUSED: bool>(
         &self,
         rows: Range<usize>,
         panels: Range<usize>,
@@ -349,7 +375,7 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
                 // After the last, the next panel's filters follow.
                 let filters = &self.weights.panels()[(p * ELEMENTS + e + 1) * size / ELEMENTS..];
                 let filters = &filters[..filters.len().min(size / ELEMENTS)];
-                self.multiply::<FUSED>(from(e), of_element(e), to, [from(e + 1), filters]);
+                self.multiply::<MR, FUSED>(from(e), of_element(e), to, [from(e + 1), filters]);
             }
             for tile in 0..tiles {
                 self.scatter(&products[tile * NR..], tiles * NR, p * NR, place(tile));
@@ -360,7 +386,13 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
     /// (tiles, inputs) times (inputs, NR) -> (tiles, NR), asking for what the next
     /// product reads.
     #[inline(always)]
-    fn multiply<const FUSED: bool>(&self, from: &[T], panel: &[T], to: &mut [T], next: [&[T]; 2]) {
+    fn multiply<const MR: usize, const FUSED: bool>(
+        &self,
+        from: &[T],
+        panel: &[T],
+        to: &mut [T],
+        next: [&[T]; 2],
+    ) {
         let run = self.weights.inputs;
         let tiles = to.len() / NR;
         let panel = panel[..run * NR].as_ptr();
@@ -373,9 +405,9 @@ impl<T: Float, const NR: usize> Task<'_, T, NR> {
                 let tile = (first + i).min(tiles - 1);
                 from[tile * run..][..run].as_ptr()
             });
-            let sums: Sums<T, NR> = [[T::ZERO; NR]; MR];
+            let sums: Sums<T, NR, MR> = [[T::ZERO; NR]; MR];
             // SAFETY: each row has `run` elements, and the panel `run` times NR.
-            let sums = unsafe { multiply_add::<T, NR, FUSED>(rows, panel, run, sums) };
+            let sums = unsafe { multiply_add::<T, NR, MR, FUSED>(rows, panel, run, sums) };
             for (to, sum) in to[first * NR..].chunks_exact_mut(NR).zip(&sums) {
                 to.copy_from_slice(sum);
             }
