@@ -604,6 +604,9 @@ pub struct BagConfig {
     /// Bags of each slide.
     pub per_slide: usize,
     pub by: ClusterBy,
+    /// Leave the bags in the run's folder.
+    #[serde(skip_serializing_if = "is_false")]
+    pub write: bool,
 }
 
 impl Default for BagConfig {
@@ -611,6 +614,7 @@ impl Default for BagConfig {
         Self {
             per_slide: 100,
             by: ClusterBy::Features,
+            write: false,
         }
     }
 }
@@ -640,11 +644,18 @@ pub struct NetworkConfig {
     /// tRNAsformer: whether expression is learned; without it, classes alone.
     #[serde(skip_serializing_if = "is_true")]
     pub genes: bool,
+    /// Weights to start from, whole or of a part (all but the heads).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
 }
 
 // By reference, as serde calls it.
 fn is_true(value: &bool) -> bool {
     *value
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Default for NetworkConfig {
@@ -659,6 +670,7 @@ impl Default for NetworkConfig {
             dropout: 0.25,
             classes: None,
             genes: true,
+            start: None,
         }
     }
 }
@@ -718,8 +730,9 @@ impl RunFile for TrnasformerConfig {
         self.data.resolve(base);
         self.features.resolve(base);
         self.expression.resolve(base);
-        if let Some(classes) = &mut self.model.classes {
-            *classes = base.join(&*classes);
+        let others = [&mut self.model.classes, &mut self.model.start];
+        for path in others.into_iter().flatten() {
+            *path = base.join(&*path);
         }
     }
 

@@ -423,6 +423,7 @@ impl FoldRun<'_> {
                 schedule: None,
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+                steps: None,
             };
             let held = ops::index_select(all, 0, &validation.to(self.device)?)?;
             task.run(
@@ -514,6 +515,7 @@ impl FoldRun<'_> {
                 schedule: None,
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+                steps: None,
             };
             let history = task.run(
                 &mut |epoch, steps| {

@@ -21,16 +21,18 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::{FittedTransforms, Table};
 use crate::formats::atomic::{create_dir_all, write_bytes};
-use crate::formats::hash::sha256_bytes;
-use crate::models::trnasformer::bag::{FEATURES, TILES};
+use crate::formats::hash::{sha256_bytes, sha256_file};
+use crate::formats::{npy, read_weights};
+use crate::models::trnasformer::bag::{self, FEATURES, TILES};
 use crate::models::trnasformer::{Config, He2Rna, KS, Targets, Trnasformer};
-use crate::nn::{Pass, State};
+use crate::nn::{self, Pass, State};
 use crate::ops;
 use crate::optim::{AdamW, Goal, Optimizer, ReduceOnPlateau};
 use crate::random::Philox;
 use crate::tensor::Tensor;
 use crate::train::classes::Classified;
 use crate::train::config::{ClusterBy, Network, RunFile, TrnasformerConfig};
+use crate::train::evaluate::write_rows;
 use crate::train::features::{EncoderSource, Features, extract, published_encoder, random_encoder};
 use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::progress::Control;
@@ -52,6 +54,9 @@ pub struct FoldRecord {
     pub genes: Vec<String>,
     pub missing_genes: Vec<String>,
     pub transforms: FittedTransforms,
+    /// Where the networks' weights began; nothing for those that are drawn.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub start: String,
     /// Per inner network.
     pub networks: Vec<History>,
 }
@@ -254,6 +259,42 @@ fn bags(
     Ok(all)
 }
 
+/// A line of `bags.csv`.
+#[derive(Serialize)]
+struct BagLine<'a> {
+    bag: String,
+    slide: &'a str,
+    patient: &'a str,
+    label: &'a str,
+}
+
+/// Writes `bags.npy`, the bags of all samples as the images that the networks take,
+/// and `bags.csv`, a line for each.
+fn write_bags(
+    run: &Path,
+    (cohort, features): (&Cohort, &Features),
+    classes: Option<&Classes>,
+    bags: &Bags,
+) -> Result<()> {
+    let all: Vec<&Vec<usize>> = bags.iter().flatten().collect();
+    let image = |tiles: &&Vec<usize>| {
+        let rows = ops::reshape(&features.rows(tiles)?, &[1, TILES, FEATURES])?;
+        bag::image(&rows)?.to_f32_vec()
+    };
+    let shape = [all.len(), 1, bag::PIXELS, bag::PIXELS];
+    npy::write_parts(run.join("bags.npy"), &shape, all.iter().map(image))?;
+    let lines = bags.iter().enumerate().flat_map(|(i, bags)| {
+        let sample = &cohort.samples[i];
+        (0..bags.len()).map(move |number| BagLine {
+            bag: format!("{}_{number}", sample.id),
+            slide: &sample.slide,
+            patient: &sample.patient,
+            label: classes.map_or("", |c| &c.names[c.of[i]]),
+        })
+    });
+    write_rows(&run.join("bags.csv"), lines)
+}
+
 fn positions(cohort: &Cohort, tiles: &[usize]) -> Result<Vec<f32>> {
     let mut points = Vec::with_capacity(2 * tiles.len());
     for &t in tiles {
@@ -305,6 +346,9 @@ fn learn(
     }
     let classes = classes(config, cohort)?;
     let bags = bags(config, cohort, features, control)?;
+    if config.bags.write {
+        write_bags(run, (cohort, features), classes.as_ref(), &bags)?;
+    }
     let mut results = Vec::with_capacity(folds.len());
     for (number, fold) in folds.iter().enumerate() {
         let part = FoldRun {
@@ -488,8 +532,10 @@ impl FoldRun<'_> {
             classes: Vec::new(),
         };
         let mut networks = Vec::with_capacity(self.fold.inner.len());
+        let mut start = String::new();
         for inner in 0..self.fold.inner.len() {
-            let (model, history) = self.network(inner, &genes, &data, &fingerprint)?;
+            let (model, history);
+            (model, history, start) = self.network(inner, &genes, &data, &fingerprint)?;
             networks.push(history);
             self.predict(&model, &data, &mut predictions)?;
         }
@@ -501,6 +547,7 @@ impl FoldRun<'_> {
             genes,
             missing_genes: missing,
             transforms,
+            start,
             networks,
         };
         write_bytes(self.folder.join("fold.json"), json(&record)?.as_bytes())?;
@@ -540,6 +587,9 @@ impl FoldRun<'_> {
         }
         text += &sha256_bytes(bytemuck::cast_slice(&self.features.values));
         text += &sha256_bytes(bytemuck::cast_slice(targets));
+        if let Some(path) = &self.config.model.start {
+            text += &sha256_file(path)?;
+        }
         Ok(sha256_bytes(text.as_bytes()))
     }
 
@@ -610,13 +660,14 @@ impl FoldRun<'_> {
         genes: &[String],
         data: &Data,
         fingerprint: &str,
-    ) -> Result<(Model, History)> {
+    ) -> Result<(Model, History, String)> {
         let config = &self.config.training;
         let seed = self.config.seed;
         let name = format!("{}: model {}", self.name, inner + 1);
         let (train, validation) = &self.fold.inner[inner];
         let (train, validation) = (self.bags_of(train), self.bags_of(validation));
         let model = self.model(&name, genes.len())?;
+        let start = self.start(&model)?;
         model.state().to_device(self.device)?;
         let file = self.folder.join(format!("model{inner}.safetensors"));
         let fingerprint = format!("{fingerprint} {inner}");
@@ -643,6 +694,7 @@ impl FoldRun<'_> {
                 Some((ranks, inputs)) => model.loss(data, inputs, Some(ranks.elements()), pass),
                 None => Err(Error::op("trnasformer", "internal: a step without inputs")),
             };
+            let steps = self.folder.join(format!("model{inner}-steps.csv"));
             let task = Task {
                 name: &name,
                 fingerprint: &fingerprint,
@@ -658,6 +710,7 @@ impl FoldRun<'_> {
                 )?),
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+                steps: Some(&steps),
             };
             let all: Vec<usize> = (0..train.len()).collect();
             task.run(
@@ -675,7 +728,21 @@ impl FoldRun<'_> {
                 self.control,
             )
         })?;
-        Ok((model, history))
+        Ok((model, history, start))
+    }
+
+    /// Sets the weights that training starts from, where some are given, and says which.
+    fn start(&self, model: &Model) -> Result<String> {
+        let Some(path) = &self.config.model.start else {
+            return Ok(String::new());
+        };
+        let found = nn::load_partial(model.state(), &read_weights(path)?, path)?;
+        Ok(format!(
+            "{}; {} parameters that it lacks are random (seed {})",
+            path.display(),
+            found.new.len(),
+            self.config.seed
+        ))
     }
 
     /// The mean loss over bags, with the mean over all k.

@@ -389,6 +389,7 @@ fn stage(device: &Device, checkpoint: &Path, stop_at: Option<usize>) -> Result<(
         schedule: Some(ReduceOnPlateau::new(Goal::Lower, 0.5, 0)?),
         checkpoint,
         checkpoint_every: Duration::from_secs(3600),
+        steps: None,
     };
     let held = batch(100, 6).map(|x| x.to(device).unwrap());
     let history = task.run(

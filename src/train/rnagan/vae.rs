@@ -197,6 +197,7 @@ impl Fit<'_> {
             schedule: None,
             checkpoint: &checkpoint_path(run),
             checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+            steps: None,
         };
         let steps = self.fold.train.len().div_ceil(batch) as u64;
         let rates = Schedule::CosineWarmup {

@@ -493,6 +493,7 @@ impl FoldRun<'_> {
                 // Ties make the graphs grow by what the values are.
                 step = step.uncaptured();
             }
+            let steps = self.folder.join("model-steps.csv");
             let task = Task {
                 name: &self.name,
                 fingerprint,
@@ -504,6 +505,7 @@ impl FoldRun<'_> {
                 schedule: None,
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+                steps: Some(&steps),
             };
             task.run(
                 &mut |number, steps| {
