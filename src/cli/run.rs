@@ -95,6 +95,7 @@ pub fn features(
         weights: args.weights.clone(),
         tile_px: args.tile_px,
         dtype,
+        stain: args.slides.stain(),
         ..FeatureConfig::default()
     };
     let encoder = match &args.weights {
@@ -163,6 +164,9 @@ pub fn train_deeppt(
     if let Some(dtype) = dtype {
         (config.dtype, config.features.dtype) = (dtype, dtype);
     }
+    if let Some(stain) = args.stain {
+        config.features.stain = Some(stain.into());
+    }
     config.resolve(&std::env::current_dir().unwrap_or_default());
     let outcome = train(&config, &args.out, args.resume, device, control)?;
     let held = &outcome.held_out;
@@ -195,6 +199,9 @@ pub fn train_trnasformer(
     }
     if let Some(dtype) = dtype {
         (config.dtype, config.features.dtype) = (dtype, dtype);
+    }
+    if let Some(stain) = args.stain {
+        config.features.stain = Some(stain.into());
     }
     config.resolve(&std::env::current_dir().unwrap_or_default());
     let outcome = trnasformer::train(&config, &args.out, args.resume, device, control)?;

@@ -275,6 +275,10 @@ fn join(files: SectionFiles, image: SourceImage, options: &Options) -> Result<Se
         Some(um) => pixels(um, &lines, &files.spots)?,
         None => options.spot_px,
     };
+    let image = SourceImage {
+        mpp: scale(&lines),
+        ..image
+    };
     let counts = match &files.counts {
         Some(file) => {
             let ids: Vec<String> = lines.iter().map(|line| line.id.clone()).collect();
@@ -336,8 +340,15 @@ fn join(files: SectionFiles, image: SourceImage, options: &Options) -> Result<Se
     })
 }
 
-/// A length in pixels of the image that the spots lie in.
-fn pixels(um: f64, spots: &[SpotLine], path: &Path) -> Result<usize> {
+/// Micrometres per pixel of the image that the spots lie in, by [`PITCH_UM`]; `None`
+/// where they do not tell.
+fn scale(spots: &[SpotLine]) -> Option<f64> {
+    let mpp = PITCH_UM / pixels_per_place(spots);
+    (mpp.is_finite() && mpp > 0.0).then_some(mpp)
+}
+
+/// Pixels from a spot to the next.
+fn pixels_per_place(spots: &[SpotLine]) -> f64 {
     // The slope of pixels over places, both directions together.
     let (mut along, mut places) = (0.0, 0.0);
     for axis in 0..2 {
@@ -355,7 +366,12 @@ fn pixels(um: f64, spots: &[SpotLine], path: &Path) -> Result<usize> {
             places += (place - sum.0 / n).powi(2);
         }
     }
-    let side = (um / PITCH_UM * (along / places).abs()).round();
+    (along / places).abs()
+}
+
+/// A length in pixels of the image that the spots lie in.
+fn pixels(um: f64, spots: &[SpotLine], path: &Path) -> Result<usize> {
+    let side = (um / PITCH_UM * pixels_per_place(spots)).round();
     if !(1.0..=1e5).contains(&side) {
         return Err(Error::file(
             path,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cohort::her2st::Unit;
 use crate::error::{Error, Result};
 use crate::expression::Transform;
+use crate::slides::stain::Method;
 use crate::train::config::{
     DataConfig, ExpressionConfig, GroupBy, Layout, Precision, at_least_one,
     default_checkpoint_seconds, is_share, read_expression, read_toml, to_toml,
@@ -26,6 +27,9 @@ pub struct TcgnConfig {
     #[serde(default = "default_checkpoint_seconds")]
     pub checkpoint_seconds: u64,
     pub data: DataConfig,
+    /// How colours are normalised, section by section.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stain: Option<Method>,
     #[serde(
         default = "per_ten_thousand",
         deserialize_with = "read_per_ten_thousand"
@@ -183,6 +187,7 @@ impl TcgnConfig {
             dtype: Precision::F32,
             checkpoint_seconds: default_checkpoint_seconds(),
             data,
+            stain: None,
             expression: per_ten_thousand(),
             genes: GeneConfig::default(),
             split: SpotSplit::default(),
