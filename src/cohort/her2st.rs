@@ -60,7 +60,7 @@ pub fn read(root: impl AsRef<Path>, options: &Options) -> Result<Cohort> {
         match outcome? {
             Outcome::Read(mut section) => {
                 skipped.append(&mut section.skipped);
-                sections.push(section);
+                sections.push(*section);
             }
             Outcome::Incomplete(why) if options.sections.is_empty() => skipped.push(Skipped {
                 what: format!("section {}", folder.section),
@@ -182,7 +182,7 @@ fn counts_without_image(root: &Path, folders: &[Folder]) -> Result<Vec<Skipped>>
 }
 
 enum Outcome {
-    Read(Section),
+    Read(Box<Section>),
     /// Something is absent, so that there is no such section to speak of.
     Incomplete(String),
 }
@@ -236,7 +236,7 @@ fn read_section(root: &Path, folder: &Folder, options: &Options) -> Result<Outco
         spots,
         counts,
     };
-    Ok(Outcome::Read(join(files, image, options)?))
+    Ok(Outcome::Read(Box::new(join(files, image, options)?)))
 }
 
 /// The files of one section, wherever they lie.

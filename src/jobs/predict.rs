@@ -618,7 +618,7 @@ impl Work<'_> {
         if drawn.is_empty() {
             return Ok(());
         }
-        create_dir_all(&self.options.output.join("maps"))?;
+        create_dir_all(self.options.output.join("maps"))?;
         let slide = wsi::open(&entry.path)?;
         let background = thumbnail(&*slide, MAP_PX)?;
         let main = &slide.facts().levels[0];
