@@ -14,6 +14,7 @@ mod index;
 mod inspect;
 mod kernels;
 mod predict;
+mod predict_slides;
 mod profile;
 mod quickstart;
 mod quiz;
@@ -35,6 +36,7 @@ use crate::expression::source::{GeneNames, Measure};
 use crate::expression::{Orientation, Source, Transform};
 use crate::models::backbone::Architecture;
 use crate::session::Threads;
+use crate::slides::stain::Method;
 use crate::train::config::{Layout, Network, Precision};
 use crate::train::progress::Control;
 use device::DeviceChoice;
@@ -93,6 +95,8 @@ enum Command {
     Simulate(SimulateArgs),
     /// Extract ResNet-50 or DenseNet-121 features: of a folder of slides, or of a cohort's tiles
     Features(Box<FeaturesArgs>),
+    /// Expression of a folder of slides by a finished run: tables, maps and a report
+    Run(Box<predict_slides::RunArgs>),
     /// Train a model
     #[command(subcommand)]
     Train(TrainCommand),
@@ -276,6 +280,26 @@ struct TrainArgs {
     /// In place of the run file's seed
     #[arg(long)]
     seed: Option<u64>,
+    /// Normalise colours slide by slide, in place of what the run file says
+    #[arg(long, value_enum)]
+    stain: Option<StainChoice>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StainChoice {
+    Macenko,
+    Reinhard,
+    Vahadane,
+}
+
+impl From<StainChoice> for Method {
+    fn from(choice: StainChoice) -> Self {
+        match choice {
+            StainChoice::Macenko => Self::Macenko,
+            StainChoice::Reinhard => Self::Reinhard,
+            StainChoice::Vahadane => Self::Vahadane,
+        }
+    }
 }
 
 /// Expression, and what to take of it.
@@ -336,6 +360,12 @@ struct EvaluateArgs {
     /// Predict only, although the folder has expression
     #[arg(long, requires = "data")]
     no_expression: bool,
+    /// Micrometres per pixel of the images; her2st and visium measure theirs
+    #[arg(long, requires = "data")]
+    mpp: Option<f64>,
+    /// Predict although the tiles are of another scale than the run was trained at
+    #[arg(long, requires = "data")]
+    any_mpp: bool,
     /// Table of predictions: samples x genes
     #[arg(long, value_name = "TABLE")]
     predicted: Option<PathBuf>,
@@ -479,6 +509,9 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         Command::Features(args) => {
             run::features(args, dtype, &device(cli, control)?, json, control)
         }
+        Command::Run(args) => {
+            predict_slides::run(args, given, &device(cli, control)?, json, control)
+        }
         Command::Train(TrainCommand::Deeppt(args)) => {
             run::train_deeppt(args, given, &device(cli, control)?, json, control)
         }
@@ -492,6 +525,14 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         }
         Command::Train(TrainCommand::Tcgn(args)) => {
             spots::train_tcgn(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::Betavae(args) | TrainCommand::Rnagan(args))
+            if args.stain.is_some() =>
+        {
+            Err(Error::usage(
+                "RNA-GAN has no --stain: it learns to draw the tiles as they are",
+                "leave it out, or normalise the tiles before",
+            ))
         }
         Command::Train(TrainCommand::Betavae(args)) => {
             rnagan::train_betavae(args, given, &device(cli, control)?, json, control)

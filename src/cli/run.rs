@@ -10,7 +10,7 @@ use crate::formats::atomic::create_dir_all;
 use crate::simulate::{self, SimulateConfig};
 use crate::train::classes::{ClassScores, Classified, Level};
 use crate::train::config::{
-    DataConfig, DeepPtConfig, FeatureConfig, Network, Precision, RunFile, TrnasformerConfig,
+    DataConfig, DeepPtConfig, FeatureConfig, Network, Precision, RunFile, Said, TrnasformerConfig,
 };
 use crate::train::deeppt::train;
 use crate::train::evaluate::{Scores, Summary, write_results};
@@ -95,6 +95,7 @@ pub fn features(
         weights: args.weights.clone(),
         tile_px: args.tile_px,
         dtype,
+        stain: args.slides.stain(),
         ..FeatureConfig::default()
     };
     let encoder = match &args.weights {
@@ -151,7 +152,11 @@ fn used_tiles(cohort: &Cohort) -> usize {
 /// A family's run file, with what the command line says in its place.
 pub fn run_file<C: RunFile>(args: &TrainArgs, dtype: Option<Precision>) -> Result<C> {
     let mut config = C::read(&args.config)?;
-    config.overrule(args.seed, dtype);
+    config.overrule(&Said {
+        seed: args.seed,
+        dtype,
+        stain: args.stain.map(Into::into),
+    });
     config.resolve(&std::env::current_dir().unwrap_or_default());
     Ok(config)
 }

@@ -62,6 +62,7 @@ pub fn read(path: PathBuf, name: &str, grid: Grid) -> Result<Cohort> {
             path,
             width,
             height,
+            mpp: None,
         }],
         table: None,
         skipped: Vec::new(),

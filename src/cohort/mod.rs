@@ -19,6 +19,7 @@
 //! the reading with an error.
 
 pub mod bags;
+mod colours;
 mod extract;
 pub mod grid;
 pub mod her2st;
@@ -31,7 +32,8 @@ pub mod visium;
 use std::path::{Path, PathBuf};
 
 pub use crate::expression::source::Skipped;
-pub use extract::{TileSpec, UnusedTile, cut_tiles, for_each_batch};
+pub use colours::Colours;
+pub use extract::{TileSpec, UnusedTile, cut_tiles, for_each_batch, for_each_batch_in};
 
 use crate::error::{Error, Result};
 use crate::expression::Table;
@@ -79,11 +81,13 @@ pub struct TileRef {
 }
 
 /// An image file, with the size that its header states.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SourceImage {
     pub path: PathBuf,
     pub width: usize,
     pub height: usize,
+    /// Micrometres per pixel, where spots, an instrument's files or the user tell.
+    pub mpp: Option<f64>,
 }
 
 impl SourceImage {
@@ -95,6 +99,7 @@ impl SourceImage {
             path,
             width,
             height,
+            mpp: None,
         })
     }
 }

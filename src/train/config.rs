@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::expression::{GeneChoice, Orientation, Source, Transform};
 use crate::models::backbone::Architecture;
 use crate::nn::State;
+use crate::slides::scale;
+use crate::slides::stain::Method;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -112,6 +114,10 @@ pub struct DataConfig {
     /// her2st, visium: side of a spot's tile in micrometres, in place of `spot_px`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spot_um: Option<f64>,
+    /// Micrometres per pixel of the images; her2st and visium measure theirs by their
+    /// spots when it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mpp: Option<f64>,
     /// tiles: expression: CSV, TSV, GCT, .h5ad, or a folder of the GDC's files.
     #[serde(default)]
     pub expression: Option<PathBuf>,
@@ -141,6 +147,7 @@ impl DataConfig {
             ring: 0,
             spot_px: default_spot_px(),
             spot_um: None,
+            mpp: None,
             expression: None,
             orientation: Default::default(),
             source: Source::default(),
@@ -153,6 +160,18 @@ impl DataConfig {
     /// # Errors
     /// As the readers of [`crate::cohort`]; an option of the other layout.
     pub fn read(&self, expression: bool) -> Result<Cohort> {
+        let mut cohort = self.read_layout(expression)?;
+        if let Some(mpp) = self.mpp {
+            scale::check(mpp, "data.mpp")?;
+            cohort
+                .images
+                .iter_mut()
+                .for_each(|image| image.mpp = Some(mpp));
+        }
+        Ok(cohort)
+    }
+
+    fn read_layout(&self, expression: bool) -> Result<Cohort> {
         match self.layout {
             Layout::Her2st => {
                 if self.expression.is_some() || self.slides.is_some() || !self.source.is_default() {
@@ -246,6 +265,9 @@ pub struct FeatureConfig {
     /// What the network computes in.
     #[serde(skip_serializing_if = "Precision::is_f32")]
     pub dtype: Precision,
+    /// How colours are normalised before, slide by slide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stain: Option<Method>,
 }
 
 impl Default for FeatureConfig {
@@ -257,6 +279,7 @@ impl Default for FeatureConfig {
             batch: 32,
             calibration_tiles: 128,
             dtype: Precision::F32,
+            stain: None,
         }
     }
 }
@@ -391,11 +414,12 @@ impl DeepPtConfig {
 impl RunFile for DeepPtConfig {
     const README: &'static str = "src/models/deeppt/README.md";
 
-    fn overrule(&mut self, seed: Option<u64>, dtype: Option<Precision>) {
-        self.seed = seed.unwrap_or(self.seed);
-        if let Some(dtype) = dtype {
+    fn overrule(&mut self, said: &Said) {
+        self.seed = said.seed.unwrap_or(self.seed);
+        if let Some(dtype) = said.dtype {
             (self.dtype, self.features.dtype) = (dtype, dtype);
         }
+        self.features.stain = said.stain.or(self.features.stain);
     }
 
     fn resolve(&mut self, base: &Path) {
@@ -468,13 +492,21 @@ impl ExpressionConfig {
     }
 }
 
+/// What a command line says in place of a run file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said {
+    pub seed: Option<u64>,
+    pub dtype: Option<Precision>,
+    pub stain: Option<Method>,
+}
+
 /// The file that describes a run, of any family.
 pub trait RunFile: Serialize + DeserializeOwned {
     /// The page that lists its keys.
     const README: &'static str;
 
     /// What the command line says in place of the file.
-    fn overrule(&mut self, seed: Option<u64>, dtype: Option<Precision>);
+    fn overrule(&mut self, said: &Said);
 
     /// Makes relative paths relative to `base`.
     fn resolve(&mut self, base: &Path);
@@ -719,11 +751,12 @@ impl TrnasformerConfig {
 impl RunFile for TrnasformerConfig {
     const README: &'static str = "src/models/trnasformer/README.md";
 
-    fn overrule(&mut self, seed: Option<u64>, dtype: Option<Precision>) {
-        self.seed = seed.unwrap_or(self.seed);
-        if let Some(dtype) = dtype {
+    fn overrule(&mut self, said: &Said) {
+        self.seed = said.seed.unwrap_or(self.seed);
+        if let Some(dtype) = said.dtype {
             (self.dtype, self.features.dtype) = (dtype, dtype);
         }
+        self.features.stain = said.stain.or(self.features.stain);
     }
 
     fn resolve(&mut self, base: &Path) {

@@ -21,6 +21,8 @@ pub mod progress;
 pub mod rnagan;
 #[cfg(feature = "slides")]
 pub mod run;
+#[cfg(feature = "slides")]
+pub mod seen;
 #[cfg(feature = "formats")]
 pub mod split;
 pub mod step;

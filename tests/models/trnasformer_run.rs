@@ -94,6 +94,7 @@ fn cohort(slides: usize, tiles: usize) -> (Cohort, Features) {
         samples: samples.collect(),
         tiles: all.collect(),
         images: vec![SourceImage {
+            mpp: None,
             path: PathBuf::from("tile.png"),
             width: 32,
             height: 32,

@@ -296,6 +296,16 @@ impl Trnasformer {
         ops::reshape(&y, &[y.shape()[0], y.shape()[2]])
     }
 
+    /// Scores (B, T, `len`), f32, of the tiles of [`Self::tokens`] for the genes from
+    /// `start` on: what [`Self::genes`] takes the highest of.
+    ///
+    /// # Errors
+    /// No gene head; genes that there are not.
+    pub fn scores(&self, tokens: &Tensor, start: usize, len: usize) -> Result<Tensor> {
+        let head = self.gene_head()?;
+        wide(&head.part(&Self::tiles(tokens)?, start, len, &Pass::eval())?)
+    }
+
     fn pooled(&self, tokens: &Tensor, shares: &pooling::Shares) -> Result<Tensor> {
         let (head, tiles) = (self.gene_head()?, Self::tiles(tokens)?);
         let pass = Pass::eval();

@@ -11,7 +11,7 @@ use crate::models::rnagan::losses::{Adversarial, Norm, Objective};
 use crate::models::rnagan::{Growth, NOISE, Sizes};
 use crate::slides::augment::Augment;
 use crate::train::config::{
-    DataConfig, ExpressionConfig, GroupBy, Precision, RunFile, at_least_one,
+    DataConfig, ExpressionConfig, GroupBy, Precision, RunFile, Said, at_least_one,
     default_checkpoint_seconds, is_share,
 };
 
@@ -210,9 +210,9 @@ impl Default for VaeTrainingConfig {
 impl RunFile for BetaVaeConfig {
     const README: &'static str = "src/models/rnagan/README.md";
 
-    fn overrule(&mut self, seed: Option<u64>, dtype: Option<Precision>) {
-        self.seed = seed.unwrap_or(self.seed);
-        self.dtype = dtype.unwrap_or(self.dtype);
+    fn overrule(&mut self, said: &Said) {
+        self.seed = said.seed.unwrap_or(self.seed);
+        self.dtype = said.dtype.unwrap_or(self.dtype);
     }
 
     fn resolve(&mut self, base: &Path) {
@@ -461,8 +461,8 @@ impl RunFile for GanConfig {
     const README: &'static str = "src/models/rnagan/README.md";
 
     /// The networks are of f32 alone.
-    fn overrule(&mut self, seed: Option<u64>, _: Option<Precision>) {
-        self.seed = seed.unwrap_or(self.seed);
+    fn overrule(&mut self, said: &Said) {
+        self.seed = said.seed.unwrap_or(self.seed);
     }
 
     fn resolve(&mut self, base: &Path) {

@@ -118,6 +118,7 @@ pub fn train(
         fingerprint: &fingerprint,
         genes: &names,
         features: "",
+        seen: None,
         control,
     };
     let fit = Fit {

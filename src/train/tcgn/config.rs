@@ -7,8 +7,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cohort::her2st::Unit;
 use crate::error::{Error, Result};
 use crate::expression::Transform;
+use crate::slides::stain::Method;
 use crate::train::config::{
-    DataConfig, ExpressionConfig, GroupBy, Layout, Precision, RunFile, at_least_one,
+    DataConfig, ExpressionConfig, GroupBy, Layout, Precision, RunFile, Said, at_least_one,
     default_checkpoint_seconds, is_share, read_expression,
 };
 
@@ -26,6 +27,9 @@ pub struct TcgnConfig {
     #[serde(default = "default_checkpoint_seconds")]
     pub checkpoint_seconds: u64,
     pub data: DataConfig,
+    /// How colours are normalised, section by section.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stain: Option<Method>,
     #[serde(
         default = "per_ten_thousand",
         deserialize_with = "read_per_ten_thousand"
@@ -183,6 +187,7 @@ impl TcgnConfig {
             dtype: Precision::F32,
             checkpoint_seconds: default_checkpoint_seconds(),
             data,
+            stain: None,
             expression: per_ten_thousand(),
             genes: GeneConfig::default(),
             split: SpotSplit::default(),
@@ -203,9 +208,10 @@ impl TcgnConfig {
 impl RunFile for TcgnConfig {
     const README: &'static str = "src/models/tcgn/README.md";
 
-    fn overrule(&mut self, seed: Option<u64>, dtype: Option<Precision>) {
-        self.seed = seed.unwrap_or(self.seed);
-        self.dtype = dtype.unwrap_or(self.dtype);
+    fn overrule(&mut self, said: &Said) {
+        self.seed = said.seed.unwrap_or(self.seed);
+        self.dtype = said.dtype.unwrap_or(self.dtype);
+        self.stain = said.stain.or(self.stain);
     }
 
     fn resolve(&mut self, base: &Path) {
