@@ -88,7 +88,11 @@ pub fn default_checkpoint_seconds() -> u64 {
 pub enum Layout {
     Her2st,
     Tiles,
+    /// As `tiles`, in LMDB files as RNA-GAN's code writes them.
+    Lmdb,
     Visium,
+    /// A folder of tiles for each class.
+    Classes,
 }
 
 /// The folder of images and its expression.
@@ -173,7 +177,16 @@ impl DataConfig {
                 let options = self.spots(expression);
                 cohort::visium::read(&self.path, self.slides.as_deref(), &options)
             }
-            Layout::Tiles => {
+            Layout::Classes => {
+                if expression || self.expression.is_some() {
+                    return Err(Error::usage(
+                        "folders of classes have no expression",
+                        "leave out `expression`, or set layout = \"tiles\"",
+                    ));
+                }
+                cohort::classes::read(&self.path)
+            }
+            Layout::Tiles | Layout::Lmdb => {
                 if !self.sections.is_empty() || self.ring != 0 {
                     return Err(Error::usage(
                         "`sections` and `ring` belong to layout = \"her2st\"",
@@ -191,6 +204,7 @@ impl DataConfig {
                     orientation: self.orientation,
                     source: self.source.clone(),
                     slides: self.slides.clone(),
+                    lmdb: self.layout == Layout::Lmdb,
                 };
                 cohort::tiles::read(&self.path, &options)
             }
@@ -213,8 +227,9 @@ impl DataConfig {
     pub fn has_expression(&self) -> bool {
         match self.layout {
             Layout::Her2st => self.path.join("ST-cnts").is_dir(),
-            Layout::Tiles => self.expression.is_some(),
+            Layout::Tiles | Layout::Lmdb => self.expression.is_some(),
             Layout::Visium => true,
+            Layout::Classes => false,
         }
     }
 

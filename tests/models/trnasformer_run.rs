@@ -91,6 +91,7 @@ fn cohort(slides: usize, tiles: usize) -> (Cohort, Features) {
         tiles: all.collect(),
         images: vec![SourceImage {
             path: PathBuf::from("tile.png"),
+            entry: None,
             width: 32,
             height: 32,
         }],

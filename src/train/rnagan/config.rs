@@ -8,7 +8,7 @@ use crate::cohort::tiles::read_of_slides;
 use crate::error::{Error, Result};
 use crate::expression::{Orientation, Table, Transform, table};
 use crate::models::rnagan::losses::{Adversarial, Norm, Objective};
-use crate::models::rnagan::{Growth, NOISE, Sizes};
+use crate::models::rnagan::{Growth, Initial, NOISE, Sizes};
 use crate::slides::augment::Augment;
 use crate::train::config::{
     DataConfig, ExpressionConfig, GroupBy, Precision, at_least_one, default_checkpoint_seconds,
@@ -318,6 +318,19 @@ pub struct GanModelConfig {
     /// Channels next to the image.
     pub step: usize,
     pub growth: Growth,
+    pub initial: Initial,
+    pub critic_norm: CriticNorm,
+}
+
+/// What stands behind the critic's inner convolutions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CriticNorm {
+    /// Batch norm, as published. Real and generated tiles are scored in batches of their own, so
+    /// a score depends on its batch mates, which the penalty of single tiles does not bound.
+    #[default]
+    Batch,
+    None,
 }
 
 impl Default for GanModelConfig {
@@ -326,6 +339,8 @@ impl Default for GanModelConfig {
             image: 256,
             step: 64,
             growth: Growth::Transposed,
+            initial: Initial::default(),
+            critic_norm: CriticNorm::default(),
         }
     }
 }
