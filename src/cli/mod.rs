@@ -5,6 +5,7 @@
 //! all is done but for some slides, or 130 when the user stopped it.
 
 mod bench;
+mod classifier;
 mod console;
 mod device;
 mod doctor;
@@ -182,8 +183,9 @@ struct DataArgs {
     /// Folder of images
     #[arg(long, required_unless_present = "wsi_dir")]
     data: Option<PathBuf>,
-    /// How the folder is laid out: `her2st`, `visium` (Space Ranger's `outs`), or `tiles` with a
-    /// folder of tile images per slide
+    /// How the folder is laid out: `her2st`, `visium` (Space Ranger's `outs`), `tiles` with a
+    /// folder of tile images per slide, `lmdb` with RNA-GAN's LMDB files in their place, or
+    /// `classes` with a folder of tiles per class
     #[arg(long, value_enum, required_unless_present = "wsi_dir")]
     layout: Option<LayoutChoice>,
     /// her2st: sections to use, e.g. B4,C2; all when left out
@@ -195,7 +197,9 @@ struct DataArgs {
 enum LayoutChoice {
     Her2st,
     Tiles,
+    Lmdb,
     Visium,
+    Classes,
 }
 
 impl From<LayoutChoice> for Layout {
@@ -203,7 +207,9 @@ impl From<LayoutChoice> for Layout {
         match choice {
             LayoutChoice::Her2st => Self::Her2st,
             LayoutChoice::Tiles => Self::Tiles,
+            LayoutChoice::Lmdb => Self::Lmdb,
             LayoutChoice::Visium => Self::Visium,
+            LayoutChoice::Classes => Self::Classes,
         }
     }
 }
@@ -264,6 +270,10 @@ enum TrainCommand {
     Betavae(TrainArgs),
     /// RNA-GAN: latents of profiles -> tiles (Carrillo-Perez et al. 2023)
     Rnagan(TrainArgs),
+    /// A ResNet that tells tissues apart by their tiles; with folds, against training from scratch
+    Classifier(TrainArgs),
+    /// SimCLR: a ResNet learns from tiles without labels, for `train classifier` to start from
+    Simclr(TrainArgs),
 }
 
 #[derive(Args)]
@@ -526,19 +536,17 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         Command::Train(TrainCommand::Tcgn(args)) => {
             spots::train_tcgn(args, given, &device(cli, control)?, json, control)
         }
-        Command::Train(TrainCommand::Betavae(args) | TrainCommand::Rnagan(args))
-            if args.stain.is_some() =>
-        {
-            Err(Error::usage(
-                "RNA-GAN has no --stain: it learns to draw the tiles as they are",
-                "leave it out, or normalise the tiles before",
-            ))
-        }
         Command::Train(TrainCommand::Betavae(args)) => {
             rnagan::train_betavae(args, given, &device(cli, control)?, json, control)
         }
         Command::Train(TrainCommand::Rnagan(args)) => {
             rnagan::train_rnagan(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::Classifier(args)) => {
+            classifier::train_classifier(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::Simclr(args)) => {
+            classifier::train_simclr(args, given, &device(cli, control)?, json, control)
         }
         Command::Generate(args) => rnagan::generate(args, &device(cli, control)?, json, control),
         Command::Vae(command) => rnagan::vae(command, &device(cli, control)?, json, control),

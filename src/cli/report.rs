@@ -600,7 +600,7 @@ pub fn examples(
             continue;
         };
         // A tile that cannot be read was skipped and is listed as such.
-        let Ok(whole) = image::read(&cohort.images[source.image].path) else {
+        let Ok(whole) = cohort.images[source.image].read() else {
             continue;
         };
         let cut = match source.centre {

@@ -68,12 +68,6 @@ pub fn train_rnagan(
     json: bool,
     control: Control,
 ) -> Result<()> {
-    if dtype == Some(Precision::Bf16) {
-        return Err(Error::usage(
-            "generator and critic are trained in f32 alone",
-            "leave out --dtype",
-        ));
-    }
     let config: GanConfig = run_file(args, dtype)?;
     let made = gan::train(&config, &args.out, args.resume, device, control)?;
     let mut text = format!(

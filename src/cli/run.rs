@@ -156,7 +156,7 @@ pub fn run_file<C: RunFile>(args: &TrainArgs, dtype: Option<Precision>) -> Resul
         seed: args.seed,
         dtype,
         stain: args.stain.map(Into::into),
-    });
+    })?;
     config.resolve(&std::env::current_dir().unwrap_or_default());
     Ok(config)
 }

@@ -567,7 +567,7 @@ fn draw(
         let Some(own) = first.and_then(|s| cohort.tiles.get(*s.tiles.first()?)) else {
             continue;
         };
-        let whole = image::read(&cohort.images[own.image].path)?;
+        let whole = cohort.images[own.image].read()?;
         let (corner, window) = around(&whole, spots.iter().map(|s| s.1), 2 * own.size_px);
         let (background, scale) = thumbnail(&window)?;
         drop((whole, window));

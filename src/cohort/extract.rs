@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{Cohort, Colours, SourceImage, TileRef, name};
 use crate::error::{Error, Result};
-use crate::slides::{Rgb8, image, tile};
+use crate::slides::{Rgb8, tile};
 
 /// Images are decoded together, in parallel, until they hold this many pixels
 /// (3 bytes each); a larger one is decoded alone.
@@ -220,7 +220,7 @@ fn waves<'a, 's>(mut rest: &'s [Source<'a>]) -> impl Iterator<Item = &'s [Source
 }
 
 fn decode(source: &SourceImage) -> Result<Rgb8> {
-    let pixels = image::read(&source.path)?;
+    let pixels = source.read()?;
     if (pixels.width, pixels.height) != (source.width, source.height) {
         return Err(Error::file(
             &source.path,
@@ -238,7 +238,7 @@ fn decode(source: &SourceImage) -> Result<Rgb8> {
 fn describe(source: &SourceImage, tile: &TileRef) -> String {
     match tile.centre {
         Some((x, y)) => format!("tile at ({x}, {y}) of {}", name(&source.path)),
-        None => format!("tile {}", source.path.display()),
+        None => format!("tile {}", source.describe()),
     }
 }
 

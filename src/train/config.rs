@@ -90,7 +90,11 @@ pub fn default_checkpoint_seconds() -> u64 {
 pub enum Layout {
     Her2st,
     Tiles,
+    /// As `tiles`, in LMDB files as RNA-GAN's code writes them.
+    Lmdb,
     Visium,
+    /// A folder of tiles for each class.
+    Classes,
 }
 
 /// The folder of images and its expression.
@@ -192,7 +196,16 @@ impl DataConfig {
                 let options = self.spots(expression);
                 cohort::visium::read(&self.path, self.slides.as_deref(), &options)
             }
-            Layout::Tiles => {
+            Layout::Classes => {
+                if expression || self.expression.is_some() {
+                    return Err(Error::usage(
+                        "folders of classes have no expression",
+                        "leave out `expression`, or set layout = \"tiles\"",
+                    ));
+                }
+                cohort::classes::read(&self.path)
+            }
+            Layout::Tiles | Layout::Lmdb => {
                 if !self.sections.is_empty() || self.ring != 0 {
                     return Err(Error::usage(
                         "`sections` and `ring` belong to layout = \"her2st\"",
@@ -210,6 +223,7 @@ impl DataConfig {
                     orientation: self.orientation,
                     source: self.source.clone(),
                     slides: self.slides.clone(),
+                    lmdb: self.layout == Layout::Lmdb,
                 };
                 cohort::tiles::read(&self.path, &options)
             }
@@ -232,8 +246,9 @@ impl DataConfig {
     pub fn has_expression(&self) -> bool {
         match self.layout {
             Layout::Her2st => self.path.join("ST-cnts").is_dir(),
-            Layout::Tiles => self.expression.is_some(),
+            Layout::Tiles | Layout::Lmdb => self.expression.is_some(),
             Layout::Visium => true,
+            Layout::Classes => false,
         }
     }
 
@@ -414,12 +429,13 @@ impl DeepPtConfig {
 impl RunFile for DeepPtConfig {
     const README: &'static str = "src/models/deeppt/README.md";
 
-    fn overrule(&mut self, said: &Said) {
+    fn overrule(&mut self, said: &Said) -> Result<()> {
         self.seed = said.seed.unwrap_or(self.seed);
         if let Some(dtype) = said.dtype {
             (self.dtype, self.features.dtype) = (dtype, dtype);
         }
         self.features.stain = said.stain.or(self.features.stain);
+        Ok(())
     }
 
     fn resolve(&mut self, base: &Path) {
@@ -500,13 +516,40 @@ pub struct Said {
     pub stain: Option<Method>,
 }
 
+impl Said {
+    /// Refuses other numbers than f32 for `what`.
+    pub(crate) fn in_f32_alone(&self, what: &str) -> Result<()> {
+        match self.dtype {
+            None | Some(Precision::F32) => Ok(()),
+            Some(Precision::Bf16) => Err(Error::usage(
+                format!("{what} is trained in f32 alone"),
+                "leave out --dtype",
+            )),
+        }
+    }
+
+    /// Refuses to change the colours of what `what` learns from.
+    pub(crate) fn without_stain(&self, what: &str) -> Result<()> {
+        match self.stain {
+            None => Ok(()),
+            Some(_) => Err(Error::usage(
+                format!("{what} has no --stain: it learns from tiles as they are"),
+                "leave it out, or normalise the tiles before",
+            )),
+        }
+    }
+}
+
 /// The file that describes a run, of any family.
 pub trait RunFile: Serialize + DeserializeOwned {
     /// The page that lists its keys.
     const README: &'static str;
 
-    /// What the command line says in place of the file.
-    fn overrule(&mut self, said: &Said);
+    /// Takes what the command line says in place of the file.
+    ///
+    /// # Errors
+    /// Something that this family does not have.
+    fn overrule(&mut self, said: &Said) -> Result<()>;
 
     /// Makes relative paths relative to `base`.
     fn resolve(&mut self, base: &Path);
@@ -751,12 +794,13 @@ impl TrnasformerConfig {
 impl RunFile for TrnasformerConfig {
     const README: &'static str = "src/models/trnasformer/README.md";
 
-    fn overrule(&mut self, said: &Said) {
+    fn overrule(&mut self, said: &Said) -> Result<()> {
         self.seed = said.seed.unwrap_or(self.seed);
         if let Some(dtype) = said.dtype {
             (self.dtype, self.features.dtype) = (dtype, dtype);
         }
         self.features.stain = said.stain.or(self.features.stain);
+        Ok(())
     }
 
     fn resolve(&mut self, base: &Path) {

@@ -266,7 +266,7 @@ fn describe_tile(cohort: &Cohort, tile: usize) -> Result<String> {
     let image = &cohort.images[tile.image];
     Ok(format!(
         "{} {:?} {};",
-        sha256_file(&image.path)?,
+        image.sha256()?,
         tile.centre,
         tile.size_px
     ))
@@ -379,7 +379,7 @@ fn slide_features(
         for &t in &sample.tiles {
             let tile = &part.tiles[t];
             if images_seen.insert(tile.image) {
-                recipe += &sha256_file(&part.images[tile.image].path)?;
+                recipe += &part.images[tile.image].sha256()?;
             }
             recipe += &format!("{t} {} {:?} {};", tile.image, tile.centre, tile.size_px);
         }

@@ -4,6 +4,8 @@
 #[cfg(feature = "formats")]
 pub mod classes;
 #[cfg(feature = "slides")]
+pub mod classifier;
+#[cfg(feature = "slides")]
 pub mod config;
 #[cfg(feature = "slides")]
 pub mod deeppt;

@@ -96,6 +96,7 @@ fn cohort(slides: usize, tiles: usize) -> (Cohort, Features) {
         images: vec![SourceImage {
             mpp: None,
             path: PathBuf::from("tile.png"),
+            entry: None,
             width: 32,
             height: 32,
         }],

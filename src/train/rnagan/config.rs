@@ -8,7 +8,7 @@ use crate::cohort::tiles::read_of_slides;
 use crate::error::{Error, Result};
 use crate::expression::{Orientation, Table, Transform, table};
 use crate::models::rnagan::losses::{Adversarial, Norm, Objective};
-use crate::models::rnagan::{Growth, NOISE, Sizes};
+use crate::models::rnagan::{Growth, Initial, NOISE, Sizes};
 use crate::slides::augment::Augment;
 use crate::train::config::{
     DataConfig, ExpressionConfig, GroupBy, Precision, RunFile, Said, at_least_one,
@@ -210,9 +210,10 @@ impl Default for VaeTrainingConfig {
 impl RunFile for BetaVaeConfig {
     const README: &'static str = "src/models/rnagan/README.md";
 
-    fn overrule(&mut self, said: &Said) {
+    fn overrule(&mut self, said: &Said) -> Result<()> {
         self.seed = said.seed.unwrap_or(self.seed);
         self.dtype = said.dtype.unwrap_or(self.dtype);
+        said.without_stain("RNA-GAN's beta-VAE")
     }
 
     fn resolve(&mut self, base: &Path) {
@@ -301,6 +302,19 @@ pub struct GanModelConfig {
     /// Channels next to the image.
     pub step: usize,
     pub growth: Growth,
+    pub initial: Initial,
+    pub critic_norm: CriticNorm,
+}
+
+/// What stands behind the critic's inner convolutions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CriticNorm {
+    /// Batch norm, as published. Real and generated tiles are scored in batches of their own, so
+    /// a score depends on its batch mates, which the penalty of single tiles does not bound.
+    #[default]
+    Batch,
+    None,
 }
 
 impl Default for GanModelConfig {
@@ -309,6 +323,8 @@ impl Default for GanModelConfig {
             image: 256,
             step: 64,
             growth: Growth::Transposed,
+            initial: Initial::default(),
+            critic_norm: CriticNorm::default(),
         }
     }
 }
@@ -460,9 +476,10 @@ impl Default for WatchConfig {
 impl RunFile for GanConfig {
     const README: &'static str = "src/models/rnagan/README.md";
 
-    /// The networks are of f32 alone.
-    fn overrule(&mut self, said: &Said) {
+    fn overrule(&mut self, said: &Said) -> Result<()> {
         self.seed = said.seed.unwrap_or(self.seed);
+        said.in_f32_alone("RNA-GAN")?;
+        said.without_stain("RNA-GAN")
     }
 
     fn resolve(&mut self, base: &Path) {

@@ -208,10 +208,11 @@ impl TcgnConfig {
 impl RunFile for TcgnConfig {
     const README: &'static str = "src/models/tcgn/README.md";
 
-    fn overrule(&mut self, said: &Said) {
+    fn overrule(&mut self, said: &Said) -> Result<()> {
         self.seed = said.seed.unwrap_or(self.seed);
         self.dtype = said.dtype.unwrap_or(self.dtype);
         self.stain = said.stain.or(self.stain);
+        Ok(())
     }
 
     fn resolve(&mut self, base: &Path) {
