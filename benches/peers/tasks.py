@@ -253,7 +253,8 @@ def convolution(variant, shape):
     def run(x, weight, gy):
         if variant == "forward":
             return lambda: nn.functional.conv2d(x, weight, None, stride, padding, 1, groups)
-        wanted = [variant == "input_gradient", variant == "weight_gradient", False]
+        both = variant == "gradients"
+        wanted = [both or variant == "input_gradient", both or variant == "weight_gradient", False]
         geometry = [None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups]
         backward = torch.ops.aten.convolution_backward
         return lambda: backward(gy, x, weight, *geometry, wanted)

@@ -15,6 +15,7 @@ mod check;
 
 pub use check::{CheckOptions, grad_check, grad_grad_check};
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,9 +92,18 @@ pub(crate) struct Backward<'a> {
     needs: Vec<bool>,
     /// Whether what the rule computes will itself be differentiated.
     pub create_graph: bool,
+    /// What gradients of each input are known already, from operators after this one.
+    earlier: RefCell<Vec<Option<Tensor>>>,
 }
 
 impl Backward<'_> {
+    /// The sum of the gradients of input `i` that other operators gave, if there are
+    /// any and nothing is recorded. Whoever takes it adds it to the gradient that it
+    /// returns, in its own pass, and saves an operator that does nothing else.
+    pub fn take_earlier(&self, i: usize) -> Option<Tensor> {
+        self.earlier.borrow_mut().get_mut(i).and_then(Option::take)
+    }
+
     /// Input `i` as it was in the forward pass. It must have been saved.
     pub fn input(&self, i: usize) -> Result<Tensor> {
         let saved = self.node.saved.get(i).and_then(Option::as_ref);
@@ -305,20 +315,48 @@ fn gradients(
         for edge in node.edges.iter().flatten() {
             edge.check_version(node.op)?;
         }
+        let earlier = earlier_of(&node, &needs, &pending, create_graph);
+        let known: Vec<bool> = earlier.iter().map(Option::is_some).collect();
         let backward = Backward {
             node: &node,
             grad: gradient,
             needs: needs.clone(),
             create_graph,
+            earlier: RefCell::new(earlier),
         };
         let gradients = profile::gradient_of(node.op, || rule(&backward))?;
-        for ((edge, gradient), needed) in node.edges.iter().zip(gradients).zip(needs) {
+        let left = backward.earlier.into_inner();
+        for (i, ((edge, gradient), needed)) in
+            node.edges.iter().zip(gradients).zip(needs).enumerate()
+        {
             if let (Some(edge), Some(gradient), true) = (edge, gradient, needed) {
-                accumulate(&mut pending, edge, gradient)?;
+                if known[i] && left[i].is_none() {
+                    pending.insert(edge.id, (edge.clone(), gradient));
+                } else {
+                    accumulate(&mut pending, edge, gradient)?;
+                }
             }
         }
     }
     Ok(targets.iter().map(|id| found.get(id).cloned()).collect())
+}
+
+/// For each input of `node` that wants a gradient and is given only once, what
+/// [`Backward::take_earlier`] may take.
+fn earlier_of(
+    node: &Node,
+    needs: &[bool],
+    pending: &BTreeMap<u64, (Arc<Node>, Tensor)>,
+    create_graph: bool,
+) -> Vec<Option<Tensor>> {
+    let ids = node.edges.iter().map(|e| e.as_ref().map(|n| n.id));
+    let ids: Vec<Option<u64>> = ids.collect();
+    let of = |(id, &needed): (&Option<u64>, &bool)| {
+        let once = ids.iter().filter(|other| *other == id).count() == 1;
+        let (_, gradient) = pending.get(&(*id)?)?;
+        (needed && once && !create_graph).then(|| gradient.detach())
+    };
+    ids.iter().zip(needs).map(of).collect()
 }
 
 fn accumulate(

@@ -1,5 +1,7 @@
 use eosin::autograd::grad;
-use eosin::ops::BatchNorm;
+use eosin::nn::{self, Module, Pass, State};
+use eosin::ops::{Activation, Around, BatchNorm};
+use eosin::random::Philox;
 use eosin::shape::Format;
 use eosin::{DType, Device, Error, Result, Tensor, ops};
 use eosin_emulator::Schedule;
@@ -56,6 +58,29 @@ pub fn samples() -> Vec<Sample> {
             name,
             &[shape, c, c],
             move |x| eval(x, &mean, &var),
+        ));
+    }
+    for (name, activation) in [
+        ("gelu_before", Activation::Gelu),
+        ("silu_before", Activation::Silu),
+        ("tanh_before", Activation::Tanh),
+        ("sigmoid_before", Activation::Sigmoid),
+        ("leaky_relu_before", Activation::LeakyRelu(0.2)),
+    ] {
+        let shape: &[usize] = &[2, 5, 3, 2];
+        all.push(Sample::new(
+            "batch_norm_train",
+            name,
+            &[shape, &[5], &[5], shape],
+            move |x| {
+                let around = Around {
+                    activation,
+                    residual: Some(&x[3]),
+                    ..Around::default()
+                };
+                let (w, b) = (Some(&x[1]), Some(&x[2]));
+                Ok(ops::batch_norm_train_around(&x[0], w, b, EPS, &around)?.output)
+            },
         ));
     }
     let (mean, var) = statistics(5);
@@ -179,6 +204,60 @@ pub fn tests(suite: &mut Suite) {
         assert!(matches!(error, Error::NoGradient { .. }), "{error}");
         let norm = ops::batch_norm_train(&x, None, None, EPS)?;
         assert!(norm.updated(&other, &c, 0.1).is_err());
+        Ok(())
+    });
+    suite.test("batch_norm::wrong_residual", || {
+        let x = Tensor::zeros(&[2, 3, 2, 2], DType::F32)?;
+        for residual in [
+            Tensor::zeros(&[2, 3, 2, 1], DType::F32)?,
+            Tensor::zeros(&[2, 3, 2, 2], DType::F64)?,
+        ] {
+            let around = Around {
+                residual: Some(&residual),
+                ..Around::default()
+            };
+            let error = ops::batch_norm_train_around(&x, None, None, EPS, &around).err();
+            let error = error.expect("an error").to_string();
+            assert!(error.contains("a residual of x's"), "{error}");
+        }
+        Ok(())
+    });
+    // Blocks of channels share a counter.
+    suite.test("batch_norm::cuda::more_channels_than_counters", || {
+        let x = tensor("x", &[2, 4099, 3], -1.0, 1.0, DType::F32)?;
+        let want = ops::batch_norm_train(&x, None, None, EPS)?;
+        let got = ops::batch_norm_train(&x.to(&emulated(Schedule::Random(5))?)?, None, None, EPS)?;
+        for (got, want) in [(&got.output, &want.output), (&got.var, &want.var)] {
+            let error = relative_l2(&got.to_f64_vec()?, &want.to_f64_vec()?);
+            assert!(error <= 1e-5, "off by {error:e}");
+        }
+        Ok(())
+    });
+    suite.test("batch_norm::cuda::moves_running_statistics", || {
+        let pass = Pass::train(Philox::new(0));
+        let norm = || -> Result<nn::BatchNorm> {
+            let norm = nn::BatchNorm::new(5)?;
+            norm.running_mean
+                .set(tensor("mean", &[5], -0.5, 0.5, DType::F32)?)?;
+            Ok(norm)
+        };
+        let (here, there) = (norm()?, norm()?);
+        let device = emulated(Schedule::Reverse)?;
+        there.to_device(&device)?;
+        for step in ["first", "second"] {
+            let x = tensor(step, &[3, 5, 2, 4], -1.0, 2.0, DType::F32)?;
+            here.forward(&x, &pass)?;
+            there.forward(&x.to(&device)?, &pass)?;
+        }
+        for buffer in [
+            [&here.running_mean, &there.running_mean],
+            [&here.running_var, &there.running_var],
+            [&here.num_batches_tracked, &there.num_batches_tracked],
+        ] {
+            let [want, got] = buffer.map(|b| b.value().to_f64_vec());
+            let error = relative_l2(&got?, &want?);
+            assert!(error <= 1e-6, "off by {error:e}");
+        }
         Ok(())
     });
     suite.test("batch_norm::empty", || {

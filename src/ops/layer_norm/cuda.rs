@@ -1,9 +1,10 @@
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::cuda::{Address, count, device_of, f32_only, kernels};
+use crate::device::cuda::kernels::{self, Kernel};
+use crate::device::cuda::{Address, count, device_of, f32_only};
 use crate::dtype::DType;
-use crate::error::Result;
-use crate::ops::normalise::{Columns, address_or_none};
+use crate::error::{Error, Result};
+use crate::ops::normalise::{Columns, address_or_none, wide};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
 
@@ -32,31 +33,76 @@ struct Forward {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Backward {
     out: Address,
-    g: Address,
-    x: Address,
-    weight: Address,
-    statistics: Address,
-    rows: u32,
-    columns: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Parts {
-    parts: Address,
-    g: Address,
-    x: Address,
-    statistics: Address,
-    columns: Columns,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Total {
     weight_gradient: Address,
     bias_gradient: Address,
+    g: Address,
+    x: Address,
+    more: Address,
+    weight: Address,
+    statistics: Address,
     parts: Address,
-    columns: Columns,
+    arrivals: Address,
+    rows: u32,
+    columns: u32,
+    sums: Columns,
+    row_blocks: u32,
+    padding: u32,
+}
+
+/// The kernels for one dtype, each for rows by warp and by block.
+struct Kernels {
+    forward: [&'static Kernel; 2],
+    backward: [&'static Kernel; 2],
+}
+
+/// # Errors
+/// Another dtype than f32, bf16 and f16.
+fn kernels_for(x: &Tensor) -> Result<Kernels> {
+    Ok(match x.dtype() {
+        DType::BF16 => Kernels {
+            forward: [
+                &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_BF16,
+                &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_BF16,
+            ],
+            backward: [
+                &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_BF16,
+                &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_BF16,
+            ],
+        },
+        DType::F16 => Kernels {
+            forward: [
+                &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_F16,
+                &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_F16,
+            ],
+            backward: [
+                &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_F16,
+                &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_F16,
+            ],
+        },
+        _ => {
+            f32_only(OP, &[x])?;
+            Kernels {
+                forward: [
+                    &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_F32,
+                    &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_F32,
+                ],
+                backward: [
+                    &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_F32,
+                    &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_F32,
+                ],
+            }
+        }
+    })
+}
+
+/// A weight or bias as kernels read it: f32.
+fn vector(t: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let plain = |t: &Tensor| -> Result<Tensor> {
+        let t = wide(t)?;
+        f32_only(OP, &[&t])?;
+        t.to_format(Format::Contiguous)
+    };
+    t.map(plain).transpose()
 }
 
 /// Rows of x and blocks for them.
@@ -69,11 +115,6 @@ fn rows_of(x: &Tensor, columns: usize) -> (usize, [usize; 3]) {
     (rows, [blocks, 1, 1])
 }
 
-fn contiguous(t: Option<&Tensor>) -> Result<Option<Tensor>> {
-    t.map(|t| t.detach().to_format(Format::Contiguous))
-        .transpose()
-}
-
 /// The result, and mean and 1 / standard deviation of each row, (rows, 2).
 pub(super) fn forward(
     x: &Tensor,
@@ -84,18 +125,15 @@ pub(super) fn forward(
 ) -> Result<(Tensor, Tensor)> {
     let operands: Vec<&Tensor> = [x].into_iter().chain(weight).chain(bias).collect();
     let device = device_of(OP, &operands)?;
-    f32_only(OP, &operands)?;
+    let by = kernels_for(x)?;
     let columns: usize = parameters.iter().product();
     let (rows, grid) = rows_of(x, columns);
     let x = x.detach().to_format(Format::Contiguous)?;
-    let (weight, bias) = (contiguous(weight)?, contiguous(bias)?);
-    let out = device.empty(Layout::contiguous(*x.layout().shape()), DType::F32)?;
+    let (weight, bias) = (vector(weight)?, vector(bias)?);
+    let out = device.empty(Layout::contiguous(*x.layout().shape()), x.dtype())?;
     let layout = Layout::contiguous(Shape::new(&[rows, 2])?);
     let statistics = device.empty(layout, DType::F32)?;
-    let kernel = match columns {
-        0..=WARP_COLUMNS => &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_F32,
-        _ => &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_F32,
-    };
+    let kernel = by.forward[usize::from(columns > WARP_COLUMNS)];
     let params = Forward {
         out: out.address(OP)?,
         statistics: statistics.address(OP)?,
@@ -111,60 +149,54 @@ pub(super) fn forward(
     Ok((out, statistics))
 }
 
-/// Gradients of x, weight and bias.
+/// Gradients of x, to which `more` is added, weight and bias.
 pub(super) fn backward(
     g: &Tensor,
     x: &Tensor,
+    more: Option<&Tensor>,
     weight: Option<&Tensor>,
     parameters: &[usize],
     statistics: &Tensor,
 ) -> Result<[Tensor; 3]> {
-    let operands: Vec<&Tensor> = [g, x, statistics].into_iter().chain(weight).collect();
+    let mut operands: Vec<&Tensor> = [g, x, statistics].into_iter().chain(weight).collect();
+    operands.extend(more);
     let device = device_of(OP, &operands)?;
-    f32_only(OP, &operands)?;
+    let by = kernels_for(x)?;
+    if g.dtype() != x.dtype() {
+        let problem = "the gradient must have the dtype of x";
+        return Err(Error::dtype(OP, &[g.dtype(), x.dtype()], problem));
+    }
     let columns: usize = parameters.iter().product();
     let (rows, grid) = rows_of(x, columns);
     let g = g.detach().to_format(Format::Contiguous)?;
     let x = x.detach().to_format(Format::Contiguous)?;
-    let weight = contiguous(weight)?;
-    let dx = device.empty(Layout::contiguous(*x.layout().shape()), DType::F32)?;
-    let kernel = match columns {
-        0..=WARP_COLUMNS => &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_F32,
-        _ => &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_F32,
-    };
-    let params = Backward {
-        out: dx.address(OP)?,
-        g: g.address(OP)?,
-        x: x.address(OP)?,
-        weight: address_or_none(OP, weight.as_ref())?,
-        statistics: statistics.address(OP)?,
-        rows: count(OP, rows)?,
-        columns: count(OP, columns)?,
-    };
-    device.launch(kernel, grid, 0, &params)?;
-
-    let cut = Columns::new(OP, columns, 1, rows)?;
-    let layout = Layout::contiguous(Shape::new(&[cut.parts(), columns, 2])?);
+    let more = more.map(|t| t.detach().to_format(Format::Contiguous));
+    let (more, weight) = (more.transpose()?, vector(weight)?);
+    let dx = device.empty(Layout::contiguous(*x.layout().shape()), x.dtype())?;
+    let sums = Columns::new(OP, columns, 1, rows)?;
+    let layout = Layout::contiguous(Shape::new(&[sums.parts(), columns, 2])?);
     let parts = device.empty(layout, DType::F32)?;
-    let params = Parts {
-        parts: parts.address(OP)?,
-        g: g.address(OP)?,
-        x: x.address(OP)?,
-        statistics: statistics.address(OP)?,
-        columns: cut,
-    };
-    let kernel = &kernels::EOSIN_LAYER_NORM_BACKWARD_PARTS_F32;
-    device.launch(kernel, cut.grid(), 0, &params)?;
     let layout = Layout::contiguous(Shape::new(parameters)?);
     let dw = device.empty(layout, DType::F32)?;
     let db = device.empty(layout, DType::F32)?;
-    let params = Total {
+    let params = Backward {
+        out: dx.address(OP)?,
         weight_gradient: dw.address(OP)?,
         bias_gradient: db.address(OP)?,
+        g: g.address(OP)?,
+        x: x.address(OP)?,
+        more: address_or_none(OP, more.as_ref())?,
+        weight: address_or_none(OP, weight.as_ref())?,
+        statistics: statistics.address(OP)?,
         parts: parts.address(OP)?,
-        columns: cut,
+        arrivals: sums.arrivals(OP, &device)?,
+        rows: count(OP, rows)?,
+        columns: count(OP, columns)?,
+        sums,
+        row_blocks: count(OP, grid[0])?,
+        padding: 0,
     };
-    let kernel = &kernels::EOSIN_LAYER_NORM_BACKWARD_TOTAL_F32;
-    device.launch(kernel, cut.total_grid(), 0, &params)?;
+    let kernel = by.backward[usize::from(columns > WARP_COLUMNS)];
+    device.launch(kernel, [grid[0] + sums.blocks(), 1, 1], 0, &params)?;
     Ok([dx, dw, db])
 }

@@ -57,13 +57,17 @@ pub fn layer_norm(
         let [dx, dw, db] = if b.create_graph {
             recorded_gradients(&b.grad, &x, w.as_ref(), &axes, &parameters, eps)?
         } else {
+            let more = match x.device() {
+                Device::Cpu => None,
+                Device::Cuda(_) => b.take_earlier(0),
+            };
+            let (more, w) = (more.as_ref(), w.as_ref());
             let mut read = vec![&b.grad, &x, &statistics];
-            read.extend(&w);
+            read.extend(w);
+            read.extend(more);
             profile::call("layer_norm", &read, || match x.device() {
-                Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &parameters, &statistics),
-                Device::Cuda(_) => {
-                    cuda::backward(&b.grad, &x, w.as_ref(), &parameters, &statistics)
-                }
+                Device::Cpu => cpu::backward(&b.grad, &x, w, &parameters, &statistics),
+                Device::Cuda(_) => cuda::backward(&b.grad, &x, more, w, &parameters, &statistics),
             })?
         };
         let mut gradients = vec![dx];
