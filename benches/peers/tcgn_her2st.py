@@ -128,6 +128,7 @@ def train(args):
             order = Stream(config.get("seed", 0), f"fold 1/1 epoch {epoch}").shuffled(range(len(x)))
             for first in range(0, len(order), training["batch"]):
                 batch = order[first : first + training["batch"]]
+                batch = batch[::-1] if args.reverse else batch
                 optimizer.zero_grad()
                 loss = torch.nn.functional.mse_loss(network(x[batch]), y[batch])
                 loss.backward()
@@ -152,6 +153,7 @@ def main():
     other.add_argument("--steps", type=int, default=200)
     other.add_argument("--threads", type=int, default=2)
     other.add_argument("--no-onednn", action="store_true", help="another order of sums")
+    other.add_argument("--reverse", action="store_true", help="each batch from its end: another order of sums")
     other.set_defaults(do=train)
     for command in (sub, other):
         command.add_argument("--code", type=Path, required=True)

@@ -103,7 +103,7 @@ def train(args):
     torch.set_num_threads(args.threads)
     torch.backends.mkldnn.enabled = not args.no_onednn
     config = tomllib.loads((args.run / "config.toml").read_text())
-    record = json.loads((args.run / "fold0" / "fold.json").read_text())
+    genes = json.loads(safetensors(args.run / "fold0" / "model0.safetensors")[1]["genes"])
     seed, split, model, training = config["seed"], config["split"], config["model"], config["training"]
     alike = model["dropout"] == 0 and model["positions"] and split["test"] and split["by"] == "patient"
     if not (alike and "inner_by" not in split and config["expression"]["transforms"] == ["log10p1"]):
@@ -113,17 +113,17 @@ def train(args):
     names = sorted({bag["label"] for bag in bags})
     labels = torch.tensor([names.index(bag["label"]) for bag in bags])
     table = {row["sample"]: row for row in rows(config["data"]["expression"])}
-    counts = [[float(table[bag["slide"]][gene]) for gene in record["genes"]] for bag in bags]
+    counts = [[float(table[bag["slide"]][gene]) for gene in genes] for bag in bags]
     targets = torch.from_numpy(np.log10(1 + np.array(counts)).astype(np.float32))
 
     # Patients of slides that train or validate; the first inner fold validates.
-    patient = {bag["slide"]: bag["patient"] for bag in bags if bag["slide"] not in record["test"]}
+    patient = {bag["slide"]: bag["patient"] for bag in bags if bag["slide"] not in split["test"]}
     sizes = {p: list(patient.values()).count(p) for p in patient.values()}
     held = folds(sizes, sizes, split["inner_folds"], seed)[0]
     train = [i for i, bag in enumerate(bags) if bag["slide"] in patient and bag["patient"] not in held]
 
     heads = model["heads"]
-    network = Trnasformer(model["width"], model["depth"], heads, len(record["genes"]), len(names))
+    network = Trnasformer(model["width"], model["depth"], heads, len(genes), len(names))
     weights = safetensors(Path(model["start"]))[0]
     network.load_state_dict({key: torch.from_numpy(v.copy()) for key, v in weights.items()})
     optimizer = torch.optim.AdamW(
@@ -137,9 +137,10 @@ def train(args):
             order, draws = Stream(seed, stage).shuffled(range(len(train))), Stream(seed, f"{stage} k")
             for first in range(0, len(order), training["batch"]):
                 batch = [train[i] for i in order[first : first + training["batch"]]]
+                batch = batch[::-1] if args.reverse else batch
                 optimizer.zero_grad()
-                genes, logits = network(torch.from_numpy(images[batch]), KS[draws.below(len(KS))])
-                loss = 0.5 * F.mse_loss(genes, targets[batch]) + F.cross_entropy(logits, labels[batch])
+                scores, logits = network(torch.from_numpy(images[batch]), KS[draws.below(len(KS))])
+                loss = 0.5 * F.mse_loss(scores, targets[batch]) + F.cross_entropy(logits, labels[batch])
                 loss.backward()
                 optimizer.step()
                 step += 1
@@ -162,6 +163,7 @@ def main():
     other.add_argument("--steps", type=int, default=100)
     other.add_argument("--threads", type=int, default=2)
     other.add_argument("--no-onednn", action="store_true", help="another order of sums")
+    other.add_argument("--reverse", action="store_true", help="each batch from its end: another order of sums")
     other.set_defaults(do=train)
     for command in (sub, other):
         command.add_argument("--out", type=Path, required=True)
