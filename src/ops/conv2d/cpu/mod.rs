@@ -10,6 +10,9 @@
 //! loops of their own ([`depthwise`]), and 3x3 convolutions of stride 1 take
 //! fewer multiplications in f32 where that helps ([`winograd`], [`Way`],
 //! [`winograd_gradient`]).
+//!
+//! f32 is summed in 512-bit registers where a processor has them, by the same code
+//! with other numbers of rows and columns, and with the same bits (`same_bits`).
 
 mod dense;
 mod depthwise;
@@ -17,6 +20,8 @@ mod epilogue;
 mod kernel;
 mod map;
 mod pack;
+#[cfg(test)]
+mod same_bits;
 mod weight_gradient;
 mod winograd;
 mod winograd_gradient;
@@ -76,9 +81,9 @@ pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<T
             }));
         }
         if winograd::suits::<T>(sizes) {
-            let weights = Transformed::<T, NR>::new(w, sizes, true)?;
+            let weights = Transformed::<T, NR, 2>::new(w, sizes, true)?;
             return Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
-                winograd::run::<T, NR, MR>(from, &map, &weights, &Epilogue::NONE, out);
+                winograd::run::<T, NR, MR, 2>(from, &map, &weights, &Epilogue::NONE, out);
             }));
         }
         let weights = Packed::<T, NR>::transposed(w, sizes)?;
@@ -180,7 +185,7 @@ pub(crate) struct Prepared<T, const NR: usize, const MR: usize> {
 
 enum Kind<T, const NR: usize> {
     Dense(Packed<T, NR>),
-    Winograd(Transformed<T, NR>),
+    Winograd(Transformed<T, NR, 4>),
     Depthwise { taps: Vec<T>, times: usize },
 }
 
@@ -377,7 +382,7 @@ impl<T: Float, const NR: usize, const MR: usize> Prepared<T, NR, MR> {
                 dense::run_into::<T, NR, MR>((xs, None), &map, weights, &epilogue, out)
             }
             Kind::Winograd(weights) => {
-                winograd::run_into::<T, NR, MR>(xs, &map, weights, &epilogue, out)
+                winograd::run_into::<T, NR, MR, 4>(xs, &map, weights, &epilogue, out)
             }
             Kind::Depthwise { .. } => {
                 return Err(Error::op("conv2d", "internal: depthwise into a window"));
@@ -424,7 +429,9 @@ impl<T: Float, const NR: usize, const MR: usize> Prepared<T, NR, MR> {
         let map = Map::forward(sizes);
         match &self.kind {
             Kind::Dense(weights) => dense::run::<T, NR, MR>(x, &map, weights, epilogue, out),
-            Kind::Winograd(weights) => winograd::run::<T, NR, MR>(x, &map, weights, epilogue, out),
+            Kind::Winograd(weights) => {
+                winograd::run::<T, NR, MR, 4>(x, &map, weights, epilogue, out)
+            }
             Kind::Depthwise { taps, times: 1 } => depthwise::run(x, &map, taps, epilogue, out),
             Kind::Depthwise { taps, times } => {
                 let wide = depthwise::repeated(x, *times);
