@@ -28,8 +28,8 @@ mod trace;
 
 #[derive(Args)]
 pub struct ProfileArgs {
-    /// resnet18, resnet50, inception-v3, deeppt-autoencoder, deeppt, tcgn, betavae, dcgan-generator
-    /// or dcgan-critic
+    /// resnet18, resnet50, inception-v3, densenet121, deeppt-autoencoder, deeppt, trnasformer,
+    /// he2rna, tcgn, betavae, dcgan-generator or dcgan-critic
     model: String,
     /// A forward pass, or forward pass, backward pass and update
     #[arg(long, value_enum, default_value = "infer")]
