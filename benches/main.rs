@@ -74,6 +74,8 @@ criterion_group! {
     targets = operators::described, models::resnet50_features, models::densenet121_features,
         models::resnet18_step,
         models::deeppt_autoencoder, models::deeppt_mlp,
+        models::tcgn, models::tcgn_step,
+        models::trnasformer, models::trnasformer_step,
         models::betavae_step, models::rnagan_iteration,
         operators::cpu, operators::cuda, host::launch, host::step
 }

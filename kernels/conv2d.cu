@@ -13,7 +13,11 @@
 //   weight gradient filters x (r, s, c),    inner pixels,    grid (tiles, groups, parts)
 // Groups of one channel have kernels of their own, a thread per element, and a
 // block per 32 filters, tap and part for the weight gradient. The parts of a
-// weight gradient, cut by shape alone, are added in order by `join`.
+// weight gradient, cut by shape alone, are added in order by `join`. Filters of one tap
+// are a linear map of the pixels, whose gradients are one launch as those of linear.cu.
+// One channel and filter for each group: conv2d_depthwise.cu, unless the weights are many.
+// Forward can leave the moments of what it wrote, of each tile's channels, for a batch
+// norm (moments.cuh): the tile is read back from the caches.
 // Deterministic: each sum runs in ascending order of its inner index.
 // Floor: 2 N P Q K R S C/groups operations at the f32 roof; depthwise: bytes.
 #include "common/conv.cuh"
@@ -274,6 +278,9 @@ extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_fo
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_f32(const WeightParams p) { weight_gradient(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_depthwise_f32(const WeightParams p) { depthwise_weight_gradient<float>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_join_f32(const JoinParams p) { join(p); }
+
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_backward_1x1_64_f32(const GradientParams p) { product_gradients<64, 64>(p); }
+extern "C" __global__ void __launch_bounds__(256, 1) eosin_conv2d_backward_1x1_128_f32(const GradientParams p) { product_gradients<128, 64>(p); }
 
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_depthwise_bf16(const ConvParams p) { depthwise_forward<__nv_bfloat16>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_depthwise_bf16(const InputParams p) { depthwise_input_gradient<__nv_bfloat16>(p); }

@@ -14,11 +14,14 @@
 // with tiles of 64 x 64 by 128 threads, or 128 x 64 or 128 x 128 by 256. Where tiles
 // are few the inner index is cut into parts, by shape alone; `join` adds them in order. The
 // weight gradient's sums always go through its `join`, which puts them into the
-// order of weights. Groups of one channel have a thread per element, and a block per 32
-// filters, tap and part, as in conv2d.cu.
+// order of weights. Groups of one channel are those of conv2d.cu and conv2d_depthwise.cu.
+// Filters of one tap are a linear map of the pixels, whose gradients are one launch as those
+// of linear.cu. Forward, where the inner index is whole, can leave the moments of what it wrote, of each
+// tile's channels, for a batch norm (moments.cuh): the tile is read back from the caches.
 // Deterministic: see mma.cuh. Floor: 2 N P Q K R S C/groups operations at the
 // tensor cores' roof where channels are many, else x, w and y once.
 #include "common/conv_mma.cuh"
+#include "common/moments.cuh"
 
 using namespace eosin;
 
@@ -34,6 +37,7 @@ struct HalfConvParams {
     unsigned image_width, w_width;    // bytes of a copy, as in Operand
     unsigned padding;
     Epilogue epilogue;
+    LeftMoments moments;              // forward: a part for each tile of pixels
 };
 
 // What a product of patches and filters writes: `columns` of each group and `all`
@@ -89,6 +93,13 @@ __device__ inline void half_forward(const HalfConvParams& p) {
     HalfFilters<BN, THREADS> b(p.w + u64(blockIdx.y) * filters * z.r * z.s * channels, filters, z.r * z.s, channels,
                                p.w_width, column);
     write_patches<Half, BM, BN, WM, WN>(p, {z.rows, z.columns, filters, z.filters}, a, b, row, column, length, panels);
+    if (!p.moments.parts) return;
+    // The panels are read no more once every thread is here.
+    const unsigned first = blockIdx.y * filters + column, pixels = z.batch * z.rows * z.columns;
+    leave_moments<THREADS, BN>(
+        p.moments, static_cast<const typename Half::Scalar*>(p.out) + u64(row) * z.filters + first,
+        min(unsigned(BM), pixels - row), min(unsigned(BN), filters - column), z.filters,
+        p.moments.parts + u64(tile.row) * z.filters + first, reinterpret_cast<Moments*>(panels));
 }
 
 template <class Half, int BM, int BN, int WM, int WN>
@@ -182,6 +193,8 @@ extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_weight_gradient_f
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_128x64_bf16(const HalfWeightParams p) { half_weight_gradient<Bf16, 128, 64, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_128x128_bf16(const HalfWeightParams p) { half_weight_gradient<Bf16, 128, 128, 64, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_join_bf16(const HalfJoinParams p) { half_join<Bf16>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_backward_1x1_64_bf16(const HalfGradientParams p) { half_gradients<Bf16, 64, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256, 2) eosin_conv2d_backward_1x1_128_bf16(const HalfGradientParams p) { half_gradients<Bf16, 128, 128, 64, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_join_bf16(const HalfWeightJoinParams p) { half_weight_join<Bf16>(p); }
 
 extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_forward_64x64_f16(const HalfConvParams p) { half_forward<F16, 64, 64, 32, 32>(p); }
@@ -194,4 +207,6 @@ extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_weight_gradient_f
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_128x64_f16(const HalfWeightParams p) { half_weight_gradient<F16, 128, 64, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_128x128_f16(const HalfWeightParams p) { half_weight_gradient<F16, 128, 128, 64, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_join_f16(const HalfJoinParams p) { half_join<F16>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_backward_1x1_64_f16(const HalfGradientParams p) { half_gradients<F16, 64, 64, 32, 32>(p); }
+extern "C" __global__ void __launch_bounds__(256, 2) eosin_conv2d_backward_1x1_128_f16(const HalfGradientParams p) { half_gradients<F16, 128, 128, 64, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_forward_join_f16(const HalfWeightJoinParams p) { half_weight_join<F16>(p); }

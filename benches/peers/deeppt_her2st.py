@@ -72,6 +72,11 @@ class Stream:
             layer.bias.copy_(self.uniform((outputs,), bound))
         return layer
 
+    def below(self, n):
+        a, b = philox(self.key, self.position, 1)[0, :2].tolist()
+        self.position += 1
+        return ((a | b << 32) * n) >> 64
+
     def shuffled(self, items):
         items = list(items)
         words = philox(self.key, self.position, max(len(items) - 1, 0))

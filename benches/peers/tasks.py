@@ -22,6 +22,9 @@ import time
 import torch
 from torch import nn
 
+import trnasformer
+from tcgn import Tcgn
+
 LEARNING_RATE = 1e-4
 
 
@@ -144,6 +147,41 @@ def rnagan(fused, batch=8, latent=2048, widths=(64, 128, 256, 512, 1024, 2048)):
     return step
 
 
+def tcgn(peer, drop=0.1):
+    """As published, in the layout that it has by default, or sparse and channels-last."""
+    if peer == "torch":
+        return Tcgn(published=True, drop=drop), images(8).contiguous()
+    return Tcgn(published=False, drop=drop).to(memory_format=torch.channels_last), images(8)
+
+
+def tcgn_training(peer, drop=0.1):
+    model, x = tcgn(peer, drop)
+    y = torch.randn(8, 785)
+    return model.train(), lambda: nn.functional.mse_loss(model(x), y)
+
+
+def trnasformer_inference(peer):
+    return trnasformer.Trnasformer(12, published=peer == "torch"), torch.randn(64, 1, 224, 224)
+
+
+class OfBags(nn.Module):
+    """Genes alone, which are what is compared."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x)[0]
+
+
+def trnasformer_training(depth):
+    """With the 10 highest tiles in every step, where the published code draws their number."""
+    model = trnasformer.Trnasformer(depth).train()
+    x, genes, labels = torch.randn(64, 1, 224, 224), torch.randn(64, 31_793).abs(), torch.arange(64) % 3
+    return model, lambda: trnasformer.loss(model, x, genes, labels, 10)
+
+
 # What a peer runs, by the name of the bench beside it.
 INFERENCE = {
     "resnet50_features/f32/b16_224": resnet50_features,
@@ -154,18 +192,29 @@ TRAINING = {
     "deeppt_step/f32/mlp_16x16": mlp,
     "resnet18_step/f32/b8_224": resnet18,
     "betavae_step/f32/b128": betavae,
+    "trnasformer_step/f32/l12_b64": lambda: trnasformer_training(12),
+    "trnasformer_step/f32/l1_b64": lambda: trnasformer_training(1),
+}
+# Models that are written here twice: as published, which is the peer `torch`, and better.
+REWRITTEN = {
+    "tcgn/f32/b8_224": (tcgn, ["torch", "torch-sparse"]),
+    "tcgn_step/f32/b8_224": (tcgn_training, ["torch", "torch-sparse"]),
+    "trnasformer/f32/l12_b64": (trnasformer_inference, ["torch", "torch-once"]),
 }
 # Several optimisers take turns in these.
 ITERATIONS = {"rnagan_iteration/f32/b8_256": rnagan}
 INFERENCE_PEERS = ["torch", "torch-frozen", "torch-compile", "onnxruntime", "openvino"]
 TRAINING_PEERS = ["torch", "torch-fused", "torch-compile"]
-# Of tasks of which more do not fit in memory at once.
-FEW_PEERS = {task: ["torch", "torch-fused"] for task in ["betavae_step/f32/b128", *ITERATIONS]}
+# Of tasks of which more do not fit in memory, or in time.
+SLOW = ["betavae_step/f32/b128", *(t for t in TRAINING if "trnasformer" in t), *ITERATIONS]
+FEW_PEERS = {task: ["torch", "torch-fused"] for task in SLOW}
 
 
 def peers(task):
     if task in OPERATORS:
         return OPERATOR_PEERS
+    if task in REWRITTEN:
+        return REWRITTEN[task][1]
     known = INFERENCE_PEERS if task in INFERENCE else TRAINING_PEERS
     return FEW_PEERS.get(task, known)
 
@@ -204,7 +253,8 @@ def convolution(variant, shape):
     def run(x, weight, gy):
         if variant == "forward":
             return lambda: nn.functional.conv2d(x, weight, None, stride, padding, 1, groups)
-        wanted = [variant == "input_gradient", variant == "weight_gradient", False]
+        both = variant == "gradients"
+        wanted = [both or variant == "input_gradient", both or variant == "weight_gradient", False]
         geometry = [None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups]
         backward = torch.ops.aten.convolution_backward
         return lambda: backward(gy, x, weight, *geometry, wanted)
@@ -248,6 +298,12 @@ def onnx(model, x):
 
 def inference(task, peer, threads):
     """A function that does the work and returns the features."""
+    if task in REWRITTEN:
+        model, x = REWRITTEN[task][0](peer)
+        model.eval()
+        if "trnasformer" in task:
+            model = OfBags(model)
+        return lambda: model(x)
     model, x = INFERENCE[task]()
     if peer == "torch":
         return lambda: model(x)
@@ -279,15 +335,16 @@ def inference(task, peer, threads):
     raise SystemExit(f"{peer} does not run {task}")
 
 
-def training(task, peer):
+def training(task, peer, **options):
     """A function that does a step and returns the loss before it."""
     if peer not in peers(task):
         raise SystemExit(f"{peer} does not run {task}")
     fused = None if peer == "torch" else True
     if task in ITERATIONS:
         return ITERATIONS[task](fused)
-    model, loss = TRAINING[task]()
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=fused)
+    model, loss = REWRITTEN[task][0](peer, **options) if task in REWRITTEN else TRAINING[task]()
+    kind = torch.optim.AdamW if "trnasformer" in task else torch.optim.Adam
+    optimizer = kind(model.parameters(), lr=LEARNING_RATE, fused=fused)
     if peer == "torch-compile":
         loss = torch.compile(loss)
 
@@ -301,20 +358,29 @@ def training(task, peer):
     return step
 
 
+def is_inference(task):
+    return task in INFERENCE or (task in REWRITTEN and "_step" not in task)
+
+
 def checked(task, peer, threads):
     """The work, after its first result was compared with PyTorch's eager one."""
     torch.manual_seed(0)
     if task in OPERATORS:
         return operator(task)
-    if task not in INFERENCE:
-        values = [training(task, "torch")] if peer != "torch" else []
+    if not is_inference(task):
+        # The two of a rewritten model draw in another order.
+        options = {"drop": 0.0} if task in REWRITTEN else {}
+        values = [training(task, "torch", **options)] if peer != "torch" else []
         values = [step() for step in values for _ in range(2)]
         torch.manual_seed(0)
-        step = training(task, peer)
-        for value in values:
+        step = training(task, peer, **options)
+        for i, value in enumerate(values):
+            # A second iteration of the GAN shows what Adam made of rounding: its golden
+            # cases (`dcgan_small_steps`) are held to as much.
+            tolerance = 1e-2 if i and task in ITERATIONS else 1e-3
             got = step()
-            assert abs(got - value) <= 1e-3 * abs(value), f"loss {got}, not {value}"
-        return step
+            assert abs(got - value) <= tolerance * abs(value), f"loss {got}, not {value}"
+        return training(task, peer) if options else step
     run = inference(task, peer, threads)
     torch.manual_seed(0)
     expected = inference(task, "torch", threads)()
@@ -332,7 +398,7 @@ def main():
     # Nothing but the protocol may reach standard output.
     out, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(args.threads)
-    with torch.inference_mode(args.task in INFERENCE):
+    with torch.inference_mode(is_inference(args.task)):
         run = checked(args.task, args.peer, args.threads)
         for _ in range(1 if args.task in FEW_PEERS else 3):
             run()

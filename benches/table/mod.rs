@@ -48,6 +48,13 @@ const BILINEAR: &[Variant] = &[
     variant("input_gradient", &[0]),
     variant("weight_gradient", &[1]),
 ];
+/// Those of one channel for each group: both gradients are one pass.
+const DEPTHWISE: &[Variant] = &[
+    variant("forward", &[]),
+    variant("input_gradient", &[0]),
+    variant("weight_gradient", &[1]),
+    variant("gradients", &[0, 1]),
+];
 /// By which of the operands is transposed in memory: the product, and the
 /// gradients of its left and right operand.
 const MATMUL: &[Variant] = &[variant("nn", &[]), variant("nt", &[0]), variant("tn", &[1])];
@@ -103,6 +110,7 @@ impl Work {
     fn variants(self) -> &'static [Variant] {
         match self {
             Self::Matmul { .. } => MATMUL,
+            Self::Conv2d(c) if c.groups > 1 => DEPTHWISE,
             Self::Linear { .. }
             | Self::LinearTopMean { .. }
             | Self::Conv2d(_)
@@ -361,7 +369,7 @@ impl Bench {
             // attention's backward pass has four for its two.
             let flops = cost(op, &inputs, &[output])?.flops;
             let directions = match (self.work, self.variant.gradients) {
-                (Work::Attention { .. }, [_, ..]) => 2,
+                (Work::Attention { .. }, [_, ..]) | (_, [_, _]) => 2,
                 _ => 1,
             };
             return Ok(Throughput::Flops(directions * flops));
@@ -522,7 +530,7 @@ impl Bench {
             .collect::<Result<_>>()?;
         let value = |input: usize, i: usize| f64::from(operands[input][i]);
         let spots = spread(given.gradient.elements());
-        let Some(&wanted) = self.variant.gradients.first() else {
+        if self.variant.gradients.is_empty() {
             let y = first(&mut self.run(&given, device)?)?.to_f32_vec()?;
             let found: Vec<f64> = spots.iter().map(|&o| f64::from(y[o])).collect();
             let expected = spots.iter().map(|&o| {
@@ -541,34 +549,43 @@ impl Bench {
                 &expected.collect::<Vec<_>>(),
                 self.tolerance(),
             ));
-        };
+        }
         let dense = given.gradient.to_f32_vec()?;
         let mut sparse = vec![0.0; dense.len()];
-        let mut expected: HashMap<usize, f64> = HashMap::new();
         for &o in &spots {
             sparse[o] = dense[o];
-            taps(o, &mut |a, b| {
-                let (at, other) = if wanted == 0 {
-                    (a, value(1, b))
-                } else {
-                    (b, value(0, a))
-                };
-                *expected.entry(at).or_default() += f64::from(dense[o]) * other;
-            });
         }
         let sparse = Tensor::from_slice(&sparse, &self.output_shape())?;
         given.gradient = ops::cast(&sparse, self.dtype)?;
-        let gradient = first(&mut self.run(&given, device)?)?.to_f32_vec()?;
-        let others = gradient.iter().filter(|v| **v != 0.0).count();
-        if others > expected.len() {
-            return Ok(Err(format!(
-                "{others} values of the gradient are not 0, of at most {}",
-                expected.len()
-            )));
+        let gradients = self.run(&given, device)?()?;
+        for (gradient, &wanted) in gradients.iter().zip(self.variant.gradients) {
+            let mut expected: HashMap<usize, f64> = HashMap::new();
+            for &o in &spots {
+                taps(o, &mut |a, b| {
+                    let (at, other) = if wanted == 0 {
+                        (a, value(1, b))
+                    } else {
+                        (b, value(0, a))
+                    };
+                    *expected.entry(at).or_default() += f64::from(dense[o]) * other;
+                });
+            }
+            let gradient = gradient.to_f32_vec()?;
+            let others = gradient.iter().filter(|v| **v != 0.0).count();
+            if others > expected.len() {
+                return Ok(Err(format!(
+                    "{others} values of the gradient are not 0, of at most {}",
+                    expected.len()
+                )));
+            }
+            let (at, expected): (Vec<usize>, Vec<f64>) = expected.into_iter().unzip();
+            let found: Vec<f64> = at.iter().map(|&i| f64::from(gradient[i])).collect();
+            let close = close(&found, &expected, self.tolerance());
+            if close.is_err() {
+                return Ok(close);
+            }
         }
-        let (at, expected): (Vec<usize>, Vec<f64>) = expected.into_iter().unzip();
-        let found: Vec<f64> = at.iter().map(|&i| f64::from(gradient[i])).collect();
-        Ok(close(&found, &expected, self.tolerance()))
+        Ok(Ok(()))
     }
 
     /// Some outputs, and of a gradient that is zero but at those what

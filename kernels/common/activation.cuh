@@ -20,6 +20,28 @@ struct Epilogue {
             default: return v;
         }
     }
+
+    // The derivative at v.
+    __device__ float derivative(float v) const {
+        switch (activation) {
+            case 1: return v > 0.0f ? 1.0f : slope;
+            // With 1 / sqrt(2 pi).
+            case 2: return 0.5f * erfcf(v * -0.70710678118654752f) + v * (0.39894228040143268f * expf(v * v * -0.5f));
+            case 3: {
+                const float s = 1.0f / (1.0f + expf(-v));
+                return s * (1.0f + v * (1.0f - s));
+            }
+            case 4: {
+                const float t = tanhf(v);
+                return 1.0f - t * t;
+            }
+            case 5: {
+                const float s = 1.0f / (1.0f + expf(-v));
+                return s * (1.0f - s);
+            }
+            default: return 1.0f;
+        }
+    }
 };
 
 }  // namespace eosin

@@ -34,6 +34,7 @@ struct Random {
 struct Control {
     Fault fault;
     Random random;  // what a replay adds to the streams of its capture
+    // then the counters of arrival.cuh
 };
 
 // Keeps the first fault that arrives. `kernel` is the kernel's place in the

@@ -2,9 +2,10 @@
 //
 // A tensor is outer x channels x inner: rows of channels (NHWC, inner 1) or
 // planes of one channel (NCHW). The first stage gives each block some channels
-// and a part of their elements; the second joins the parts in order.
+// and a part of their elements; the second joins the parts in order, in the last
+// block of the first.
 #pragma once
-#include "common/base.cuh"
+#include "common/arrival.cuh"
 
 namespace eosin {
 
@@ -21,6 +22,9 @@ struct Columns {
         if (inner == 1) return u64(e) * channels + channel;
         return (u64(e / inner) * channels + channel) * inner + e % inner;
     }
+
+    // Blocks across the channels.
+    __device__ unsigned groups() const { return (channels + width - 1) / width; }
 
     // The channel of what lies at `i`.
     __device__ unsigned channel(unsigned i) const {
@@ -41,36 +45,37 @@ __device__ inline Sum joined(Sum sum, Sum* lanes, unsigned width) {
     return lanes[threadIdx.x];
 }
 
-// First stage, one block per (channels / width, part): `f(channel, first, end,
-// step)` is the Sum over elements first, first + step, ... below end.
-template <class Sum, class F>
-__device__ inline void sum_part(const Columns& c, Sum* lanes, Sum* out, F f) {
-    const unsigned lane = threadIdx.x / c.width;
-    const unsigned channel = blockIdx.x * c.width + threadIdx.x % c.width;
-    const unsigned start = blockIdx.y * c.part;
-    const unsigned end = min(start + c.part, c.elements);
-    Sum sum = Sum::none();
-    if (channel < c.channels) sum = f(channel, start + lane, end, 256 / c.width);
-    sum = joined(sum, lanes, c.width);
-    if (lane == 0 && channel < c.channels) out[u64(blockIdx.y) * c.channels + channel] = sum;
-}
-
-constexpr unsigned TOTAL_WIDTH = 32;
-
-// Second stage, one block per 32 channels: `f(channel, sum)` gets the Sum over
-// all parts.
-template <class Sum, class F>
-__device__ inline void sum_total(const Columns& c, Sum* lanes, const Sum* parts, F f) {
-    const unsigned lane = threadIdx.x / TOTAL_WIDTH;
-    const unsigned channel = blockIdx.x * TOTAL_WIDTH + threadIdx.x % TOTAL_WIDTH;
-    Sum sum = Sum::none();
-    if (channel < c.channels) {
-        for (unsigned i = lane; i < c.parts; i += 256 / TOTAL_WIDTH) {
-            sum = sum.with(parts[u64(i) * c.channels + channel]);
-        }
+// Block `block` of the sums, a linear index over groups and parts: `f(channel, first, end, step)` is the Sum
+// over elements first, first + step, ... below end; `g(channel, sum)` gets the Sum over
+// all parts, in the last block of the channel. Where channels are more than counters,
+// some blocks of channels share one.
+template <class Sum, class F, class G>
+__device__ inline void sum_columns(const Columns& c, unsigned block, unsigned* arrivals, Sum* lanes, Sum* parts, F f, G g) {
+    const unsigned groups = c.groups(), group = block % groups, part = block / groups;
+    const unsigned lane = threadIdx.x / c.width, step = 256 / c.width;
+    {
+        const unsigned channel = group * c.width + threadIdx.x % c.width;
+        const unsigned start = part * c.part, end = min(start + c.part, c.elements);
+        Sum sum = Sum::none();
+        if (channel < c.channels) sum = f(channel, start + lane, end, step);
+        sum = joined(sum, lanes, c.width);
+        if (lane == 0 && channel < c.channels) parts[u64(part) * c.channels + channel] = sum;
     }
-    sum = joined(sum, lanes, TOTAL_WIDTH);
-    if (lane == 0 && channel < c.channels) f(channel, sum);
+    const unsigned team = (groups + ARRIVALS - 1) / ARRIVALS, mine = group / team;
+    const unsigned first = mine * team, last = min(first + team, groups);
+    if (!last_to_arrive(arrivals + mine, (last - first) * c.parts)) return;
+    for (unsigned i = first; i < last; ++i) {
+        const unsigned channel = i * c.width + threadIdx.x % c.width;
+        Sum sum = Sum::none();
+        if (channel < c.channels) {
+            for (unsigned j = lane; j < c.parts; j += step) {
+                sum = sum.with(parts[u64(j) * c.channels + channel]);
+            }
+        }
+        sum = joined(sum, lanes, c.width);
+        if (lane == 0 && channel < c.channels) g(channel, sum);
+        __syncthreads();
+    }
 }
 
 // Two plain sums at once.

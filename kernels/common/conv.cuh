@@ -2,6 +2,7 @@
 // they are brought into shared memory.
 #pragma once
 #include "common/half.cuh"
+#include "common/moments.cuh"
 #include "common/product.cuh"
 
 namespace eosin {
@@ -28,6 +29,7 @@ struct ConvParams {
     void* y;               // (N, P, Q, K)
     ConvSizes sizes;
     Epilogue epilogue;
+    LeftMoments moments;  // of dense filters, a part for each tile of pixels
 };
 
 // Patches of x: row i is pixel (n, p, q) of y, column k is (r, s, c). A thread
@@ -95,6 +97,12 @@ __device__ inline void conv_forward(const ConvParams& p) {
         if (residual) sum += residual[at];
         static_cast<float*>(p.y)[at] = p.epilogue(sum);
     });
+    if (!p.moments.parts) return;
+    SHARED(Moments, lanes, [PRODUCT_THREADS]);
+    const unsigned first = group * filters + column;
+    leave_moments<PRODUCT_THREADS, BN>(
+        p.moments, static_cast<const float*>(p.y) + u64(row) * z.filters + first, min(unsigned(BM), pixels - row),
+        min(unsigned(BN), filters - column), z.filters, p.moments.parts + u64(row / BM) * z.filters + first, lanes);
 }
 
 // Filters of one channel each: a thread per element of y, channels side by side.

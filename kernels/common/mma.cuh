@@ -22,6 +22,7 @@
 // time; how the hardware adds those 16 is its own, the same every time.
 #pragma once
 #include "common/activation.cuh"
+#include "common/arrival.cuh"
 #include "common/half.cuh"
 #include "common/ptx.cuh"
 
@@ -412,6 +413,88 @@ __device__ inline void half_join(const HalfJoinParams& p) {
         static_cast<const typename Half::Scalar*>(p.bias), static_cast<const typename Half::Scalar*>(p.residual),
         p.out, p.before, p.wide != 0, p.epilogue};
     finish.one(i, i % p.n, sum);
+}
+
+// src/ops/matmul/gradients.rs has its twin.
+struct HalfGradientParams {
+    Operand x, g, w;      // (m, k), (m, n), (n, k), each read along its rows
+    const void* more;     // (m, k) or null, added to gx
+    void *gx, *gw, *gb;   // (m, k), (n, k), (n) or null
+    float* parts;         // (parts, n, k + 1), the last column that of gb; null for one part
+    unsigned* arrivals;
+    unsigned m, n, k;
+    unsigned each, count;  // rows of a part, parts
+    unsigned padding;
+};
+
+// As product_gradients of product.cuh.
+template <class Half, int BM, int BN, int WM, int WN>
+__device__ inline void half_gradients(const HalfGradientParams& p) {
+    constexpr int THREADS = BM / WM * (BN / WN) * int(WARP);
+    using Scalar = typename Half::Scalar;
+    DYN_SHARED(panels);
+    const unsigned right = (p.k + BN - 1) / BN, x_tiles = (p.m + BM - 1) / BM * right;
+    const bool fours = p.k % 4 == 0;
+    if (blockIdx.x < x_tiles) {
+        const unsigned row = blockIdx.x / right * BM, column = blockIdx.x % right * BN;
+        HalfPanel<BM, true, THREADS> a(p.g, 0, row, p.m, 0);
+        HalfPanel<BN, false, THREADS> b(p.w, 0, column, p.k, 0);
+        const Finish<Half> finish{nullptr, static_cast<const Scalar*>(p.more), p.gx, nullptr, false, Epilogue{0, 0.0f}};
+        half_tile<Half, BM, BN, WM, WN>(a, b, 0, p.n, panels, [&](unsigned i, unsigned j, float (&v)[4]) {
+            i += row, j += column;
+            if (i < p.m && j < p.k) finish.some(u64(i) * p.k + j, j, p.k, fours, v);
+        });
+        return;
+    }
+    const unsigned w_tiles = (p.n + BM - 1) / BM * right;
+    const unsigned tile = (blockIdx.x - x_tiles) % w_tiles, part = (blockIdx.x - x_tiles) / w_tiles;
+    const unsigned row = tile / right * BM, column = tile % right * BN;
+    const unsigned begin = min(part * p.each, p.m), end = min(begin + p.each, p.m);
+    const bool whole = p.count == 1;
+    HalfPanel<BM, false, THREADS> a(p.g, 0, row, p.n, begin);
+    HalfPanel<BN, false, THREADS> b(p.x, 0, column, p.k, begin);
+    // A line of a part has one element more, for gb.
+    const unsigned line = whole ? p.k : p.k + 1;
+    float* to = whole ? nullptr : p.parts + u64(part) * p.n * line;
+    const Finish<Half> finish{
+        nullptr, nullptr, whole ? p.gw : static_cast<void*>(to), nullptr, !whole, Epilogue{0, 0.0f}};
+    half_tile<Half, BM, BN, WM, WN>(a, b, begin, end, panels, [&](unsigned i, unsigned j, float (&v)[4]) {
+        i += row, j += column;
+        if (i < p.n && j < p.k) finish.some(u64(i) * line + j, j, p.k, fours && whole, v);
+    });
+    if (p.gb && column == 0) {
+        constexpr unsigned TURNS = THREADS / BM;
+        float* lanes = reinterpret_cast<float*>(panels);
+        const unsigned i = row + threadIdx.x % BM;
+        float sum = 0.0f;
+        if (i < p.n) {
+            const auto* g = reinterpret_cast<const Scalar*>(p.g.data);
+            for (unsigned r = begin + threadIdx.x / BM; r < end; r += TURNS) sum += widened(g[u64(r) * p.n + i]);
+        }
+        // The panels held the tile's sums.
+        __syncthreads();
+        lanes[threadIdx.x] = sum;
+        __syncthreads();
+        if (threadIdx.x < BM && i < p.n) {
+            for (unsigned turn = 1; turn < TURNS; ++turn) sum += lanes[turn * BM + threadIdx.x];
+            if (whole)
+                static_cast<Scalar*>(p.gb)[i] = narrowed<Scalar>(sum);
+            else
+                to[u64(i) * line + p.k] = sum;
+        }
+    }
+    if (whole || !last_to_arrive(p.arrivals + tile, p.count)) return;
+    const auto total = [&](u64 at) {
+        float sum = 0.0f;
+        for (unsigned i = 0; i < p.count; ++i) sum += p.parts[u64(i) * p.n * line + at];
+        return narrowed<Scalar>(sum);
+    };
+    for (unsigned e = threadIdx.x; e < BM * BN; e += THREADS) {
+        const unsigned i = row + e / BN, j = column + e % BN;
+        if (i < p.n && j < p.k) static_cast<Scalar*>(p.gw)[u64(i) * p.k + j] = total(u64(i) * line + j);
+    }
+    const unsigned i = row + threadIdx.x;
+    if (p.gb && column == 0 && threadIdx.x < BM && i < p.n) static_cast<Scalar*>(p.gb)[i] = total(u64(i) * line + p.k);
 }
 
 }  // namespace eosin

@@ -8,6 +8,7 @@
 // runs over k in ascending order, in one register.
 #pragma once
 #include "common/activation.cuh"
+#include "common/arrival.cuh"
 
 namespace eosin {
 
@@ -161,6 +162,79 @@ __device__ inline void join(const JoinParams& p) {
     for (unsigned part = 0; part < p.count; ++part) sum += p.parts[u64(part) * p.elements + i];
     if (p.bias) sum += p.bias[i % p.n];
     p.out[i] = p.epilogue(sum);
+}
+
+// src/ops/matmul/gradients.rs has its twin.
+struct GradientParams {
+    const float *x, *g, *w;  // (m, k), (m, n), (n, k)
+    const float* more;       // (m, k) or null, added to gx
+    float *gx, *gw, *gb;     // (m, k), (n, k), (n) or null
+    float* parts;            // (parts, n, k + 1), the last column that of gb; null for one part
+    unsigned* arrivals;
+    unsigned m, n, k;
+    unsigned each, count;  // rows of a part, parts
+    unsigned padding;
+};
+
+// What a product y = x w^T has for gradients: gx = g w + more, gw = g^T x and the sums
+// gb of the rows of g, all in one launch: blocks for the tiles of gx, then for those of
+// gw, part by part, of which the last of a tile adds the parts in order.
+template <int BM, int BN>
+__device__ inline void product_gradients(const GradientParams& p) {
+    const unsigned right = (p.k + BN - 1) / BN, x_tiles = (p.m + BM - 1) / BM * right;
+    if (blockIdx.x < x_tiles) {
+        const unsigned row = blockIdx.x / right * BM, column = blockIdx.x % right * BN;
+        const StridedPanel<BM> a{{true}, p.g, row, p.m, p.n, 1};
+        const StridedPanel<BN> b{{false}, p.w, column, p.k, 1, p.k};
+        product_tile<BM, BN>(a, b, 0, p.n, [&](unsigned i, unsigned j, float sum) {
+            i += row, j += column;
+            if (i >= p.m || j >= p.k) return;
+            const u64 at = u64(i) * p.k + j;
+            p.gx[at] = p.more ? sum + p.more[at] : sum;
+        });
+        return;
+    }
+    SHARED(float, lanes, [PRODUCT_THREADS]);
+    const unsigned w_tiles = (p.n + BM - 1) / BM * right;
+    const unsigned tile = (blockIdx.x - x_tiles) % w_tiles, part = (blockIdx.x - x_tiles) / w_tiles;
+    const unsigned row = tile / right * BM, column = tile % right * BN;
+    const unsigned begin = part * p.each, end = p.m - begin < p.each ? p.m : begin + p.each;
+    const bool whole = p.count == 1;
+    const StridedPanel<BM> a{{false}, p.g, row, p.n, 1, p.n};
+    const StridedPanel<BN> b{{false}, p.x, column, p.k, 1, p.k};
+    // A line of a part has one element more, for gb.
+    float* to = whole ? p.gw : p.parts + u64(part) * p.n * (p.k + 1);
+    const unsigned line = whole ? p.k : p.k + 1;
+    product_tile<BM, BN>(a, b, begin, end, [&](unsigned i, unsigned j, float sum) {
+        i += row, j += column;
+        if (i < p.n && j < p.k) to[u64(i) * line + j] = sum;
+    });
+    if (p.gb && column == 0) {
+        constexpr unsigned TURNS = PRODUCT_THREADS / BM;
+        const unsigned i = row + threadIdx.x % BM;
+        float sum = 0.0f;
+        if (i < p.n) {
+            for (unsigned r = begin + threadIdx.x / BM; r < end; r += TURNS) sum += p.g[u64(r) * p.n + i];
+        }
+        lanes[threadIdx.x] = sum;
+        __syncthreads();
+        if (threadIdx.x < BM && i < p.n) {
+            for (unsigned turn = 1; turn < TURNS; ++turn) sum += lanes[turn * BM + threadIdx.x];
+            *(whole ? p.gb + i : to + u64(i) * line + p.k) = sum;
+        }
+    }
+    if (whole || !last_to_arrive(p.arrivals + tile, p.count)) return;
+    const auto total = [&](u64 at) {
+        float sum = 0.0f;
+        for (unsigned i = 0; i < p.count; ++i) sum += p.parts[u64(i) * p.n * line + at];
+        return sum;
+    };
+    for (unsigned e = threadIdx.x; e < BM * BN; e += PRODUCT_THREADS) {
+        const unsigned i = row + e / BN, j = column + e % BN;
+        if (i < p.n && j < p.k) p.gw[u64(i) * p.k + j] = total(u64(i) * line + j);
+    }
+    const unsigned i = row + threadIdx.x;
+    if (p.gb && column == 0 && threadIdx.x < BM && i < p.n) p.gb[i] = total(u64(i) * line + p.k);
 }
 
 }  // namespace eosin

@@ -84,21 +84,26 @@ impl Save {
     }
 }
 
-/// Gradients on their way, by the node that they belong to.
-type Pending = BTreeMap<u64, (Arc<Node>, Tensor)>;
-
 /// What a gradient rule is given.
 pub(crate) struct Backward<'a> {
     node: &'a Arc<Node>,
-    pending: RefCell<&'a mut Pending>,
     /// Gradient of the loss with respect to the operator's output.
     pub grad: Tensor,
     needs: Vec<bool>,
     /// Whether what the rule computes will itself be differentiated.
     pub create_graph: bool,
+    /// What gradients of each input are known already, from operators after this one.
+    earlier: RefCell<Vec<Option<Tensor>>>,
 }
 
 impl Backward<'_> {
+    /// The sum of the gradients of input `i` that other operators gave, if there are
+    /// any and nothing is recorded. Whoever takes it adds it to the gradient that it
+    /// returns, in its own pass, and saves an operator that does nothing else.
+    pub fn take_earlier(&self, i: usize) -> Option<Tensor> {
+        self.earlier.borrow_mut().get_mut(i).and_then(Option::take)
+    }
+
     /// Input `i` as it was in the forward pass. It must have been saved.
     pub fn input(&self, i: usize) -> Result<Tensor> {
         let saved = self.node.saved.get(i).and_then(Option::as_ref);
@@ -121,15 +126,6 @@ impl Backward<'_> {
     /// `f()` if there is an input `i` and it wants a gradient.
     pub fn when(&self, i: usize, f: impl FnOnce() -> Result<Tensor>) -> Result<Option<Tensor>> {
         self.wants(i).then(f).transpose()
-    }
-
-    /// Takes the gradient that input `i` has from readers that came after this one,
-    /// if there is any: a rule that adds it to its own in the same pass saves one
-    /// over memory. What it gives for the input is then the sum.
-    pub fn carried(&self, i: usize) -> Option<Tensor> {
-        let edge = self.node.edges.get(i)?.as_ref()?;
-        let taken = self.pending.borrow_mut().remove(&edge.id);
-        taken.map(|(_, gradient)| gradient)
     }
 
     fn as_asked(&self, saved: &Tensor, node: Option<Arc<Node>>) -> Tensor {
@@ -270,7 +266,7 @@ fn gradients(
         return Err(Error::op("grad", "one weight per output is needed"));
     }
 
-    let mut pending = Pending::new();
+    let mut pending: BTreeMap<u64, (Arc<Node>, Tensor)> = BTreeMap::new();
     for (i, output) in outputs.iter().enumerate() {
         let Some(node) = &output.node else {
             return Err(Error::op(
@@ -319,24 +315,55 @@ fn gradients(
         for edge in node.edges.iter().flatten() {
             edge.check_version(node.op)?;
         }
+        let earlier = earlier_of(&node, &needs, &pending, create_graph);
+        let known: Vec<bool> = earlier.iter().map(Option::is_some).collect();
         let backward = Backward {
             node: &node,
-            pending: RefCell::new(&mut pending),
             grad: gradient,
             needs: needs.clone(),
             create_graph,
+            earlier: RefCell::new(earlier),
         };
         let gradients = profile::gradient_of(node.op, || rule(&backward))?;
-        for ((edge, gradient), needed) in node.edges.iter().zip(gradients).zip(needs) {
+        let left = backward.earlier.into_inner();
+        for (i, ((edge, gradient), needed)) in
+            node.edges.iter().zip(gradients).zip(needs).enumerate()
+        {
             if let (Some(edge), Some(gradient), true) = (edge, gradient, needed) {
-                accumulate(&mut pending, edge, gradient)?;
+                if known[i] && left[i].is_none() {
+                    pending.insert(edge.id, (edge.clone(), gradient));
+                } else {
+                    accumulate(&mut pending, edge, gradient)?;
+                }
             }
         }
     }
     Ok(targets.iter().map(|id| found.get(id).cloned()).collect())
 }
 
-fn accumulate(pending: &mut Pending, node: &Arc<Node>, gradient: Tensor) -> Result<()> {
+/// For each input of `node` that wants a gradient and is given only once, what
+/// [`Backward::take_earlier`] may take.
+fn earlier_of(
+    node: &Node,
+    needs: &[bool],
+    pending: &BTreeMap<u64, (Arc<Node>, Tensor)>,
+    create_graph: bool,
+) -> Vec<Option<Tensor>> {
+    let ids = node.edges.iter().map(|e| e.as_ref().map(|n| n.id));
+    let ids: Vec<Option<u64>> = ids.collect();
+    let of = |(id, &needed): (&Option<u64>, &bool)| {
+        let once = ids.iter().filter(|other| *other == id).count() == 1;
+        let (_, gradient) = pending.get(&(*id)?)?;
+        (needed && once && !create_graph).then(|| gradient.detach())
+    };
+    ids.iter().zip(needs).map(of).collect()
+}
+
+fn accumulate(
+    pending: &mut BTreeMap<u64, (Arc<Node>, Tensor)>,
+    node: &Arc<Node>,
+    gradient: Tensor,
+) -> Result<()> {
     let sum = match pending.remove(&node.id) {
         Some((_, earlier)) => ops::add(&earlier, &gradient)?,
         None => gradient,

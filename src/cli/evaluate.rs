@@ -15,12 +15,13 @@ use crate::expression::transform::FittedTransforms;
 use crate::expression::{Source, Table, source};
 use crate::formats::atomic::{create_dir_all, write_bytes};
 use crate::train::classes::{ClassScores, Classified};
-use crate::train::config::{DataConfig, Precision, TrnasformerConfig};
+use crate::train::config::{DataConfig, Precision, RunFile, TrnasformerConfig};
 use crate::train::deeppt::Ensemble;
 use crate::train::evaluate::{Comparison, Scores, Summary, write_results};
 use crate::train::features::extract;
 use crate::train::progress::Control;
 use crate::train::run::HeldOut;
+use crate::train::seen::Seen;
 use crate::train::tcgn::config::TcgnConfig;
 
 pub fn evaluate(
@@ -79,6 +80,7 @@ fn other_samples(
         sections: args.sections.clone(),
         expression: args.expression.clone(),
         slides: args.slides.clone(),
+        mpp: args.mpp,
         ..ensemble.config.data.clone()
     };
     let scored = !args.no_expression && data.has_expression();
@@ -89,6 +91,14 @@ fn other_samples(
         data.expression = None;
     }
     let mut cohort = data.read(scored)?;
+    if let Some(own) = &ensemble.seen {
+        let features = &ensemble.config.features;
+        let seen = Seen::of(&cohort, features.tile_px, features.stain);
+        let what = data.path.display().to_string();
+        if let Some(note) = own.admit(&what, seen.mpp, args.any_mpp)? {
+            control.progress.note(&note);
+        }
+    }
     create_dir_all(&args.out)?;
     control.progress.note(&format!(
         "features: {}",

@@ -56,7 +56,15 @@ pub fn inspect(args: &InspectArgs, json: bool) -> Result<()> {
             Some(Region { level, at, size }) => slide.read_region(level, at, size)?,
             None => overview::thumbnail(&*slide, THUMBNAIL_PX)?,
         };
-        image::write_png(path, &picture, &[])?;
+        let main = &slide.facts().levels[0];
+        let downsample = match args.region {
+            Some(region) => slide.facts().levels[region.level].downsample,
+            None => main.width as f64 / picture.width as f64,
+        };
+        let known = scale::of(slide.facts(), None).ok();
+        let mpp = known.map(|scale| format!("{:.4}", scale.mpp * downsample));
+        let said: Vec<(&str, &str)> = (mpp.iter()).map(|mpp| (image::MPP, &mpp[..])).collect();
+        image::write_png(path, &picture, &said)?;
     }
     let facts = slide.facts();
     let (scale, refusal) = match scale::of(facts, None) {

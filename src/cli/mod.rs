@@ -5,6 +5,7 @@
 //! all is done but for some slides, or 130 when the user stopped it.
 
 mod bench;
+mod classifier;
 mod console;
 mod device;
 mod doctor;
@@ -14,6 +15,7 @@ mod index;
 mod inspect;
 mod kernels;
 mod predict;
+mod predict_slides;
 mod profile;
 mod quickstart;
 mod quiz;
@@ -35,6 +37,7 @@ use crate::expression::source::{GeneNames, Measure};
 use crate::expression::{Orientation, Source, Transform};
 use crate::models::backbone::Architecture;
 use crate::session::Threads;
+use crate::slides::stain::Method;
 use crate::train::config::{Layout, Network, Precision};
 use crate::train::progress::Control;
 use device::DeviceChoice;
@@ -93,6 +96,8 @@ enum Command {
     Simulate(SimulateArgs),
     /// Extract ResNet-50 or DenseNet-121 features: of a folder of slides, or of a cohort's tiles
     Features(Box<FeaturesArgs>),
+    /// Expression of a folder of slides by a finished run: tables, maps and a report
+    Run(Box<predict_slides::RunArgs>),
     /// Train a model
     #[command(subcommand)]
     Train(TrainCommand),
@@ -178,8 +183,9 @@ struct DataArgs {
     /// Folder of images
     #[arg(long, required_unless_present = "wsi_dir")]
     data: Option<PathBuf>,
-    /// How the folder is laid out: `her2st`, `visium` (Space Ranger's `outs`), or `tiles` with a
-    /// folder of tile images per slide
+    /// How the folder is laid out: `her2st`, `visium` (Space Ranger's `outs`), `tiles` with a
+    /// folder of tile images per slide, `lmdb` with RNA-GAN's LMDB files in their place, or
+    /// `classes` with a folder of tiles per class
     #[arg(long, value_enum, required_unless_present = "wsi_dir")]
     layout: Option<LayoutChoice>,
     /// her2st: sections to use, e.g. B4,C2; all when left out
@@ -191,7 +197,9 @@ struct DataArgs {
 enum LayoutChoice {
     Her2st,
     Tiles,
+    Lmdb,
     Visium,
+    Classes,
 }
 
 impl From<LayoutChoice> for Layout {
@@ -199,7 +207,9 @@ impl From<LayoutChoice> for Layout {
         match choice {
             LayoutChoice::Her2st => Self::Her2st,
             LayoutChoice::Tiles => Self::Tiles,
+            LayoutChoice::Lmdb => Self::Lmdb,
             LayoutChoice::Visium => Self::Visium,
+            LayoutChoice::Classes => Self::Classes,
         }
     }
 }
@@ -260,6 +270,10 @@ enum TrainCommand {
     Betavae(TrainArgs),
     /// RNA-GAN: latents of profiles -> tiles (Carrillo-Perez et al. 2023)
     Rnagan(TrainArgs),
+    /// A ResNet that tells tissues apart by their tiles; with folds, against training from scratch
+    Classifier(TrainArgs),
+    /// SimCLR: a ResNet learns from tiles without labels, for `train classifier` to start from
+    Simclr(TrainArgs),
 }
 
 #[derive(Args)]
@@ -276,6 +290,26 @@ struct TrainArgs {
     /// In place of the run file's seed
     #[arg(long)]
     seed: Option<u64>,
+    /// Normalise colours slide by slide, in place of what the run file says
+    #[arg(long, value_enum)]
+    stain: Option<StainChoice>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StainChoice {
+    Macenko,
+    Reinhard,
+    Vahadane,
+}
+
+impl From<StainChoice> for Method {
+    fn from(choice: StainChoice) -> Self {
+        match choice {
+            StainChoice::Macenko => Self::Macenko,
+            StainChoice::Reinhard => Self::Reinhard,
+            StainChoice::Vahadane => Self::Vahadane,
+        }
+    }
 }
 
 /// Expression, and what to take of it.
@@ -336,6 +370,12 @@ struct EvaluateArgs {
     /// Predict only, although the folder has expression
     #[arg(long, requires = "data")]
     no_expression: bool,
+    /// Micrometres per pixel of the images; her2st and visium measure theirs
+    #[arg(long, requires = "data")]
+    mpp: Option<f64>,
+    /// Predict although the tiles are of another scale than the run was trained at
+    #[arg(long, requires = "data")]
+    any_mpp: bool,
     /// Table of predictions: samples x genes
     #[arg(long, value_name = "TABLE")]
     predicted: Option<PathBuf>,
@@ -479,6 +519,9 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         Command::Features(args) => {
             run::features(args, dtype, &device(cli, control)?, json, control)
         }
+        Command::Run(args) => {
+            predict_slides::run(args, given, &device(cli, control)?, json, control)
+        }
         Command::Train(TrainCommand::Deeppt(args)) => {
             run::train_deeppt(args, given, &device(cli, control)?, json, control)
         }
@@ -498,6 +541,12 @@ fn dispatch(cli: &Cli, stop: &'static std::sync::atomic::AtomicBool) -> Result<(
         }
         Command::Train(TrainCommand::Rnagan(args)) => {
             rnagan::train_rnagan(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::Classifier(args)) => {
+            classifier::train_classifier(args, given, &device(cli, control)?, json, control)
+        }
+        Command::Train(TrainCommand::Simclr(args)) => {
+            classifier::train_simclr(args, given, &device(cli, control)?, json, control)
         }
         Command::Generate(args) => rnagan::generate(args, &device(cli, control)?, json, control),
         Command::Vae(command) => rnagan::vae(command, &device(cli, control)?, json, control),

@@ -28,14 +28,13 @@ mod trace;
 
 #[derive(Args)]
 pub struct ProfileArgs {
-    /// resnet18, resnet50, inception-v3, deeppt-autoencoder, deeppt, tcgn, trnasformer (of 12 blocks),
-    /// trnasformer-l1 (of one), betavae, dcgan-generator or dcgan-critic
+    /// resnet18, resnet50, inception-v3, densenet121, deeppt-autoencoder, deeppt, trnasformer,
+    /// he2rna, tcgn, betavae, dcgan-generator or dcgan-critic
     model: String,
     /// A forward pass, or forward pass, backward pass and update
     #[arg(long, value_enum, default_value = "infer")]
     mode: ModeChoice,
-    /// Images of a ResNet, tiles of the autoencoder, bags of tRNAsformer, samples of 16 tiles to train
-    /// deeppt
+    /// Images of a ResNet, tiles of the autoencoder, samples of 16 tiles to train deeppt
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
     /// Steps to observe, of which the median is shown

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::console;
@@ -11,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::formats::atomic::write_bytes;
 use crate::random::Philox;
 use crate::report::base64;
-use crate::slides::image::png_bytes;
+use crate::slides::image::{self, png_bytes};
+use crate::slides::{Rgb8, tile};
 
 #[derive(Args)]
 pub struct QuizArgs {
@@ -27,6 +29,9 @@ pub struct QuizArgs {
     each: usize,
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Side in pixels to which square tiles of any size are resized, so that size tells nothing
+    #[arg(long)]
+    px: Option<usize>,
 }
 
 const PAGE: &str = include_str!("quiz.html");
@@ -51,7 +56,10 @@ pub fn quiz(args: &QuizArgs, json: bool) -> Result<()> {
     let (real, fake) = (real?, fake?);
     let files: Vec<PathBuf> = real.iter().chain(&fake).cloned().collect();
     // Encoded anew: names and metadata would give the answer away.
-    let images = read_of_one_size(&files)?;
+    let images = match args.px {
+        None => read_of_one_size(&files)?,
+        Some(px) => read_at(&files, px)?,
+    };
     let mut tiles = Vec::with_capacity(images.len());
     for (i, image) in images.iter().enumerate() {
         tiles.push(Tile {
@@ -73,6 +81,30 @@ pub fn quiz(args: &QuizArgs, json: bool) -> Result<()> {
         made.page, made.real, made.generated
     );
     console::print(json, &made, &text)
+}
+
+/// Square images at `px` a side.
+fn read_at(files: &[PathBuf], px: usize) -> Result<Vec<Rgb8>> {
+    if !(1..=4096).contains(&px) {
+        return Err(Error::usage(
+            format!("tiles of {px} px cannot be shown"),
+            "give --px from 1 to 4096",
+        ));
+    }
+    let read = |file: &PathBuf| {
+        let image = image::read(file)?;
+        if image.width != image.height {
+            let (width, height) = (image.width, image.height);
+            return Err(Error::file(
+                file,
+                "",
+                format!("is {width} x {height} px, and would be stretched to a square"),
+                "give square tiles",
+            ));
+        }
+        tile::resize(&image, px, px)
+    };
+    files.par_iter().map(read).collect()
 }
 
 fn draw(folder: &Path, n: usize, random: &mut Philox) -> Result<Vec<PathBuf>> {

@@ -10,7 +10,7 @@ use crate::report::{
 };
 use crate::slides::{image, tile};
 use crate::train::classes::{ClassScores, Level};
-use crate::train::config::{DeepPtConfig, Network, TrnasformerConfig};
+use crate::train::config::{DeepPtConfig, Network, RunFile, TrnasformerConfig};
 use crate::train::deeppt::Outcome;
 use crate::train::evaluate::{Comparison, Counts, GeneScore, Scores, Summary};
 use crate::train::fit::History;
@@ -600,7 +600,7 @@ pub fn examples(
             continue;
         };
         // A tile that cannot be read was skipped and is listed as such.
-        let Ok(whole) = image::read(&cohort.images[source.image].path) else {
+        let Ok(whole) = cohort.images[source.image].read() else {
             continue;
         };
         let cut = match source.centre {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::run::run_file;
 use super::{TrainArgs, console};
 use crate::cohort::tiles::read_of_slides;
 use crate::device::Device;
@@ -34,10 +35,7 @@ pub fn train_betavae(
     json: bool,
     control: Control,
 ) -> Result<()> {
-    let mut config = BetaVaeConfig::read(&args.config)?;
-    config.seed = args.seed.unwrap_or(config.seed);
-    config.dtype = dtype.unwrap_or(config.dtype);
-    config.resolve(&std::env::current_dir().unwrap_or_default());
+    let config: BetaVaeConfig = run_file(args, dtype)?;
     let made = vae::train(&config, &args.out, args.resume, device, control)?;
     let mark = if made.same_patient {
         " (same patient)"
@@ -70,15 +68,7 @@ pub fn train_rnagan(
     json: bool,
     control: Control,
 ) -> Result<()> {
-    if dtype == Some(Precision::Bf16) {
-        return Err(Error::usage(
-            "generator and critic are trained in f32 alone",
-            "leave out --dtype",
-        ));
-    }
-    let mut config = GanConfig::read(&args.config)?;
-    config.seed = args.seed.unwrap_or(config.seed);
-    config.resolve(&std::env::current_dir().unwrap_or_default());
+    let config: GanConfig = run_file(args, dtype)?;
     let made = gan::train(&config, &args.out, args.resume, device, control)?;
     let mut text = format!(
         "tiles              {} of {} slides\n\

@@ -10,7 +10,7 @@ use crate::formats::atomic::create_dir_all;
 use crate::simulate::{self, SimulateConfig};
 use crate::train::classes::{ClassScores, Classified, Level};
 use crate::train::config::{
-    DataConfig, DeepPtConfig, FeatureConfig, Network, Precision, TrnasformerConfig,
+    DataConfig, DeepPtConfig, FeatureConfig, Network, Precision, RunFile, Said, TrnasformerConfig,
 };
 use crate::train::deeppt::train;
 use crate::train::evaluate::{Scores, Summary, write_results};
@@ -95,6 +95,7 @@ pub fn features(
         weights: args.weights.clone(),
         tile_px: args.tile_px,
         dtype,
+        stain: args.slides.stain(),
         ..FeatureConfig::default()
     };
     let encoder = match &args.weights {
@@ -148,6 +149,18 @@ fn used_tiles(cohort: &Cohort) -> usize {
     used.len()
 }
 
+/// A family's run file, with what the command line says in its place.
+pub fn run_file<C: RunFile>(args: &TrainArgs, dtype: Option<Precision>) -> Result<C> {
+    let mut config = C::read(&args.config)?;
+    config.overrule(&Said {
+        seed: args.seed,
+        dtype,
+        stain: args.stain.map(Into::into),
+    })?;
+    config.resolve(&std::env::current_dir().unwrap_or_default());
+    Ok(config)
+}
+
 /// `dtype`, if given, in place of what the run file says.
 pub fn train_deeppt(
     args: &TrainArgs,
@@ -156,14 +169,7 @@ pub fn train_deeppt(
     json: bool,
     control: Control,
 ) -> Result<()> {
-    let mut config = DeepPtConfig::read(&args.config)?;
-    if let Some(seed) = args.seed {
-        config.seed = seed;
-    }
-    if let Some(dtype) = dtype {
-        (config.dtype, config.features.dtype) = (dtype, dtype);
-    }
-    config.resolve(&std::env::current_dir().unwrap_or_default());
+    let config: DeepPtConfig = run_file(args, dtype)?;
     let outcome = train(&config, &args.out, args.resume, device, control)?;
     let held = &outcome.held_out;
     let scores = Scores::of(held)?;
@@ -188,15 +194,8 @@ pub fn train_trnasformer(
     json: bool,
     control: Control,
 ) -> Result<()> {
-    let mut config = TrnasformerConfig::read(&args.config)?;
+    let mut config: TrnasformerConfig = run_file(args, dtype)?;
     config.model.network = network;
-    if let Some(seed) = args.seed {
-        config.seed = seed;
-    }
-    if let Some(dtype) = dtype {
-        (config.dtype, config.features.dtype) = (dtype, dtype);
-    }
-    config.resolve(&std::env::current_dir().unwrap_or_default());
     let outcome = trnasformer::train(&config, &args.out, args.resume, device, control)?;
     let held = &outcome.held_out;
     let classes = outcome

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{FeaturesArgs, console};
+use super::{FeaturesArgs, StainChoice, console};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::jobs::features::Layouts;
 use crate::jobs::folder::Shard;
 use crate::jobs::{self, Config, Summary};
+use crate::models::backbone::Architecture;
 use crate::slides::stain::Method;
 use crate::slides::tissue::grid::GridRule;
 use crate::slides::tissue::quality::QualityRule;
@@ -18,21 +19,9 @@ use crate::train::config::{FeatureConfig, Precision};
 use crate::train::features::published_encoder;
 use crate::train::progress::Control;
 
+/// Which tiles of a folder of slides, and how they are read.
 #[derive(Args)]
-#[command(next_help_heading = "Slides")]
-pub struct SlidesArgs {
-    /// Folder of slides: SVS, TIFF, OME-TIFF, JPEG, PNG; others through OpenSlide
-    #[arg(long, conflicts_with_all = ["data", "layout", "out"], requires = "job_dir")]
-    pub wsi_dir: Option<PathBuf>,
-    /// Folder of the job; any number of processes may share it, and go on with it
-    #[arg(long, requires = "wsi_dir")]
-    job_dir: Option<PathBuf>,
-    /// Micrometres per pixel of the tiles
-    #[arg(long, requires = "wsi_dir", required_unless_present_any = ["mag", "data"])]
-    mpp: Option<f64>,
-    /// The same as a magnification: 10 / mpp
-    #[arg(long, requires = "wsi_dir", conflicts_with = "mpp")]
-    mag: Option<f64>,
+pub struct TileArgs {
     /// CSV with the columns wsi and mpp: these slides only, and their scale where it is given
     #[arg(long, requires = "wsi_dir", value_name = "CSV")]
     list: Option<PathBuf>,
@@ -42,6 +31,13 @@ pub struct SlidesArgs {
     /// Pixels that neighbouring tiles share
     #[arg(long, requires = "wsi_dir", default_value_t = 0)]
     overlap: usize,
+    /// Folder with a list of spots for each slide (<slide>.tsv or .csv: barcode, pixel_x, pixel_y),
+    /// whose tiles are taken in place of a grid
+    #[arg(long, requires = "wsi_dir", value_name = "DIR", conflicts_with_all = ["overlap", "random_tiles", "max_tiles"])]
+    spots_dir: Option<PathBuf>,
+    /// So many tiles at random places of the tissue, by --seed, in place of a grid
+    #[arg(long, requires = "wsi_dir", value_name = "N", conflicts_with_all = ["overlap", "max_tiles"])]
+    random_tiles: Option<usize>,
     /// What parts tissue from glass
     #[arg(
         long,
@@ -80,18 +76,92 @@ pub struct SlidesArgs {
         value_name = "VARIANCE"
     )]
     min_sharpness: f64,
-    /// Normalise colours, fitted per slide
-    #[arg(long, requires = "wsi_dir", value_enum)]
-    stain: Option<StainChoice>,
-    /// Only part i of n of the slides, counted from 0
-    #[arg(long, requires = "wsi_dir", value_name = "I/N")]
-    shard: Option<Shard>,
     /// Memory that the process may take, such as 4G
     #[arg(long, requires = "wsi_dir", default_value = "4G", value_parser = bytes)]
     memory: u64,
     /// Tiles computed at once
     #[arg(long, requires = "wsi_dir", default_value_t = 32, value_name = "N")]
     batch: usize,
+}
+
+impl TileArgs {
+    /// A job with these tiles; folders, network and scale are the caller's to fill in.
+    ///
+    /// # Errors
+    /// Batches that hold nothing.
+    pub fn config(&self, seed: u64) -> Result<Config> {
+        if self.batch == 0 {
+            return Err(Error::usage(
+                "batches of 0 tiles hold nothing",
+                "give --batch 32",
+            ));
+        }
+        Ok(Config {
+            wsi_dir: PathBuf::new(),
+            job_dir: PathBuf::new(),
+            list: self.list.clone(),
+            slide_mpp: self.slide_mpp,
+            shard: None,
+            memory: self.memory,
+            encoder: String::new(),
+            dtype: Precision::F32,
+            mpp: f64::NAN,
+            patch_px: 0,
+            network_px: None,
+            spots: self.spots_dir.clone(),
+            batch: self.batch,
+            tissue: TissueRule {
+                measure: match self.tissue {
+                    MeasureChoice::Saturation => Measure::Saturation,
+                    MeasureChoice::Grey => Measure::Grey,
+                    MeasureChoice::OpticalDensity => Measure::OpticalDensity,
+                },
+                remove_pen: self.remove_penmarks,
+                ..TissueRule::default()
+            },
+            grid: GridRule {
+                overlap: self.overlap,
+                min_tissue: self.min_tissue,
+                random: self.random_tiles,
+                max_tiles: self.max_tiles,
+                seed,
+            },
+            quality: QualityRule {
+                min_contrast: self.min_contrast,
+                min_sharpness: self.min_sharpness,
+            },
+            stain: None,
+            outputs: Layouts {
+                trident: true,
+                clam: true,
+            },
+        })
+    }
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Slides")]
+pub struct SlidesArgs {
+    /// Folder of slides: SVS, TIFF, OME-TIFF, JPEG, PNG; others through OpenSlide
+    #[arg(long, conflicts_with_all = ["data", "layout", "out"], requires = "job_dir")]
+    pub wsi_dir: Option<PathBuf>,
+    /// Folder of the job; any number of processes may share it, and go on with it
+    #[arg(long, requires = "wsi_dir")]
+    job_dir: Option<PathBuf>,
+    /// Micrometres per pixel of the tiles
+    #[arg(long, requires = "wsi_dir", required_unless_present_any = ["mag", "data"])]
+    mpp: Option<f64>,
+    /// The same as a magnification: 10 / mpp
+    #[arg(long, requires = "wsi_dir", conflicts_with = "mpp")]
+    mag: Option<f64>,
+    #[command(flatten)]
+    tiles: TileArgs,
+    /// Normalise colours, fitted per slide
+    #[arg(long, value_enum)]
+    stain: Option<StainChoice>,
+    /// Only part i of n of the slides, counted from 0
+    #[arg(long, requires = "wsi_dir", value_name = "I/N")]
+    shard: Option<Shard>,
     /// Layouts of the files: trident (h5), clam (h5 and pt)
     #[arg(long, requires = "wsi_dir", value_enum, value_delimiter = ',', default_values = ["trident", "clam"])]
     outputs: Vec<OutputChoice>,
@@ -107,17 +177,16 @@ enum MeasureChoice {
     Grey,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum StainChoice {
-    Macenko,
-    Reinhard,
-    Vahadane,
-}
-
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OutputChoice {
     Trident,
     Clam,
+}
+
+impl SlidesArgs {
+    pub fn stain(&self) -> Option<Method> {
+        self.stain.map(Method::from)
+    }
 }
 
 /// 4G, 512M or a number of bytes.
@@ -168,55 +237,24 @@ pub fn features(
             "give --weights, a .pth, .pt or .safetensors file with torchvision's keys",
         ));
     };
-    if slides.batch == 0 {
-        return Err(Error::usage(
-            "batches of 0 tiles hold nothing",
-            "give --batch 32",
-        ));
-    }
+    let architecture = Architecture::from(args.encoder);
     let config = Config {
         wsi_dir: wsi_dir.clone(),
         job_dir: job_dir.clone(),
-        list: slides.list.clone(),
-        slide_mpp: slides.slide_mpp,
         shard: slides.shard,
-        memory: slides.memory,
-        encoder: args.encoder.into(),
+        encoder: architecture.name().into(),
         dtype,
         mpp,
         patch_px: args.tile_px,
-        batch: slides.batch,
-        tissue: TissueRule {
-            measure: match slides.tissue {
-                MeasureChoice::Saturation => Measure::Saturation,
-                MeasureChoice::Grey => Measure::Grey,
-                MeasureChoice::OpticalDensity => Measure::OpticalDensity,
-            },
-            remove_pen: slides.remove_penmarks,
-            ..TissueRule::default()
-        },
-        grid: GridRule {
-            overlap: slides.overlap,
-            min_tissue: slides.min_tissue,
-            max_tiles: slides.max_tiles,
-            seed: args.seed,
-        },
-        quality: QualityRule {
-            min_contrast: slides.min_contrast,
-            min_sharpness: slides.min_sharpness,
-        },
-        stain: slides.stain.map(|stain| match stain {
-            StainChoice::Macenko => Method::Macenko,
-            StainChoice::Reinhard => Method::Reinhard,
-            StainChoice::Vahadane => Method::Vahadane,
-        }),
+        stain: slides.stain(),
         outputs: Layouts {
             trident: slides.outputs.contains(&OutputChoice::Trident),
             clam: slides.outputs.contains(&OutputChoice::Clam),
         },
+        ..slides.tiles.config(args.seed)?
     };
     let network = FeatureConfig {
-        encoder: config.encoder,
+        encoder: architecture,
         dtype,
         tile_px: config.patch_px,
         batch: config.batch,
@@ -228,10 +266,15 @@ pub fn features(
         .note(&format!("features: {}", encoder.source.description));
     let summary = jobs::run(&config, &encoder, control)?;
     console::print(json, &summary, &text(&summary))?;
+    incomplete(&summary, "features")
+}
+
+/// That slides were left out, if some were.
+pub fn incomplete(summary: &Summary, what: &str) -> Result<()> {
     match summary.failed.len() {
         0 => Ok(()),
         n => Err(Error::Incomplete(format!(
-            "{n} of {} slides have no features, as listed; the others are done",
+            "{n} of {} slides have no {what}, as listed; the others are done",
             summary.slides
         ))),
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
-use super::run::described;
-use super::{EvaluateArgs, TrainArgs, console};
+use super::run::{described, run_file};
+use super::{EvaluateArgs, StainChoice, TrainArgs, console};
 use crate::cohort::{Cohort, Sample, grid, her2st};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -16,6 +16,7 @@ use crate::formats::Array;
 use crate::formats::atomic::{create_dir_all, write_bytes};
 use crate::formats::h5ad::{self, AnnData, Column};
 use crate::report::{Panel, TissueMap, picture};
+use crate::slides::stain::Method;
 use crate::slides::{Rgb8, image, tile};
 use crate::tensor::Tensor;
 use crate::train::config::Precision;
@@ -23,6 +24,7 @@ use crate::train::evaluate::{Reported, Scores, Summary, write_results};
 use crate::train::features::images;
 use crate::train::progress::Control;
 use crate::train::run::{HeldOut, places};
+use crate::train::seen::Seen;
 use crate::train::tcgn::config::TcgnConfig;
 use crate::train::tcgn::predictor::Predictor;
 use crate::train::tcgn::{Outcome, train};
@@ -43,14 +45,7 @@ pub fn train_tcgn(
     json: bool,
     control: Control,
 ) -> Result<()> {
-    let mut config = TcgnConfig::read(&args.config)?;
-    if let Some(seed) = args.seed {
-        config.seed = seed;
-    }
-    if let Some(dtype) = dtype {
-        config.dtype = dtype;
-    }
-    config.resolve(&std::env::current_dir().unwrap_or_default());
+    let config: TcgnConfig = run_file(args, dtype)?;
     let outcome = train(&config, &args.out, args.resume, device, control)?;
     let held = &outcome.held_out;
     let samples = held.samples.len();
@@ -146,6 +141,12 @@ pub struct NetworkArgs {
     /// Micrometres of a pixel of the image; with --spots the spots tell
     #[arg(long, value_name = "UM")]
     um_per_px: Option<f64>,
+    /// Predict although the tiles are of another scale than the networks were trained at
+    #[arg(long)]
+    any_mpp: bool,
+    /// Normalise colours, where --weights do not say how they were trained
+    #[arg(long, value_enum)]
+    stain: Option<StainChoice>,
 }
 
 impl NetworkArgs {
@@ -156,9 +157,18 @@ impl NetworkArgs {
         dtype: Precision,
     ) -> Result<Predictor> {
         match (&self.run, weights) {
-            (Some(run), _) => Predictor::of_run(run, device, dtype),
+            (Some(run), _) => {
+                let predictor = Predictor::of_run(run, device, dtype)?;
+                let own = Seen {
+                    stain: predictor.config.as_ref().and_then(|c| c.stain),
+                    ..Seen::default()
+                };
+                Seen::stain_of(Some(&own), self.stain.map(Method::from))?;
+                Ok(predictor)
+            }
             (None, Some(weights)) => {
-                Predictor::of_weights(weights, self.genes_file.as_deref(), device, dtype)
+                let (genes, stain) = (self.genes_file.as_deref(), self.stain.map(Method::from));
+                Predictor::of_weights(weights, genes, stain, device, dtype)
             }
             (None, None) => Err(Error::usage(
                 "no network is given",
@@ -281,7 +291,11 @@ pub fn predict_section(
         }
         (None, Some(step_px)) => {
             let tile_px = args.network.tile_px(trained)?;
-            grid::read(picture.clone(), &name, grid::Grid { step_px, tile_px })?
+            let grid = grid::Grid { step_px, tile_px };
+            let mut cohort = grid::read(picture.clone(), &name, grid)?;
+            let mpp = args.network.um_per_px;
+            cohort.images.iter_mut().for_each(|image| image.mpp = mpp);
+            cohort
         }
         (None, None) => {
             return Err(Error::usage(
@@ -290,7 +304,25 @@ pub fn predict_section(
             ));
         }
     };
+    let seen = Seen::of(&cohort, predictor.image_px(), None);
+    admit(&predictor, &name, &seen, args.network.any_mpp, control)?;
     finish(&predictor, cohort, out, &args.maps, json, control)
+}
+
+/// That the networks may be shown these tiles.
+fn admit(
+    predictor: &Predictor,
+    what: &str,
+    seen: &Seen,
+    any: bool,
+    control: Control,
+) -> Result<()> {
+    if let Some(own) = &predictor.seen
+        && let Some(note) = own.admit(what, seen.mpp, any)?
+    {
+        control.progress.note(&note);
+    }
+    Ok(())
 }
 
 /// A folder of sections with a finished run of TCGN.
@@ -311,6 +343,7 @@ pub fn evaluate(
     };
     let mut data = trained.data.clone();
     data.path = folder.to_owned();
+    data.mpp = args.mpp;
     data.sections.clone_from(&args.sections);
     data.slides.clone_from(&args.slides);
     if let Some(layout) = args.layout {
@@ -318,6 +351,9 @@ pub fn evaluate(
     }
     let scored = !args.no_expression && data.has_expression();
     let cohort = data.read(scored)?;
+    let seen = Seen::of(&cohort, predictor.image_px(), None);
+    let what = folder.display().to_string();
+    admit(&predictor, &what, &seen, args.any_mpp, control)?;
     finish(&predictor, cohort, &args.out, &args.maps, json, control)
 }
 
@@ -531,7 +567,7 @@ fn draw(
         let Some(own) = first.and_then(|s| cohort.tiles.get(*s.tiles.first()?)) else {
             continue;
         };
-        let whole = image::read(&cohort.images[own.image].path)?;
+        let whole = cohort.images[own.image].read()?;
         let (corner, window) = around(&whole, spots.iter().map(|s| s.1), 2 * own.size_px);
         let (background, scale) = thumbnail(&window)?;
         drop((whole, window));

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::{Cohort, SourceImage, TileRef, name};
+use super::{Cohort, Colours, SourceImage, TileRef, name};
 use crate::error::{Error, Result};
-use crate::slides::{Rgb8, image, tile};
+use crate::slides::{Rgb8, tile};
 
 /// Images are decoded together, in parallel, until they hold this many pixels
 /// (3 bytes each); a larger one is decoded alone.
@@ -60,10 +60,23 @@ pub struct UnusedTile {
 pub fn for_each_batch(
     cohort: &Cohort,
     spec: &TileSpec,
+    take: impl FnMut(&[f32], &[usize]) -> Result<()>,
+) -> Result<Vec<UnusedTile>> {
+    for_each_batch_in(cohort, spec, &Colours::default(), take)
+}
+
+/// As [`for_each_batch`] with tiles in other colours.
+///
+/// # Errors
+/// As [`for_each_batch`].
+pub fn for_each_batch_in(
+    cohort: &Cohort,
+    spec: &TileSpec,
+    colours: &Colours,
     mut take: impl FnMut(&[f32], &[usize]) -> Result<()>,
 ) -> Result<Vec<UnusedTile>> {
     let sources = by_image(cohort)?;
-    let mut batch = Batch::new(spec, sources.iter().map(|s| s.tiles.len()).sum())?;
+    let mut batch = Batch::new(spec, colours, sources.iter().map(|s| s.tiles.len()).sum())?;
     let mut uncut = Vec::new();
     let mut unused = for_each_wave(&sources, |mut jobs| {
         while !jobs.is_empty() {
@@ -207,7 +220,7 @@ fn waves<'a, 's>(mut rest: &'s [Source<'a>]) -> impl Iterator<Item = &'s [Source
 }
 
 fn decode(source: &SourceImage) -> Result<Rgb8> {
-    let pixels = image::read(&source.path)?;
+    let pixels = source.read()?;
     if (pixels.width, pixels.height) != (source.width, source.height) {
         return Err(Error::file(
             &source.path,
@@ -225,12 +238,13 @@ fn decode(source: &SourceImage) -> Result<Rgb8> {
 fn describe(source: &SourceImage, tile: &TileRef) -> String {
     match tile.centre {
         Some((x, y)) => format!("tile at ({x}, {y}) of {}", name(&source.path)),
-        None => format!("tile {}", source.path.display()),
+        None => format!("tile {}", source.describe()),
     }
 }
 
 struct Batch<'a> {
     spec: &'a TileSpec,
+    colours: &'a Colours,
     /// Values in a tile.
     len: usize,
     /// (capacity, out_px, out_px, 3).
@@ -240,7 +254,7 @@ struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    fn new(spec: &'a TileSpec, tiles: usize) -> Result<Self> {
+    fn new(spec: &'a TileSpec, colours: &'a Colours, tiles: usize) -> Result<Self> {
         let capacity = spec.batch.min(tiles.max(1));
         let len = spec
             .out_px
@@ -250,6 +264,7 @@ impl<'a> Batch<'a> {
         match (len, values) {
             (Some(len), Some(values)) if values > 0 && values <= MAX_BATCH => Ok(Self {
                 spec,
+                colours,
                 len,
                 values: vec![0.0; values],
                 tiles: Vec::with_capacity(capacity),
@@ -275,7 +290,7 @@ impl<'a> Batch<'a> {
         let outcomes: Vec<Result<()>> = self.values[start * self.len..]
             .par_chunks_exact_mut(self.len)
             .zip(jobs)
-            .map(|(slot, job)| write_tile(job, self.spec, slot))
+            .map(|(slot, job)| write_tile(job, self.spec, self.colours, slot))
             .collect();
         for (i, (outcome, job)) in outcomes.into_iter().zip(jobs).enumerate() {
             match outcome {
@@ -309,10 +324,13 @@ fn cut(job: &Job) -> Result<Rgb8> {
     }
 }
 
-fn write_tile(job: &Job, spec: &TileSpec, out: &mut [f32]) -> Result<()> {
-    let resized = match job.tile.centre {
+fn write_tile(job: &Job, spec: &TileSpec, colours: &Colours, out: &mut [f32]) -> Result<()> {
+    let mut resized = match job.tile.centre {
         Some(_) => tile::resize(&cut(job)?, spec.out_px, spec.out_px)?,
         None => tile::resize(job.pixels, spec.out_px, spec.out_px)?,
     };
+    if let Some(normaliser) = colours.of(job.tile.image) {
+        normaliser.apply(&mut resized);
+    }
     tile::normalise(&resized, spec.mean, spec.std, out)
 }

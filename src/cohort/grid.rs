@@ -60,8 +60,10 @@ pub fn read(path: PathBuf, name: &str, grid: Grid) -> Result<Cohort> {
         tiles: Vec::new(),
         images: vec![SourceImage {
             path,
+            entry: None,
             width,
             height,
+            mpp: None,
         }],
         table: None,
         skipped: Vec::new(),

@@ -60,7 +60,7 @@ pub fn read(root: impl AsRef<Path>, options: &Options) -> Result<Cohort> {
         match outcome? {
             Outcome::Read(mut section) => {
                 skipped.append(&mut section.skipped);
-                sections.push(section);
+                sections.push(*section);
             }
             Outcome::Incomplete(why) if options.sections.is_empty() => skipped.push(Skipped {
                 what: format!("section {}", folder.section),
@@ -182,7 +182,7 @@ fn counts_without_image(root: &Path, folders: &[Folder]) -> Result<Vec<Skipped>>
 }
 
 enum Outcome {
-    Read(Section),
+    Read(Box<Section>),
     /// Something is absent, so that there is no such section to speak of.
     Incomplete(String),
 }
@@ -236,7 +236,7 @@ fn read_section(root: &Path, folder: &Folder, options: &Options) -> Result<Outco
         spots,
         counts,
     };
-    Ok(Outcome::Read(join(files, image, options)?))
+    Ok(Outcome::Read(Box::new(join(files, image, options)?)))
 }
 
 /// The files of one section, wherever they lie.
@@ -274,6 +274,10 @@ fn join(files: SectionFiles, image: SourceImage, options: &Options) -> Result<Se
     let tile_px = match options.spot_um {
         Some(um) => pixels(um, &lines, &files.spots)?,
         None => options.spot_px,
+    };
+    let image = SourceImage {
+        mpp: scale(&lines),
+        ..image
     };
     let counts = match &files.counts {
         Some(file) => {
@@ -336,8 +340,15 @@ fn join(files: SectionFiles, image: SourceImage, options: &Options) -> Result<Se
     })
 }
 
-/// A length in pixels of the image that the spots lie in.
-fn pixels(um: f64, spots: &[SpotLine], path: &Path) -> Result<usize> {
+/// Micrometres per pixel of the image that the spots lie in, by [`PITCH_UM`]; `None`
+/// where they do not tell.
+fn scale(spots: &[SpotLine]) -> Option<f64> {
+    let mpp = PITCH_UM / pixels_per_place(spots);
+    (mpp.is_finite() && mpp > 0.0).then_some(mpp)
+}
+
+/// Pixels from a spot to the next.
+fn pixels_per_place(spots: &[SpotLine]) -> f64 {
     // The slope of pixels over places, both directions together.
     let (mut along, mut places) = (0.0, 0.0);
     for axis in 0..2 {
@@ -355,7 +366,12 @@ fn pixels(um: f64, spots: &[SpotLine], path: &Path) -> Result<usize> {
             places += (place - sum.0 / n).powi(2);
         }
     }
-    let side = (um / PITCH_UM * (along / places).abs()).round();
+    (along / places).abs()
+}
+
+/// A length in pixels of the image that the spots lie in.
+fn pixels(um: f64, spots: &[SpotLine], path: &Path) -> Result<usize> {
+    let side = (um / PITCH_UM * pixels_per_place(spots)).round();
     if !(1.0..=1e5).contains(&side) {
         return Err(Error::file(
             path,

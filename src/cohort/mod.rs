@@ -1,8 +1,10 @@
 //! A user's folder as training samples: which tiles belong to which sample,
 //! whose patient it is, and its expression.
 //!
-//! Two layouts are read: [`her2st`] (section images with spot files and
-//! counts) and [`tiles`] (a folder of tile images per slide and a table).
+//! Layouts that are read: [`her2st`] (section images with spot files and
+//! counts), [`visium`], [`tiles`] (a folder of tile images per slide and a
+//! table, or RNA-GAN's LMDB files in their place) and [`classes`] (a folder of
+//! tile images per class).
 //! [`for_each_batch`] then hands the tiles over, decoded and normalised.
 //!
 //! **Patients.** Samples of one patient must never stand on both sides of a
@@ -19,10 +21,13 @@
 //! the reading with an error.
 
 pub mod bags;
+pub mod classes;
+mod colours;
 mod extract;
 pub mod grid;
 pub mod her2st;
 pub mod kmeans;
+mod lmdb;
 mod spots;
 pub mod store;
 pub mod tiles;
@@ -31,11 +36,13 @@ pub mod visium;
 use std::path::{Path, PathBuf};
 
 pub use crate::expression::source::Skipped;
-pub use extract::{TileSpec, UnusedTile, cut_tiles, for_each_batch};
+pub use colours::Colours;
+pub use extract::{TileSpec, UnusedTile, cut_tiles, for_each_batch, for_each_batch_in};
 
 use crate::error::{Error, Result};
 use crate::expression::Table;
-use crate::slides::image;
+use crate::formats::hash::{sha256_bytes, sha256_file};
+use crate::slides::{Rgb8, image};
 
 /// Samples, their tiles and their expression.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,12 +85,16 @@ pub struct TileRef {
     pub position: Option<(f64, f64)>,
 }
 
-/// An image file, with the size that its header states.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An image file, or an image in an LMDB file, with the size that its header states.
+#[derive(Clone, Debug, PartialEq)]
 pub struct SourceImage {
     pub path: PathBuf,
+    /// Its key in the LMDB file at `path`; `None` for a file of its own.
+    pub entry: Option<String>,
     pub width: usize,
     pub height: usize,
+    /// Micrometres per pixel, where spots, an instrument's files or the user tell.
+    pub mpp: Option<f64>,
 }
 
 impl SourceImage {
@@ -93,9 +104,41 @@ impl SourceImage {
         let (width, height) = image::dimensions(&path)?;
         Ok(Self {
             path,
+            entry: None,
             width,
             height,
+            mpp: None,
         })
+    }
+
+    /// Decodes it.
+    ///
+    /// # Errors
+    /// As [`image::read`].
+    pub fn read(&self) -> Result<Rgb8> {
+        match &self.entry {
+            None => image::read(&self.path),
+            Some(key) => lmdb::read(&self.path, key),
+        }
+    }
+
+    /// SHA-256 of its file, or of its bytes in an LMDB file.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn sha256(&self) -> Result<String> {
+        match &self.entry {
+            None => sha256_file(&self.path),
+            Some(_) => Ok(sha256_bytes(&self.read()?.data)),
+        }
+    }
+
+    /// The file, and where it has several images which of them, for messages.
+    pub fn describe(&self) -> String {
+        match &self.entry {
+            None => self.path.display().to_string(),
+            Some(key) => format!("{} key {key}", self.path.display()),
+        }
     }
 }
 

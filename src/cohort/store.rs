@@ -108,7 +108,7 @@ impl TileStore {
 
 fn describe(cohort: &Cohort, tile: usize) -> String {
     let tile = &cohort.tiles[tile];
-    let path = cohort.images[tile.image].path.display();
+    let path = cohort.images[tile.image].describe();
     match tile.centre {
         Some((x, y)) => format!("tile at ({x}, {y}) of {path}"),
         None => format!("tile {path}"),
@@ -131,7 +131,8 @@ fn recipe(cohort: &Cohort, tiles: &BTreeSet<usize>, px: usize) -> Result<String>
             let about = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
             let changed = about.modified().ok();
             let changed = changed.and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-            let about = format!("{} {} {changed:?}", path.display(), about.len());
+            let image = cohort.images[t.image].describe();
+            let about = format!("{image} {} {changed:?}", about.len());
             place.insert(about);
         }
         text += &format!(

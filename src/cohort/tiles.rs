@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Cohort, Sample, Skipped, SourceImage, TileRef, entries, name, names_image};
+use super::{Cohort, Sample, Skipped, SourceImage, TileRef, entries, lmdb, name, names_image};
 use crate::error::{Error, Result};
 use crate::expression::source::{self, Loaded};
 use crate::expression::{Orientation, Source, Table, table};
@@ -31,6 +31,8 @@ pub struct Options {
     pub source: Source,
     /// Which patient a slide is from; `<root>/slides.csv` if that exists.
     pub slides: Option<PathBuf>,
+    /// Tiles are in an LMDB file in each slide's folder, as RNA-GAN's code writes them.
+    pub lmdb: bool,
 }
 
 /// Reads the folder `root`. Samples are slides, by name.
@@ -95,7 +97,10 @@ pub fn read(root: impl AsRef<Path>, options: &Options) -> Result<Cohort> {
             );
             continue;
         }
-        let tiles = cohort.add_tiles(slide, folder)?;
+        let tiles = match options.lmdb {
+            true => cohort.add_stored_tiles(slide, folder)?,
+            false => cohort.add_tiles(slide, folder)?,
+        };
         if tiles.is_empty() {
             cohort.skip(format!("slide {slide}"), "it has no usable tile");
             continue;
@@ -127,7 +132,7 @@ pub fn read(root: impl AsRef<Path>, options: &Options) -> Result<Cohort> {
 }
 
 impl Cohort {
-    fn skip(&mut self, what: String, why: impl Into<String>) {
+    pub(super) fn skip(&mut self, what: String, why: impl Into<String>) {
         self.skipped.push(Skipped {
             what,
             why: why.into(),
@@ -135,16 +140,35 @@ impl Cohort {
     }
 
     /// Adds the tile images of a slide, by name, and returns their indices.
-    fn add_tiles(&mut self, slide: &str, folder: &Path) -> Result<Vec<usize>> {
+    pub(super) fn add_tiles(&mut self, slide: &str, folder: &Path) -> Result<Vec<usize>> {
         let files: Vec<PathBuf> = entries(folder)?
             .into_iter()
             .filter(|p| names_image(p) && !p.is_dir())
             .collect();
-        let images: Vec<Result<SourceImage>> =
-            files.par_iter().cloned().map(SourceImage::open).collect();
-        let mut tiles = Vec::with_capacity(files.len());
-        for (file, image) in files.iter().zip(images) {
-            let what = || format!("tile {slide}/{}", name(file));
+        let open = |file: &PathBuf| (name(file), SourceImage::open(file.clone()));
+        Ok(self.add_images(slide, files.par_iter().map(open).collect()))
+    }
+
+    /// Adds the tiles of a slide's LMDB file. One that cannot be read has none.
+    fn add_stored_tiles(&mut self, slide: &str, folder: &Path) -> Result<Vec<usize>> {
+        match lmdb::file_of(folder).and_then(|file| lmdb::tiles(&file)) {
+            Ok(images) => Ok(self.add_images(slide, images)),
+            Err(e) => {
+                self.skip(format!("slide {slide}"), e.to_string());
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Adds images, each by its name on the slide.
+    fn add_images(
+        &mut self,
+        slide: &str,
+        images: Vec<(String, Result<SourceImage>)>,
+    ) -> Vec<usize> {
+        let mut tiles = Vec::with_capacity(images.len());
+        for (name, image) in images {
+            let what = || format!("tile {slide}/{name}");
             match image {
                 Err(e) => self.skip(what(), e.to_string()),
                 Ok(image) if image.width != image.height => self.skip(
@@ -157,13 +181,13 @@ impl Cohort {
                         image: self.images.len(),
                         centre: None,
                         size_px: image.width,
-                        position: position(file),
+                        position: position(Path::new(&name)),
                     });
                     self.images.push(image);
                 }
             }
         }
-        Ok(tiles)
+        tiles
     }
 }
 

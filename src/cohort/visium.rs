@@ -131,7 +131,11 @@ fn read_section(section: &str, patient: String, outs: &Path, options: &Options) 
     let spatial = outs.join("spatial");
     let scales = scales(&spatial.join("scalefactors_json.json"))?;
     let (image, scale) = find_image(outs, &spatial, &scales)?;
-    let image = SourceImage::open(image)?;
+    let pixel = DIAMETER_UM / (scales.spot_diameter_fullres * scale);
+    let image = SourceImage {
+        mpp: (pixel.is_finite() && pixel > 0.0).then_some(pixel),
+        ..SourceImage::open(image)?
+    };
     let tile_px = match options.spot_um {
         Some(um) => um * scales.spot_diameter_fullres / DIAMETER_UM * scale,
         None => options.spot_px as f64,

@@ -37,22 +37,50 @@ pub struct Buffer {
 /// the allocator it is no state that a caller could observe: which memory a
 /// buffer gets never reaches a result, because a buffer is either zeroed or, by
 /// [`Buffer::unwritten`], promised to be written as a whole (tests check the
-/// promise, see [`poison_unwritten`]). What it holds back is bounded by
-/// [`KEPT`], whatever the number of models and threads. It is not one per
+/// promise, see [`poison_unwritten`]). What it holds back is bounded, see
+/// [`Spare::most`], whatever the number of models and threads. It is not one per
 /// thread pool, since a tensor may be dropped on any thread: memory would
 /// gather where it is not asked for.
-static SPARE: Mutex<Spare> = Mutex::new(Spare { kept: Vec::new() });
+static SPARE: Mutex<Spare> = Mutex::new(Spare::new());
 
 /// Bytes from which memory is kept: smaller pieces are the allocator's business.
 const KEPT_FROM: usize = 256 << 10;
-/// Bytes that are kept at most.
+/// Bytes that may be kept at any time.
 const KEPT: usize = 512 << 20;
 
 struct Spare {
     kept: Vec<Vec<Line>>,
+    /// Bytes of large buffers that are in use, and the most that were of late.
+    used: usize,
+    peak: usize,
 }
 
 impl Spare {
+    const fn new() -> Self {
+        Self {
+            kept: Vec::new(),
+            used: 0,
+            peak: 0,
+        }
+    }
+
+    /// Bytes that are kept at most: [`KEPT`], and what is not in use of the most that
+    /// was of late. A training step whose gradients fill gigabytes then finds them again
+    /// in the next one, and the process never holds more than [`KEPT`] beyond what it
+    /// needed anyway. (With that alone, a third of a step of the beta-VAE, of 300
+    /// million parameters, went into pages that the system zeroed; without it, one
+    /// buffer too many made room by letting go of a much larger one.)
+    fn most(&self) -> usize {
+        KEPT + self.peak.saturating_sub(self.used)
+    }
+
+    /// `bytes` more are in use. What was the peak wears off over tens of thousands of
+    /// large buffers, so that one large computation does not hold memory for good.
+    fn lend(&mut self, bytes: usize) {
+        self.used += bytes;
+        self.peak = (self.peak - self.peak / (1 << 16)).max(self.used);
+    }
+
     /// The smallest that fits and is not wastefully large.
     fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
         let kept = &self.kept;
@@ -70,6 +98,12 @@ impl Spare {
             return;
         }
         self.kept.push(lines);
+        self.trim(most);
+    }
+
+    /// Lets go of the oldest beyond `most` bytes.
+    fn trim(&mut self, most: usize) {
+        let bytes = |l: &Vec<Line>| l.len() * size_of::<Line>();
         let mut total: usize = self.kept.iter().map(bytes).sum();
         let mut oldest = 0;
         while total > most {
@@ -80,12 +114,20 @@ impl Spare {
     }
 }
 
-fn spare(lines: usize) -> Option<Vec<Line>> {
-    if lines * size_of::<Line>() < KEPT_FROM {
-        return None;
+/// Memory for a buffer, and whether it is known to be zero.
+fn memory(lines: usize) -> (Vec<Line>, bool) {
+    if lines * size_of::<Line>() >= KEPT_FROM {
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = spare.take(lines);
+        let lent = found.as_ref().map_or(lines, Vec::len);
+        spare.lend(lent * size_of::<Line>());
+        if let Some(found) = found {
+            return (found, false);
+        }
+        let most = spare.most();
+        spare.trim(most);
     }
-    let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-    spare.take(lines)
+    (vec![Line::zeroed(); lines], true)
 }
 
 impl Drop for Buffer {
@@ -93,7 +135,9 @@ impl Drop for Buffer {
         let lines = std::mem::take(&mut self.lines);
         if lines.len() * size_of::<Line>() >= KEPT_FROM {
             let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-            spare.keep(lines, KEPT);
+            spare.used = spare.used.saturating_sub(lines.len() * size_of::<Line>());
+            let most = spare.most();
+            spare.keep(lines, most);
         }
     }
 }
@@ -112,13 +156,10 @@ pub fn poison_unwritten() {
 impl Buffer {
     pub fn zeroed(len: usize) -> Self {
         let count = len.div_ceil(64);
-        let lines = match spare(count) {
-            Some(mut lines) => {
-                lines[..count].fill(Line::zeroed());
-                lines
-            }
-            None => vec![Line::zeroed(); count],
-        };
+        let (mut lines, zero) = memory(count);
+        if !zero {
+            lines[..count].fill(Line::zeroed());
+        }
         Self { lines, len }
     }
 
@@ -126,7 +167,7 @@ impl Buffer {
     /// until then is left from another one.
     pub fn unwritten(len: usize) -> Self {
         let count = len.div_ceil(64);
-        let mut lines = spare(count).unwrap_or_else(|| vec![Line::zeroed(); count]);
+        let (mut lines, _) = memory(count);
         if POISON.load(Ordering::Relaxed) {
             lines.fill(Line([0xff; 64]));
         }
@@ -258,7 +299,7 @@ mod tests {
 
     #[test]
     fn dropped_memory_serves_again() {
-        let mut spare = Spare { kept: Vec::new() };
+        let mut spare = Spare::new();
         let (small, large) = (lines(KEPT_FROM), lines(2 * KEPT_FROM));
         let (at_small, at_large) = (small.as_ptr(), large.as_ptr());
         let count = small.len();
@@ -276,7 +317,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded() {
-        let mut spare = Spare { kept: Vec::new() };
+        let mut spare = Spare::new();
         spare.keep(lines(KEPT_FROM - 64), KEPT);
         assert!(spare.kept.is_empty(), "too small to be worth it");
         spare.keep(lines(4 * KEPT_FROM), 3 * KEPT_FROM);
@@ -286,6 +327,20 @@ mod tests {
         all.into_iter().for_each(|l| spare.keep(l, 3 * KEPT_FROM));
         let kept: Vec<_> = spare.kept.iter().map(|l| l.as_ptr()).collect();
         assert_eq!(kept, newest);
+    }
+
+    #[test]
+    fn what_was_in_use_of_late_may_be_kept() {
+        let mut spare = Spare::new();
+        assert_eq!(spare.most(), KEPT);
+        spare.lend(4 * KEPT);
+        assert_eq!(spare.most(), KEPT, "all of it is in use");
+        spare.used -= 3 * KEPT;
+        assert_eq!(spare.most(), 4 * KEPT);
+        for _ in 0..1 << 18 {
+            spare.lend(0);
+        }
+        assert_eq!(spare.most(), KEPT, "it wore off");
     }
 
     #[test]

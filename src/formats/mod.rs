@@ -3,6 +3,7 @@
 //! - [`read_weights`]: `.pth`/`.pt` (zip and legacy) and safetensors, told apart
 //!   by their content; [`safetensors::write`] writes.
 //! - [`npy`]: NumPy arrays. [`hdf5`]: trees of arrays; [`h5ad`]: AnnData in them.
+//! - [`lmdb`]: entries of LMDB files. [`tensorboard`]: event files.
 //! - [`inspect()`]: what is in a file. [`atomic`]: the one
 //!   way in which files are written. [`hash`]: SHA-256.
 //!
@@ -19,10 +20,12 @@ pub mod hash;
 pub mod hdf5;
 pub mod inspect;
 mod kind;
+pub mod lmdb;
 pub mod npy;
-mod pickle;
+pub(crate) mod pickle;
 mod pth;
 pub mod safetensors;
+pub mod tensorboard;
 mod weights;
 
 pub use array::Array;

@@ -121,18 +121,62 @@ pub fn write(path: impl AsRef<Path>, array: &Array) -> Result<()> {
             ));
         }
     };
+    write_with(path, descr, &array.shape, |out| {
+        let written = out.write_all(&array.data);
+        written.map_err(|e| Error::io("write", path, e))
+    })
+}
+
+/// Writes f32 values of this shape part by part, so that they need not all lie in
+/// memory; whole or not at all.
+///
+/// # Errors
+/// What a part is instead; parts that do not add up to the shape; or the file cannot
+/// be written.
+pub fn write_parts(
+    path: impl AsRef<Path>,
+    shape: &[usize],
+    parts: impl IntoIterator<Item = Result<Vec<f32>>>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let expected: usize = shape.iter().product();
+    write_with(path, "<f4", shape, |out| {
+        let mut count = 0;
+        for part in parts {
+            let part = part?;
+            count += part.len();
+            out.write_all(bytemuck::cast_slice(&part))
+                .map_err(|e| Error::io("write", path, e))?;
+        }
+        match count == expected {
+            true => Ok(()),
+            false => Err(Error::op(
+                "npy::write_parts",
+                format!("{count} values do not make up {shape:?}"),
+            )),
+        }
+    })
+}
+
+/// A header, and what `data` writes after it.
+fn write_with(
+    path: &Path,
+    descr: &str,
+    shape: &[usize],
+    data: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
     let dtype: npyz::TypeStr = descr
         .parse()
         .map_err(|_| Error::op("npy::write", format!("npyz does not know `{descr}`")))?;
-    let shape: Vec<u64> = array.shape.iter().map(|&d| d as u64).collect();
+    let shape: Vec<u64> = shape.iter().map(|&d| d as u64).collect();
     atomic::write_atomically(path, |out| {
         npyz::WriteOptions::new_header_only()
             .dtype(npyz::DType::Plain(dtype))
             .shape(&shape)
             .writer(&mut *out)
             .write_header_only()
-            .and_then(|out| out.write_all(&array.data))
-            .map_err(|e| Error::io("write", path, e))
+            .map_err(|e| Error::io("write", path, e))?;
+        data(out)
     })
 }
 

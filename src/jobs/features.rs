@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::claim::{Claim, claim};
 use super::folder::{Entry, Shard, slides};
 use super::outputs::{self, Paths, Placed};
+use super::spots;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::{create_dir_all, remove_leftovers, write_bytes};
@@ -22,14 +23,15 @@ use crate::formats::hash::sha256_bytes;
 use crate::models::backbone::Architecture;
 use crate::slides::reader::Facts;
 use crate::slides::scale::{self, Sampling, Scale};
-use crate::slides::stain::{Method, Normaliser, Stains};
-use crate::slides::tile::{IMAGENET_MEAN, IMAGENET_STD, normalise};
+use crate::slides::stain::{Method, Normaliser, STAIN_TILES, Stains};
+use crate::slides::tile::{IMAGENET_MEAN, IMAGENET_STD, normalise, resize};
 use crate::slides::tissue::grid::{GridRule, squares};
 use crate::slides::tissue::quality::QualityRule;
 use crate::slides::tissue::{self, Mask, TissueRule};
 use crate::slides::{self as wsi, Rgb8, Slide};
+use crate::tensor::Tensor;
 use crate::train::config::Precision;
-use crate::train::features::{Encoder, images};
+use crate::train::features::{Encoder, EncoderSource, images};
 use crate::train::progress::Control;
 
 /// Memory that the program takes beside the tiles that wait: weights, a batch in
@@ -38,8 +40,6 @@ pub const BASE_MEMORY: u64 = 1 << 30;
 /// Slides that a process has claimed at once: the one it computes, and the next,
 /// which it reads ahead. More would keep other processes from them.
 const IN_HAND: usize = 2;
-/// Tiles on which a slide's stains are fitted.
-const STAIN_TILES: usize = 64;
 
 /// What is made of which slides.
 #[derive(Clone, Debug, Serialize)]
@@ -59,12 +59,19 @@ pub struct Config {
     /// Bytes that the process may take.
     #[serde(skip)]
     pub memory: u64,
-    pub encoder: Architecture,
+    /// What the network is called: [`Architecture::name`], or its family's.
+    pub encoder: String,
     pub dtype: Precision,
     /// Micrometres per pixel of the tiles.
     pub mpp: f64,
     /// Side of the tiles.
     pub patch_px: usize,
+    /// Side that the network sees, where tiles are enlarged for it as in its training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_px: Option<usize>,
+    /// Folder with a list of spots for each slide, in place of a grid over its tissue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spots: Option<PathBuf>,
     pub batch: usize,
     pub tissue: TissueRule,
     pub grid: GridRule,
@@ -72,6 +79,38 @@ pub struct Config {
     pub stain: Option<Method>,
     #[serde(skip)]
     pub outputs: Layouts,
+}
+
+/// A network that makes a row of numbers of each tile.
+pub trait TileNetwork {
+    /// Length of a row.
+    fn columns(&self) -> usize;
+    /// Where it computes.
+    fn device(&self) -> Device;
+    fn source(&self) -> &EncoderSource;
+    /// Rows (N, columns), one after the other, of tiles (N, 3, H, W) on the device.
+    ///
+    /// # Errors
+    /// Tiles of another size.
+    fn rows(&self, x: &Tensor) -> Result<Vec<f32>>;
+}
+
+impl TileNetwork for Encoder {
+    fn columns(&self) -> usize {
+        self.width
+    }
+
+    fn device(&self) -> Device {
+        self.network.device()
+    }
+
+    fn source(&self) -> &EncoderSource {
+        &self.source
+    }
+
+    fn rows(&self, x: &Tensor) -> Result<Vec<f32>> {
+        self.network.features(x)?.to_f32_vec()
+    }
 }
 
 /// Which layouts are written.
@@ -87,7 +126,7 @@ pub struct Layouts {
 pub struct Status {
     pub slide: String,
     /// A hash of all that the outputs depend on.
-    recipe: String,
+    pub(super) recipe: String,
     /// Why there are no outputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -97,10 +136,32 @@ pub struct Status {
     pub unused: Vec<String>,
     pub mpp: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    scale: Option<Scale>,
+    pub scale: Option<Scale>,
     /// What the slide's colours were turned from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stains: Option<Stains>,
+}
+
+impl Status {
+    /// What is said of a slide in a job's folder; `None` while nothing is.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn read(job: &Path, slide: &str) -> Result<Option<Self>> {
+        let path = status_path(job, slide);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => serde_json::from_str(&text).map(Some).map_err(|e| {
+                let problem = format!("does not say what became of the slide ({e})");
+                Error::file(&path, "", problem, "remove it; the slide is done again")
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", &path, e)),
+        }
+    }
+}
+
+fn status_path(job: &Path, slide: &str) -> PathBuf {
+    job.join("status").join(format!("{slide}.json"))
 }
 
 /// What a job came to.
@@ -160,7 +221,16 @@ struct Found {
     sampling: Sampling,
     mask: Mask,
     view: Rgb8,
-    corners: Vec<(i64, i64)>,
+    places: Vec<Place>,
+    /// Spots whose tile leaves the slide.
+    outside: Vec<String>,
+}
+
+/// Where a tile lies, and what it is called, if it is a spot's.
+#[derive(Clone, Debug)]
+struct Place {
+    at: (i64, i64),
+    name: Option<String>,
 }
 
 /// A slide whose tiles are being computed.
@@ -169,11 +239,13 @@ struct Current {
     /// (tiles, width).
     values: Vec<f32>,
     corners: Vec<(i64, i64)>,
+    /// Of spots.
+    names: Vec<String>,
 }
 
 /// A tile, or why it is not used.
 struct Decoded {
-    at: (i64, i64),
+    place: Place,
     tile: Result<Rgb8, String>,
 }
 
@@ -184,7 +256,7 @@ struct Decoded {
 /// Bad settings; folders that cannot be read or written; a job folder that was
 /// begun with other settings; a stop request. A slide that cannot be used is no
 /// error, but listed in the summary.
-pub fn run(config: &Config, encoder: &Encoder, control: Control) -> Result<Summary> {
+pub fn run(config: &Config, encoder: &dyn TileNetwork, control: Control) -> Result<Summary> {
     scale::check(config.mpp, "the scale of tiles")?;
     let entries = slides(
         &config.wsi_dir,
@@ -209,7 +281,7 @@ pub fn run(config: &Config, encoder: &Encoder, control: Control) -> Result<Summa
     let settings = same_settings(config, encoder)?;
     let job = Job {
         config,
-        encoder_name: name(config.encoder),
+        encoder_name: name(&config.encoder),
         settings,
         control,
     };
@@ -239,16 +311,16 @@ pub fn run(config: &Config, encoder: &Encoder, control: Control) -> Result<Summa
 
 /// What the outputs of an encoder are called: its width tells the network that is
 /// cut off early elsewhere from the whole one here.
-pub fn name(encoder: Architecture) -> String {
-    match encoder {
-        Architecture::ResNet50 => "resnet50-2048".into(),
-        Architecture::DenseNet121 => "densenet121".into(),
+pub fn name(encoder: &str) -> String {
+    match encoder == Architecture::ResNet50.name() {
+        true => format!("{encoder}-{}", Architecture::ResNet50.features()),
+        false => encoder.to_owned(),
     }
 }
 
 /// Writes the settings into the job's folder, or compares them with those there;
 /// gives their hash.
-fn same_settings(config: &Config, encoder: &Encoder) -> Result<String> {
+fn same_settings(config: &Config, encoder: &dyn TileNetwork) -> Result<String> {
     #[derive(Serialize)]
     struct Settings<'a> {
         #[serde(flatten)]
@@ -256,13 +328,13 @@ fn same_settings(config: &Config, encoder: &Encoder) -> Result<String> {
         weights_sha256: &'a str,
         device: &'static str,
     }
-    let device = match encoder.network.device() {
+    let device = match encoder.device() {
         Device::Cpu => "cpu",
         Device::Cuda(_) => "cuda",
     };
     let settings = Settings {
         config,
-        weights_sha256: &encoder.source.sha256,
+        weights_sha256: &encoder.source().sha256,
         device,
     };
     let text = serde_json::to_string_pretty(&settings)
@@ -298,10 +370,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn status_path(&self, slide: &str) -> PathBuf {
-        self.config
-            .job_dir
-            .join("status")
-            .join(format!("{slide}.json"))
+        status_path(&self.config.job_dir, slide)
     }
 
     fn paths(&self, slide: &str) -> Paths {
@@ -313,13 +382,20 @@ impl Job<'_> {
         let meta = std::fs::metadata(&entry.path).ok();
         let changed = meta.as_ref().and_then(|m| m.modified().ok());
         let changed = changed.and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-        let text = format!(
+        let spots = self.config.spots.as_ref().map(|folder| {
+            let file = spots::file(folder, &entry.name).ok()?;
+            Some(sha256_bytes(&std::fs::read(file).ok()?))
+        });
+        let mut text = format!(
             "{} {:?} {:?} {:?}",
             self.settings,
             meta.map(|m| m.len()),
             changed,
             entry.mpp
         );
+        if let Some(spots) = spots {
+            text += &format!(" {spots:?}");
+        }
         sha256_bytes(text.as_bytes())
     }
 
@@ -432,12 +508,14 @@ impl Job<'_> {
             sampling,
             mask,
             view,
-            corners,
+            places,
+            outside,
         } = found;
+        status.unused = outside;
         let slide = &*slide;
         let mut normaliser = None;
         if let Some(method) = self.config.stain {
-            status.stains = self.fit(method, slide, &sampling, &corners);
+            status.stains = self.fit(method, slide, &sampling, &places);
             normaliser = (status.stains.as_ref())
                 .and_then(|from| Normaliser::new(from, &Stains::reference(method)));
         }
@@ -455,11 +533,11 @@ impl Job<'_> {
         if send.send(message).is_err() {
             return Ok(None);
         }
-        for batch in corners.chunks(self.config.batch) {
+        for batch in places.chunks(self.config.batch) {
             let began = Instant::now();
             let tiles: Vec<Decoded> = (batch.par_iter())
-                .map(|&at| {
-                    let tile = sampling.read(slide, at).map_err(|e| e.to_string());
+                .map(|place| {
+                    let tile = sampling.read(slide, place.at).map_err(|e| e.to_string());
                     let tile = tile.and_then(|mut tile| {
                         if let Some(why) = self.config.quality.refusal(&tile) {
                             return Err(why);
@@ -469,7 +547,8 @@ impl Job<'_> {
                         }
                         Ok(tile)
                     });
-                    Decoded { at, tile }
+                    let place = place.clone();
+                    Decoded { place, tile }
                 })
                 .collect();
             spent += began.elapsed();
@@ -491,14 +570,34 @@ impl Job<'_> {
         let (mask, view) = tissue::find(&*slide, &scale, &config.tissue)?;
         let main = &slide.facts().levels[0];
         let size = (main.width, main.height);
-        let corners = squares(size, sampling.side, config.patch_px, &mask, &config.grid)?;
+        let (places, outside) = match &config.spots {
+            None => {
+                let corners = squares(size, sampling.side, config.patch_px, &mask, &config.grid)?;
+                let place = |at| Place { at, name: None };
+                (corners.into_iter().map(place).collect(), Vec::new())
+            }
+            Some(folder) => {
+                let (mut places, mut outside) = (Vec::new(), Vec::new());
+                for spot in spots::read(&spots::file(folder, &entry.name)?)? {
+                    match spot.corner(sampling.side, size) {
+                        Some(at) => places.push(Place {
+                            at,
+                            name: Some(spot.name),
+                        }),
+                        None => outside.push(format!("spot {}: leaves the slide", spot.name)),
+                    }
+                }
+                (places, outside)
+            }
+        };
         Ok(Found {
             slide,
             scale,
             sampling,
             mask,
             view,
-            corners,
+            places,
+            outside,
         })
     }
 
@@ -508,12 +607,16 @@ impl Job<'_> {
         method: Method,
         slide: &dyn Slide,
         sampling: &Sampling,
-        corners: &[(i64, i64)],
+        places: &[Place],
     ) -> Option<Stains> {
-        let take = corners.len().min(STAIN_TILES);
+        let take = places.len().min(STAIN_TILES);
         let tiles: Vec<Option<Rgb8>> = (0..take)
             .into_par_iter()
-            .map(|i| sampling.read(slide, corners[i * corners.len() / take]).ok())
+            .map(|i| {
+                sampling
+                    .read(slide, places[i * places.len() / take].at)
+                    .ok()
+            })
             .collect();
         let pixels: Vec<u8> = tiles.into_iter().flatten().flat_map(|t| t.data).collect();
         Stains::fit(method, &pixels)
@@ -524,13 +627,13 @@ impl Job<'_> {
         &self,
         receive: Receiver<Message>,
         finished: Sender<()>,
-        encoder: &Encoder,
+        encoder: &dyn TileNetwork,
         slides: usize,
     ) -> Result<Summary> {
         let began = Instant::now();
         let mut summary = Summary {
             folder: self.config.job_dir.display().to_string(),
-            encoder: encoder.source.description.clone(),
+            encoder: encoder.source().description.clone(),
             slides,
             ..Summary::default()
         };
@@ -562,6 +665,7 @@ impl Job<'_> {
                         prepared,
                         values: Vec::new(),
                         corners: Vec::new(),
+                        names: Vec::new(),
                     });
                 }
                 Message::Tiles(tiles, spent) => {
@@ -572,7 +676,7 @@ impl Job<'_> {
                 }
                 Message::End => {
                     if let Some(current) = current.take() {
-                        let status = self.finish(current, encoder.width)?;
+                        let status = self.finish(current, encoder.columns())?;
                         finished.send(()).ok();
                         done += 1;
                         summary.done_here += 1;
@@ -614,15 +718,17 @@ impl Job<'_> {
     fn batch(
         &self,
         tiles: Vec<Decoded>,
-        encoder: &Encoder,
+        encoder: &dyn TileNetwork,
         current: &mut Current,
     ) -> Result<usize> {
-        let px = self.config.patch_px;
+        let px = self.config.network_px.unwrap_or(self.config.patch_px);
         let mut good = Vec::new();
-        for Decoded { at, tile } in tiles {
+        for Decoded { place, tile } in tiles {
+            let at = place.at;
             match tile {
                 Ok(tile) => {
                     current.corners.push(at);
+                    current.names.extend(place.name);
                     good.push(tile);
                 }
                 Err(why) => current
@@ -638,12 +744,11 @@ impl Job<'_> {
         let size = px * px * 3;
         let mut pixels = vec![0f32; good.len() * size];
         for (tile, out) in good.iter().zip(pixels.chunks_exact_mut(size)) {
-            normalise(tile, IMAGENET_MEAN, IMAGENET_STD, out)?;
+            let tile = resize(tile, px, px)?;
+            normalise(&tile, IMAGENET_MEAN, IMAGENET_STD, out)?;
         }
-        let x = images(&pixels, good.len(), px)?.to(&encoder.network.device())?;
-        current
-            .values
-            .extend(encoder.network.features(&x)?.to_f32_vec()?);
+        let x = images(&pixels, good.len(), px)?.to(&encoder.device())?;
+        current.values.extend(encoder.rows(&x)?);
         Ok(good.len())
     }
 
@@ -652,6 +757,7 @@ impl Job<'_> {
             prepared,
             values,
             corners,
+            names,
         } = current;
         let mut status = prepared.status.clone();
         let paths = self.paths(&status.slide);
@@ -661,6 +767,7 @@ impl Job<'_> {
             scale: &prepared.scale,
             sampling: &prepared.sampling,
             corners: &corners,
+            names: &names,
         };
         outputs::write(
             &paths,

@@ -10,5 +10,7 @@ pub mod claim;
 pub mod features;
 pub mod folder;
 mod outputs;
+pub mod predict;
+pub mod spots;
 
 pub use features::{Config, Summary, run};

@@ -60,6 +60,11 @@ impl Paths {
     }
 }
 
+/// The features of a slide in the layout of TRIDENT.
+pub fn features_file(config: &Config, slide: &str) -> PathBuf {
+    Paths::of(config, &super::features::name(&config.encoder), slide).features
+}
+
 /// What the coordinates of a slide's tiles mean.
 pub struct Placed<'a> {
     pub name: &'a str,
@@ -68,6 +73,8 @@ pub struct Placed<'a> {
     pub sampling: &'a Sampling,
     /// Top-left corners in pixels of level 0, x before y.
     pub corners: &'a [(i64, i64)],
+    /// Of each corner, where it is a spot's; empty on a grid.
+    pub names: &'a [String],
 }
 
 impl Placed<'_> {
@@ -133,6 +140,16 @@ impl Placed<'_> {
     }
 }
 
+/// A file's root, with the names of spots if the tiles are theirs.
+fn root(placed: &Placed) -> hdf5::Group {
+    let mut root = hdf5::Group::new();
+    if !placed.names.is_empty() {
+        // As HEST names it.
+        root.dataset("barcode", placed.names.to_vec());
+    }
+    root
+}
+
 fn parent(path: &Path) -> Result<&Path> {
     let parent = path.parent().unwrap_or(Path::new(""));
     create_dir_all(parent)?;
@@ -165,22 +182,22 @@ pub fn write(
     let both = placed.same_level();
     if config.outputs.trident {
         let folder = parent(&paths.patches)?;
-        let mut root = hdf5::Group::new();
+        let mut root = self::root(placed);
         root.dataset("coords", placed.coords(config, folder, true, both)?);
         hdf5::write(&paths.patches, &root)?;
         let folder = parent(&paths.features)?;
-        let mut root = hdf5::Group::new();
+        let mut root = self::root(placed);
         root.dataset("features", features(folder)?);
         root.dataset("coords", placed.coords(config, folder, true, both)?);
         hdf5::write(&paths.features, &root)?;
     }
     if config.outputs.clam {
         let folder = parent(&paths.clam_patches)?;
-        let mut root = hdf5::Group::new();
+        let mut root = self::root(placed);
         root.dataset("coords", placed.coords(config, folder, false, true)?);
         hdf5::write(&paths.clam_patches, &root)?;
         let folder = parent(&paths.clam_features)?;
-        let mut root = hdf5::Group::new();
+        let mut root = self::root(placed);
         root.dataset("features", features(folder)?);
         root.dataset("coords", placed.coords(config, folder, false, true)?);
         hdf5::write(&paths.clam_features, &root)?;
@@ -294,5 +311,7 @@ pub fn write_tissue(paths: &Paths, mask: &Mask, view: &Rgb8, placed: &Placed) ->
             }
         }
     }
-    image::write_png(&paths.preview, &picture, &[])
+    // Both steps are the same but for the rounding of the picture's sides.
+    let mpp = format!("{:.4}", placed.scale.mpp * mask.step.0);
+    image::write_png(&paths.preview, &picture, &[(image::MPP, &mpp)])
 }

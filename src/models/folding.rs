@@ -50,3 +50,30 @@ pub fn folded(
     let bias = bias.as_ref().map(there).transpose()?;
     PreparedConv::new(&there(&weight)?, bias.as_ref(), activation, conv.geometry)
 }
+
+/// Pixels of the images that the first layers of a network take at a time: 4 of
+/// 224 x 224. Their results, widest of all, then stay in a third-level cache of 32 MiB
+/// until the next layer reads them: with 16 at once these layers took up to a tenth
+/// longer each.
+const PIXELS: usize = 4 * 224 * 224;
+
+/// `f(x)` for an f of single images, x (N, C, H, W): on the CPU of some images after the
+/// others.
+///
+/// # Errors
+/// Those of `f`.
+pub fn by_few_images(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    let &[images, _, height, width] = x.shape() else {
+        return f(x);
+    };
+    let few = (PIXELS / height.saturating_mul(width).max(1)).max(1);
+    if images <= few || x.device() != Device::Cpu {
+        return f(x);
+    }
+    let parts = (0..images).step_by(few).map(|first| {
+        let some = ops::slice(x, 0, first, few.min(images - first))?;
+        f(&some)
+    });
+    let parts = parts.collect::<Result<Vec<_>>>()?;
+    ops::cat(&parts.iter().collect::<Vec<_>>(), 0)
+}

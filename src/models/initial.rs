@@ -12,11 +12,24 @@ use crate::tensor::Tensor;
 /// # Errors
 /// No memory left.
 pub fn he_normal(model: &dyn State, random: &mut Philox) -> Result<()> {
+    draw(model, random, |fan_in| (2.0 / fan_in as f32).sqrt())
+}
+
+/// Draws the same weights from a normal distribution of deviation 0.02, as DCGAN's paper does
+/// (Radford, Metz and Chintala 2016).
+///
+/// # Errors
+/// No memory left.
+pub fn narrow_normal(model: &dyn State, random: &mut Philox) -> Result<()> {
+    draw(model, random, |_| 0.02)
+}
+
+fn draw(model: &dyn State, random: &mut Philox, deviation: impl Fn(usize) -> f32) -> Result<()> {
     for (_, param) in model.parameters() {
         let value = param.value();
         if let [_, c, r, s] = value.shape()[..] {
             let mut values = vec![0.0; value.elements()];
-            random.fill_normal(&mut values, 0.0, (2.0 / (c * r * s) as f32).sqrt());
+            random.fill_normal(&mut values, 0.0, deviation(c * r * s));
             param.set(Tensor::from_slice(&values, value.shape())?)?;
         }
     }

@@ -497,7 +497,11 @@ fn critic(
     let weights = part_of(weights, "discriminator.")?;
     let layers = convolutions(&weights, 4, |i| format!("model.{}.0.weight", i + 1));
     let layers: Vec<[usize; 2]> = layers.into_iter().rev().collect();
-    let model = Critic::new(sizes(&layers), &mut Philox::new(0))?;
+    let random = &mut Philox::new(0);
+    let model = match weights.get("model.1.1.weight") {
+        Some(_) => Critic::new(sizes(&layers), random)?,
+        None => Critic::plain(sizes(&layers), random)?,
+    };
     nn::load(&model, &weights, path)?;
     model.to_device(device)?;
     ready(model, dtype)

@@ -6,7 +6,7 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::nn::{Buffer, Module, Param, Pass, Slot, State, key};
-use crate::ops::{self, Activation};
+use crate::ops::{self, Activation, Around, Running};
 use crate::random::Philox;
 use crate::tensor::Tensor;
 
@@ -221,10 +221,8 @@ impl State for Conv2d {
 
 impl Module for Conv2d {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let dtype = dtype_for(x, &self.weight);
-        let bias = self.bias.as_ref().map(|b| pass.tensor_in(b, dtype));
-        let weight = pass.tensor_in(&self.weight, dtype)?;
-        ops::conv2d(x, &weight, bias.transpose()?.as_ref(), self.geometry)
+        let (weight, bias) = self.values(x, pass)?;
+        ops::conv2d(x, &weight, bias.as_ref(), self.geometry)
     }
 }
 
@@ -276,6 +274,56 @@ impl Module for ConvTranspose2d {
     }
 }
 
+impl Conv2d {
+    /// `x + conv(x)`, for one that keeps the size of the image; see
+    /// [`ops::conv2d_shortcut`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward_shortcut(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let (weight, bias) = self.values(x, pass)?;
+        ops::conv2d_shortcut(x, &weight, bias.as_ref(), self.geometry)
+    }
+
+    /// The convolution, with a `shortcut` past it or without, between an activation and
+    /// this batch norm, which takes its statistics from what the convolution leaves:
+    /// `norm(activation(conv(x) [+ x])) + residual`.
+    ///
+    /// # Errors
+    /// As [`ops::conv2d_measured`] and [`BatchNorm::forward_around`].
+    pub fn forward_normed(
+        &self,
+        x: &Tensor,
+        shortcut: bool,
+        norm: &BatchNorm,
+        around: &Around,
+        pass: &Pass,
+    ) -> Result<Tensor> {
+        if !pass.training() {
+            let y = match shortcut {
+                true => self.forward_shortcut(x, pass)?,
+                false => self.forward(x, pass)?,
+            };
+            return norm.forward_around(&y, around, pass);
+        }
+        let (weight, bias) = self.values(x, pass)?;
+        let of = around.activation;
+        let (y, moments) =
+            ops::conv2d_measured(x, &weight, bias.as_ref(), self.geometry, shortcut, of)?;
+        let around = Around {
+            moments: moments.as_ref(),
+            ..*around
+        };
+        norm.forward_around(&y, &around, pass)
+    }
+
+    fn values(&self, x: &Tensor, pass: &Pass) -> Result<(Tensor, Option<Tensor>)> {
+        let dtype = dtype_for(x, &self.weight);
+        let bias = self.bias.as_ref().map(|b| pass.tensor_in(b, dtype));
+        Ok((pass.tensor_in(&self.weight, dtype)?, bias.transpose()?))
+    }
+}
+
 /// Batch normalisation over axis 1 of (N, C), (N, C, L) or (N, C, H, W):
 /// PyTorch's BatchNorm1d and BatchNorm2d are this one module.
 pub struct BatchNorm {
@@ -311,6 +359,49 @@ impl BatchNorm {
         })
     }
 
+    /// With the activation before it and the residual after it: in training one pass
+    /// where the device has it, otherwise operators of their own.
+    ///
+    /// # Errors
+    /// As [`ops::batch_norm_train_around`] and [`ops::batch_norm_eval`].
+    pub fn forward_around(&self, x: &Tensor, around: &Around, pass: &Pass) -> Result<Tensor> {
+        let weight = self.weight.as_ref().map(|w| pass.tensor(w));
+        let bias = self.bias.as_ref().map(|b| pass.tensor(b));
+        let (weight, bias) = (weight.as_ref(), bias.as_ref());
+        let (mean, var) = (self.running_mean.value(), self.running_var.value());
+        if !pass.training() {
+            let x = around.activation.apply(x)?;
+            let y = ops::batch_norm_eval(&x, &mean, &var, weight, bias, self.eps)?;
+            return match around.residual {
+                Some(residual) => ops::add(&y, residual),
+                None => Ok(y),
+            };
+        }
+        let batches = self.num_batches_tracked.value();
+        let momentum = if pass.averages() {
+            1.0 / (batches.item()? + 1.0)
+        } else {
+            self.momentum
+        };
+        let running = Running {
+            mean: &mean,
+            var: &var,
+            batches: &batches,
+            momentum,
+        };
+        if running.suits(x) {
+            let normed =
+                ops::batch_norm_trained(x, weight, bias, self.eps, around, Some(&running))?;
+            return Ok(normed.output);
+        }
+        let normed = ops::batch_norm_trained(x, weight, bias, self.eps, around, None)?;
+        let (mean, var) = normed.updated(&mean, &var, momentum)?;
+        self.running_mean.set(mean)?;
+        self.running_var.set(var)?;
+        self.num_batches_tracked.count_up()?;
+        Ok(normed.output)
+    }
+
     /// Running statistics as if nothing had been seen.
     pub fn reset(&self) -> Result<()> {
         let fill = |buffer: &Buffer, value: f64| {
@@ -339,28 +430,7 @@ impl State for BatchNorm {
 
 impl Module for BatchNorm {
     fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let weight = self.weight.as_ref().map(|w| pass.tensor(w));
-        let bias = self.bias.as_ref().map(|b| pass.tensor(b));
-        let (weight, bias) = (weight.as_ref(), bias.as_ref());
-        if !pass.training() {
-            let (mean, var) = (self.running_mean.value(), self.running_var.value());
-            return ops::batch_norm_eval(x, &mean, &var, weight, bias, self.eps);
-        }
-        let normed = ops::batch_norm_train(x, weight, bias, self.eps)?;
-        let momentum = if pass.averages() {
-            1.0 / (self.num_batches_tracked.value().item()? + 1.0)
-        } else {
-            self.momentum
-        };
-        let (mean, var) = normed.updated(
-            &self.running_mean.value(),
-            &self.running_var.value(),
-            momentum,
-        )?;
-        self.running_mean.set(mean)?;
-        self.running_var.set(var)?;
-        self.num_batches_tracked.count_up()?;
-        Ok(normed.output)
+        self.forward_around(x, &Around::default(), pass)
     }
 }
 
@@ -378,17 +448,6 @@ impl LayerNorm {
             bias: constant("bias", &[width], 0.0)?,
             eps,
         })
-    }
-}
-
-impl LayerNorm {
-    /// x + y, and its norm.
-    ///
-    /// # Errors
-    /// As [`ops::add_layer_norm`].
-    pub fn of_sum(&self, x: &Tensor, y: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
-        let (w, b) = (pass.tensor(&self.weight), pass.tensor(&self.bias));
-        ops::add_layer_norm(x, y, 1, Some(&w), Some(&b), self.eps)
     }
 }
 

@@ -180,9 +180,11 @@ impl Rule {
 const OTHERS: &[(&str, Rule)] = &[
     ("attention_gradient", ATTENTION_GRADIENT),
     ("clip_grad_norm", PER_NUMBER_READ),
+    ("conv2d_gradient", CONVOLUTION_GRADIENT),
     ("copy", Rule::Each(0)),
     ("count", Rule::Each(1)),
     ("fill", Rule::Each(0)),
+    ("linear_gradient", LINEAR_GRADIENT),
     ("linear_top_mean_chosen", Rule::Each(1)),
     ("linear_top_mean_gradient", LINEAR_TOP_MEAN_GRADIENT),
     ("step", PER_NUMBER_READ),
@@ -245,6 +247,19 @@ pub(super) const CONVOLUTION: Rule =
 /// over C/groups R S outputs.
 pub(super) const TRANSPOSED_CONVOLUTION: Rule = Rule::Product(|inputs, _| match inputs {
     [x, w, ..] => times(&[2, x.elements(), w.per(0)]),
+    _ => 0,
+});
+
+/// x (.., K), g (.., N) and w (N, K) -> the gradients of x and w, two products.
+const LINEAR_GRADIENT: Rule = Rule::Product(|inputs, _| match inputs {
+    [x, _, w, ..] => times(&[4, x.elements(), w.axis(0)]),
+    _ => 0,
+});
+
+/// x, gy and w of a convolution -> the gradients of x and w, of which each has the
+/// products of the convolution.
+const CONVOLUTION_GRADIENT: Rule = Rule::Product(|inputs, _| match inputs {
+    [_, gy, w, ..] => times(&[4, gy.elements(), w.per(0)]),
     _ => 0,
 });
 

@@ -52,12 +52,17 @@ mod topk;
 
 pub use arithmetic::{Comparison, add, affine, compare, div, maximum, minimum, mul, select, sub};
 pub use attention::{attention, attention_with_weights};
-pub use batch_norm::{BatchNorm, batch_norm_eval, batch_norm_train};
+pub use batch_norm::{
+    Around, BatchNorm, Moments, batch_norm_eval, batch_norm_train, batch_norm_train_around,
+};
+pub(crate) use batch_norm::{Running, trained as batch_norm_trained};
 pub use cat::cat;
 pub(crate) use conv_bn_act::with_room;
 pub use conv_bn_act::{PreparedConv, conv_bn_act, fold_batch_norm};
 pub use conv_transpose2d::{ConvTranspose2d, conv_transpose2d};
-pub use conv2d::{Conv2d, conv2d, conv2d_input_gradient, conv2d_weight_gradient};
+pub use conv2d::{
+    Conv2d, conv2d, conv2d_input_gradient, conv2d_measured, conv2d_shortcut, conv2d_weight_gradient,
+};
 pub use cost::{Cost, Operand, cost};
 pub use dropout::{dropout, dropout_blocks};
 pub use gather::{gather, scatter_add};
@@ -66,7 +71,7 @@ pub use gcn::{
 };
 pub use group_norm::group_norm;
 pub use index_select::{index_add, index_select};
-pub use layer_norm::{add_layer_norm, layer_norm};
+pub use layer_norm::layer_norm;
 pub use layout::{broadcast_to, cast, permute, reshape, to_format, transpose};
 pub use linear::{Activation, linear};
 pub use linear_top_mean::{linear_top_mean, linear_top_means};

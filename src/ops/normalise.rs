@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::cuda::{Address, count};
+use crate::device::cuda::{ARRIVALS, Address, CudaDevice, count};
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops;
@@ -61,8 +61,8 @@ pub(crate) struct Columns {
 
 impl Columns {
     const THREADS: usize = 256;
-    /// Channels of a block that joins parts.
-    const TOTAL_WIDTH: usize = 32;
+    /// The most channels of a block.
+    const WIDTH: usize = 32;
 
     /// # Errors
     /// 2^31 elements or more.
@@ -72,7 +72,7 @@ impl Columns {
         const EACH: usize = 8;
         count(op, channels * elements)?;
         let width = match inner {
-            1 => channels.next_power_of_two().min(Self::TOTAL_WIDTH),
+            1 => channels.next_power_of_two().min(Self::WIDTH),
             _ => 1,
         };
         let groups = channels.div_ceil(width).max(1);
@@ -84,7 +84,8 @@ impl Columns {
             inner: count(op, inner)?,
             elements: count(op, elements)?,
             part: count(op, part)?,
-            parts: elements.div_ceil(part.max(1)) as u32,
+            // One at least, which writes the sum of nothing.
+            parts: elements.div_ceil(part.max(1)).max(1) as u32,
             width: width as u32,
         })
     }
@@ -93,15 +94,25 @@ impl Columns {
         self.parts as usize
     }
 
-    /// Blocks of the first stage.
-    pub fn grid(&self) -> [usize; 3] {
-        let groups = self.channels.div_ceil(self.width) as usize;
-        [groups, self.parts(), 1]
+    /// The same columns in parts that something else made.
+    ///
+    /// # Errors
+    /// 2^31 parts or more.
+    pub fn of_parts(self, op: &'static str, parts: usize) -> Result<Self> {
+        let parts = count(op, parts)?;
+        Ok(Self { parts, ..self })
     }
 
-    /// Blocks of the stage that joins parts.
-    pub fn total_grid(&self) -> [usize; 3] {
-        [(self.channels as usize).div_ceil(Self::TOTAL_WIDTH), 1, 1]
+    /// Blocks of the sums.
+    pub fn blocks(&self) -> usize {
+        let groups = self.channels.div_ceil(self.width) as usize;
+        groups * self.parts()
+    }
+
+    /// The counters of the blocks that join parts.
+    pub fn arrivals(&self, op: &'static str, device: &CudaDevice) -> Result<Address> {
+        let groups = self.channels.div_ceil(self.width) as usize;
+        device.arrivals(op, groups.min(ARRIVALS))
     }
 }
 

@@ -5,9 +5,10 @@
 //! as one without.
 
 use crate::dtype::{DType, Float};
+pub(crate) use crate::ops::matmul::cpu::kernel::has_wide_vectors;
 
-/// Defines a function twice, for the vectors that every processor of the target
-/// has and for AVX2, and calls the best one that this processor can run.
+/// Defines a function three times, for the vectors that every processor of the target
+/// has, for AVX2 and for AVX-512, and calls the best one that this processor can run.
 macro_rules! vectorised {
     ($(#[$meta:meta])*
      fn $name:ident<T: Float $(, const $flag:ident: bool)?>($($arg:ident: $type:ty),* $(,)?) $body:block
@@ -23,6 +24,14 @@ macro_rules! vectorised {
                 fn on_avx2<T: Float $(, const $flag: bool)?>($($arg: $type),*) {
                     on_any::<T $(, $flag)?>($($arg),*);
                 }
+                #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+                fn on_avx512<T: Float $(, const $flag: bool)?>($($arg: $type),*) {
+                    on_any::<T $(, $flag)?>($($arg),*);
+                }
+                if $crate::ops::vector::has_wide_vectors() {
+                    // SAFETY: the processor has what `on_avx512` is compiled for.
+                    return unsafe { on_avx512::<T $(, $flag)?>($($arg),*) };
+                }
                 if std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the processor has what `on_avx2` is compiled for.
                     return unsafe { on_avx2::<T $(, $flag)?>($($arg),*) };
@@ -33,6 +42,37 @@ macro_rules! vectorised {
     };
 }
 pub(crate) use vectorised;
+
+/// A loop that [`widest`] compiles for several kinds of vectors. `run` should be
+/// `#[inline(always)]`, and what it calls small enough to be inlined.
+pub(crate) trait Vectors {
+    fn run(self);
+}
+
+/// Runs a loop compiled for the widest vectors that this processor has. As in
+/// [`vectorised`] functions no result depends on which these are.
+pub(crate) fn widest(work: impl Vectors) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn on_avx2(work: impl Vectors) {
+            work.run();
+        }
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq")]
+        fn on_avx512(work: impl Vectors) {
+            work.run();
+        }
+        if has_wide_vectors() {
+            // SAFETY: the processor has what `on_avx512` is compiled for.
+            return unsafe { on_avx512(work) };
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has what `on_avx2` is compiled for.
+            return unsafe { on_avx2(work) };
+        }
+    }
+    work.run();
+}
 
 const LANES: usize = 16;
 

@@ -14,8 +14,35 @@ use rayon::prelude::*;
 use crate::device::cpu;
 use crate::dtype::Element;
 use crate::error::Result;
+use crate::ops::vector::{Vectors, widest};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
+
+/// A run of one operand's neighbours.
+struct Run1<'a, A, U, F>(&'a mut [U], &'a [A], F);
+
+impl<A: Copy, U, F: Fn(A) -> U> Vectors for Run1<'_, A, U, F> {
+    #[inline(always)]
+    fn run(self) {
+        let Self(out, a, f) = self;
+        for (o, &a) in out.iter_mut().zip(a) {
+            *o = f(a);
+        }
+    }
+}
+
+/// A run of two operands' neighbours.
+struct Run2<'a, A, B, U, F>(&'a mut [U], &'a [A], &'a [B], F);
+
+impl<A: Copy, B: Copy, U, F: Fn(A, B) -> U> Vectors for Run2<'_, A, B, U, F> {
+    #[inline(always)]
+    fn run(self) {
+        let Self(out, a, b, f) = self;
+        for (o, (&a, &b)) in out.iter_mut().zip(a.iter().zip(b)) {
+            *o = f(a, b);
+        }
+    }
+}
 
 struct Walk<const N: usize> {
     dims: Vec<usize>,
@@ -121,10 +148,7 @@ pub(crate) fn map1<A: Element, U: Element>(
                 let own = f;
                 let out = &mut chunk[at..at + n];
                 match sa {
-                    1 => out
-                        .iter_mut()
-                        .zip(&a[ia..ia + n])
-                        .for_each(|(o, &a)| *o = own(a)),
+                    1 => widest(Run1(out, &a[ia..ia + n], own)),
                     _ => out
                         .iter_mut()
                         .enumerate()
@@ -152,21 +176,14 @@ pub(crate) fn map2<A: Element, B: Element, U: Element>(
                 let own = f;
                 let out = &mut chunk[at..at + n];
                 match steps {
-                    [1, 1] => {
-                        let pairs = a[ia..ia + n].iter().zip(&b[ib..ib + n]);
-                        out.iter_mut()
-                            .zip(pairs)
-                            .for_each(|(o, (&a, &b))| *o = own(a, b));
-                    }
+                    [1, 1] => widest(Run2(out, &a[ia..ia + n], &b[ib..ib + n], own)),
                     [1, 0] => {
                         let b = b[ib];
-                        let a = &a[ia..ia + n];
-                        out.iter_mut().zip(a).for_each(|(o, &a)| *o = own(a, b));
+                        widest(Run1(out, &a[ia..ia + n], move |a| own(a, b)));
                     }
                     [0, 1] => {
                         let a = a[ia];
-                        let b = &b[ib..ib + n];
-                        out.iter_mut().zip(b).for_each(|(o, &b)| *o = own(a, b));
+                        widest(Run1(out, &b[ib..ib + n], move |b| own(a, b)));
                     }
                     [sa, sb] => out
                         .iter_mut()

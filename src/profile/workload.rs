@@ -6,13 +6,14 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::models::deeppt::{AutoEncoder, CODE, FEATURES, Mlp, Standardisation, averaging};
+use crate::models::densenet::{DenseNet, DenseNetFeatures};
 use crate::models::inception::{self, Convention, Inception, InceptionFeatures};
 use crate::models::registry::Model;
 use crate::models::resnet::{Depth, ResNet, ResNetFeatures};
 use crate::models::rnagan::losses::{Adversarial, Norm, gradient_penalty, interpolate};
 use crate::models::rnagan::{BetaVae, Critic, Generator, Growth, Sizes, betavae};
 use crate::models::tcgn::{Config, Tcgn};
-use crate::models::trnasformer::{self, Targets, Trnasformer, bag};
+use crate::models::trnasformer::{self, He2Rna, Trnasformer};
 use crate::nn::{Pass, State};
 use crate::ops;
 use crate::optim::{Adam, Optimizer};
@@ -45,10 +46,12 @@ pub const TILES: usize = 16;
 /// Genes of a spot, as TCGN is published.
 pub const SPOT_GENES: usize = 785;
 
-/// tRNAsformer as in its paper, and of how many tiles it takes the mean in training.
-pub const BAG_GENES: usize = 31_793;
-pub const BAG_CLASSES: usize = 3;
-pub const HIGHEST: usize = 10;
+/// A bag of tRNAsformer and HE2RNA: tiles, features of each, and genes; and of how many
+/// tiles the best count in the step that is profiled.
+const BAG: usize = 49;
+const BAG_FEATURES: usize = 1024;
+const BAG_GENES: usize = 31_793;
+const BEST_TILES: usize = 10;
 
 /// RNA-GAN as published: the length of a profile, of its latent, and the tiles.
 pub const PROFILE: usize = 19_198;
@@ -73,7 +76,7 @@ pub fn with<R>(
 }
 
 /// Hands `f` a function that takes one step of `model` on a device. `batch`
-/// counts images of a ResNet or Inception, profiles of the beta-VAE, bags of tRNAsformer (12 blocks, or as `trnasformer-l1` one), tiles of TCGN and the GAN, of the autoencoder and of a prediction by
+/// counts images of a ResNet, DenseNet or Inception, bags of tRNAsformer and HE2RNA, profiles of the beta-VAE, tiles of TCGN and the GAN, of the autoencoder and of a prediction by
 /// the regression, and samples of [`TILES`] tiles when that is trained. The
 /// data are on the device before. In bf16 and f16 parameters are f32 with shadows
 /// of that dtype, which is what `--dtype` makes of a run.
@@ -88,11 +91,6 @@ pub fn in_dtype<R>(
     (device, dtype): (&Device, DType),
     f: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<R>,
 ) -> Result<R> {
-    // The paper's transformers have 1 to 12 blocks.
-    let (model, depth) = match model {
-        "trnasformer-l1" => ("trnasformer", 1),
-        named => (named, 12),
-    };
     let named = Model::named(model)?;
     if batch == 0 {
         return Err(Error::usage(
@@ -143,6 +141,71 @@ pub fn in_dtype<R>(
             ];
             training(&model, &loss, &inputs, mode, f)
         }
+        ("densenet121", _) => {
+            let model = DenseNet::new(CLASSES, random)?;
+            let images = normal(&[batch, 3, IMAGE, IMAGE], &Device::Cpu)?;
+            let images = images.to_format(Format::ChannelsLast)?.to(device)?;
+            if mode == Mode::Infer {
+                let model = DenseNetFeatures::in_dtype(model, device, dtype)?;
+                return predicting(&model, &images, f);
+            }
+            ready(&model, device, dtype)?;
+            let images = ops::cast(&images, dtype)?;
+            let loss = |inputs: &[Tensor], pass: &Pass| {
+                let logits = ops::cast(&model.forward(&images, pass)?.logits, DType::F32)?;
+                ops::cross_entropy(&logits, &inputs[0])
+            };
+            training(&model, &loss, &[numbers(batch, CLASSES, device)?], mode, f)
+        }
+        ("trnasformer", _) => {
+            let config = trnasformer::Config {
+                width: 384,
+                depth: 1,
+                heads: trnasformer::HEADS,
+                hidden: 4 * 384,
+                genes: Some(BAG_GENES),
+                classes: 2,
+                positions: true,
+            };
+            let model = Trnasformer::new(config, random)?;
+            ready(&model, device, dtype)?;
+            if mode == Mode::Infer {
+                let bags = ops::cast(&normal(&[batch, 1, IMAGE, IMAGE], device)?, dtype)?;
+                return predicting(&model, &bags, f);
+            }
+            let features = ops::cast(&normal(&[batch, BAG, BAG_FEATURES], device)?, dtype)?;
+            let loss = |inputs: &[Tensor], pass: &Pass| {
+                let targets = trnasformer::Targets {
+                    genes: Some(&inputs[0]),
+                    labels: Some(&inputs[1]),
+                };
+                model.loss(&features, &targets, Some(BEST_TILES), pass)
+            };
+            let inputs = [
+                normal(&[batch, BAG_GENES], device)?,
+                numbers(batch, 2, device)?,
+            ];
+            training(&model, &loss, &inputs, mode, f)
+        }
+        ("he2rna", _) => {
+            let model = He2Rna::new(&[BAG_FEATURES, 1024, BAG_GENES], random)?;
+            ready(&model, device, dtype)?;
+            if mode == Mode::Infer {
+                let bags = ops::cast(&normal(&[batch, 1, IMAGE, IMAGE], device)?, dtype)?;
+                return predicting(&model, &bags, f);
+            }
+            let features = ops::cast(&normal(&[batch, BAG, BAG_FEATURES], device)?, dtype)?;
+            let loss = |inputs: &[Tensor], pass: &Pass| {
+                model.loss(&features, &inputs[0], Some(BEST_TILES), pass)
+            };
+            training(
+                &model,
+                &loss,
+                &[normal(&[batch, BAG_GENES], device)?],
+                mode,
+                f,
+            )
+        }
         ("tcgn", _) => {
             let model = Tcgn::new(&Config::new(SPOT_GENES), random)?;
             ready(&model, device, dtype)?;
@@ -157,35 +220,6 @@ pub fn in_dtype<R>(
             };
             let target = normal(&[batch, SPOT_GENES], device)?;
             training(&model, &loss, &[target], mode, f)
-        }
-        ("trnasformer", _) => {
-            let config = trnasformer::Config {
-                width: 384,
-                depth,
-                heads: trnasformer::HEADS,
-                hidden: 4 * 384,
-                genes: Some(BAG_GENES),
-                classes: BAG_CLASSES,
-                positions: true,
-            };
-            let model = Trnasformer::new(config, random)?;
-            ready(&model, device, dtype)?;
-            let features = normal(&[batch, bag::TILES, bag::FEATURES], &Device::Cpu)?;
-            if mode == Mode::Infer {
-                let x = ops::cast(&bag::image(&features)?.to(device)?, dtype)?;
-                return predicting(&model, &x, f);
-            }
-            let features = ops::cast(&features.to(device)?, dtype)?;
-            let loss = |inputs: &[Tensor], pass: &Pass| {
-                let targets = Targets {
-                    genes: Some(&inputs[0]),
-                    labels: Some(&inputs[1]),
-                };
-                model.loss(&features, &targets, Some(HIGHEST), pass)
-            };
-            let genes = normal(&[batch, BAG_GENES], device)?;
-            let labels = numbers(batch, BAG_CLASSES, device)?;
-            training(&model, &loss, &[genes, labels], mode, f)
         }
         ("betavae", _) => {
             let model = BetaVae::new(&published_vae(), random)?;

@@ -60,7 +60,7 @@ impl Augment {
     }
 }
 
-fn flip(tile: &mut [f32], px: usize, sideways: bool, upside_down: bool) {
+pub(super) fn flip(tile: &mut [f32], px: usize, sideways: bool, upside_down: bool) {
     let row = 3 * px;
     if sideways && px > 0 {
         for line in tile.chunks_exact_mut(row) {
@@ -80,7 +80,7 @@ fn flip(tile: &mut [f32], px: usize, sideways: bool, upside_down: bool) {
 }
 
 /// Luma of ITU-R BT.601.
-fn grey(pixel: &[f32]) -> f32 {
+pub(super) fn grey(pixel: &[f32]) -> f32 {
     0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]
 }
 

@@ -117,6 +117,9 @@ fn grow(path: &Path, file: &File, bytes: &mut Vec<u8>, wanted: u64) -> Result<()
     Ok(())
 }
 
+/// The key under which a PNG says how many micrometres a pixel has.
+pub const MPP: &str = "Micrometres per pixel";
+
 /// Writes an 8-bit RGB PNG, with text chunks (keyword, text).
 ///
 /// # Errors

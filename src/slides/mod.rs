@@ -15,6 +15,7 @@ pub mod stain;
 pub mod tiff;
 pub mod tile;
 pub mod tissue;
+pub mod views;
 
 pub use image::Rgb8;
 pub use reader::{Slide, open};

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cohort::{self, Cohort};
@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::expression::{GeneChoice, Orientation, Source, Transform};
 use crate::models::backbone::Architecture;
 use crate::nn::State;
+use crate::slides::scale;
+use crate::slides::stain::Method;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -88,7 +90,11 @@ pub fn default_checkpoint_seconds() -> u64 {
 pub enum Layout {
     Her2st,
     Tiles,
+    /// As `tiles`, in LMDB files as RNA-GAN's code writes them.
+    Lmdb,
     Visium,
+    /// A folder of tiles for each class.
+    Classes,
 }
 
 /// The folder of images and its expression.
@@ -112,6 +118,10 @@ pub struct DataConfig {
     /// her2st, visium: side of a spot's tile in micrometres, in place of `spot_px`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spot_um: Option<f64>,
+    /// Micrometres per pixel of the images; her2st and visium measure theirs by their
+    /// spots when it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mpp: Option<f64>,
     /// tiles: expression: CSV, TSV, GCT, .h5ad, or a folder of the GDC's files.
     #[serde(default)]
     pub expression: Option<PathBuf>,
@@ -141,6 +151,7 @@ impl DataConfig {
             ring: 0,
             spot_px: default_spot_px(),
             spot_um: None,
+            mpp: None,
             expression: None,
             orientation: Default::default(),
             source: Source::default(),
@@ -153,6 +164,18 @@ impl DataConfig {
     /// # Errors
     /// As the readers of [`crate::cohort`]; an option of the other layout.
     pub fn read(&self, expression: bool) -> Result<Cohort> {
+        let mut cohort = self.read_layout(expression)?;
+        if let Some(mpp) = self.mpp {
+            scale::check(mpp, "data.mpp")?;
+            cohort
+                .images
+                .iter_mut()
+                .for_each(|image| image.mpp = Some(mpp));
+        }
+        Ok(cohort)
+    }
+
+    fn read_layout(&self, expression: bool) -> Result<Cohort> {
         match self.layout {
             Layout::Her2st => {
                 if self.expression.is_some() || self.slides.is_some() || !self.source.is_default() {
@@ -173,7 +196,16 @@ impl DataConfig {
                 let options = self.spots(expression);
                 cohort::visium::read(&self.path, self.slides.as_deref(), &options)
             }
-            Layout::Tiles => {
+            Layout::Classes => {
+                if expression || self.expression.is_some() {
+                    return Err(Error::usage(
+                        "folders of classes have no expression",
+                        "leave out `expression`, or set layout = \"tiles\"",
+                    ));
+                }
+                cohort::classes::read(&self.path)
+            }
+            Layout::Tiles | Layout::Lmdb => {
                 if !self.sections.is_empty() || self.ring != 0 {
                     return Err(Error::usage(
                         "`sections` and `ring` belong to layout = \"her2st\"",
@@ -191,6 +223,7 @@ impl DataConfig {
                     orientation: self.orientation,
                     source: self.source.clone(),
                     slides: self.slides.clone(),
+                    lmdb: self.layout == Layout::Lmdb,
                 };
                 cohort::tiles::read(&self.path, &options)
             }
@@ -213,8 +246,9 @@ impl DataConfig {
     pub fn has_expression(&self) -> bool {
         match self.layout {
             Layout::Her2st => self.path.join("ST-cnts").is_dir(),
-            Layout::Tiles => self.expression.is_some(),
+            Layout::Tiles | Layout::Lmdb => self.expression.is_some(),
             Layout::Visium => true,
+            Layout::Classes => false,
         }
     }
 
@@ -246,6 +280,9 @@ pub struct FeatureConfig {
     /// What the network computes in.
     #[serde(skip_serializing_if = "Precision::is_f32")]
     pub dtype: Precision,
+    /// How colours are normalised before, slide by slide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stain: Option<Method>,
 }
 
 impl Default for FeatureConfig {
@@ -257,6 +294,7 @@ impl Default for FeatureConfig {
             batch: 32,
             calibration_tiles: 128,
             dtype: Precision::F32,
+            stain: None,
         }
     }
 }
@@ -378,17 +416,6 @@ impl Default for MlpConfig {
 }
 
 impl DeepPtConfig {
-    /// Reads a run file; relative paths are taken from its folder.
-    ///
-    /// # Errors
-    /// TOML that does not parse, an unknown key, a value out of its range.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_toml(path, "src/models/deeppt/README.md")?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        config.validate()?;
-        Ok(config)
-    }
-
     /// What it has in common with the other families' run files.
     pub fn common(&self) -> Common<'_> {
         Common {
@@ -397,17 +424,27 @@ impl DeepPtConfig {
             split: &self.split,
         }
     }
+}
 
-    /// Makes relative paths relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
+impl RunFile for DeepPtConfig {
+    const README: &'static str = "src/models/deeppt/README.md";
+
+    fn overrule(&mut self, said: &Said) -> Result<()> {
+        self.seed = said.seed.unwrap_or(self.seed);
+        if let Some(dtype) = said.dtype {
+            (self.dtype, self.features.dtype) = (dtype, dtype);
+        }
+        self.features.stain = said.stain.or(self.features.stain);
+        Ok(())
+    }
+
+    fn resolve(&mut self, base: &Path) {
         self.data.resolve(base);
         self.features.resolve(base);
         self.expression.resolve(base);
     }
 
-    /// # Errors
-    /// A value out of its range.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         at_least_one(&[
             ("autoencoder.epochs", self.autoencoder.epochs),
             ("autoencoder.batch", self.autoencoder.batch),
@@ -418,11 +455,6 @@ impl DeepPtConfig {
         ])?;
         is_share("mlp.dropout", self.mlp.dropout)?;
         self.common().validate()
-    }
-
-    /// The resolved configuration as TOML.
-    pub fn to_toml(&self) -> Result<String> {
-        to_toml(self)
     }
 }
 
@@ -476,19 +508,81 @@ impl ExpressionConfig {
     }
 }
 
-pub(crate) fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, readme: &str) -> Result<T> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
-    toml::from_str(&text).map_err(|e| {
-        let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
-        let place = line.map_or_else(String::new, |l| format!("line {l}"));
-        let remedy = format!("see the keys in {readme}");
-        Error::file(path, place, e.message().replace('\n', " "), remedy)
-    })
+/// What a command line says in place of a run file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Said {
+    pub seed: Option<u64>,
+    pub dtype: Option<Precision>,
+    pub stain: Option<Method>,
 }
 
-pub(crate) fn to_toml(config: &impl Serialize) -> Result<String> {
-    toml::to_string(config)
-        .map_err(|e| Error::usage(format!("the configuration has no TOML: {e}"), "report this"))
+impl Said {
+    /// Refuses other numbers than f32 for `what`.
+    pub(crate) fn in_f32_alone(&self, what: &str) -> Result<()> {
+        match self.dtype {
+            None | Some(Precision::F32) => Ok(()),
+            Some(Precision::Bf16) => Err(Error::usage(
+                format!("{what} is trained in f32 alone"),
+                "leave out --dtype",
+            )),
+        }
+    }
+
+    /// Refuses to change the colours of what `what` learns from.
+    pub(crate) fn without_stain(&self, what: &str) -> Result<()> {
+        match self.stain {
+            None => Ok(()),
+            Some(_) => Err(Error::usage(
+                format!("{what} has no --stain: it learns from tiles as they are"),
+                "leave it out, or normalise the tiles before",
+            )),
+        }
+    }
+}
+
+/// The file that describes a run, of any family.
+pub trait RunFile: Serialize + DeserializeOwned {
+    /// The page that lists its keys.
+    const README: &'static str;
+
+    /// Takes what the command line says in place of the file.
+    ///
+    /// # Errors
+    /// Something that this family does not have.
+    fn overrule(&mut self, said: &Said) -> Result<()>;
+
+    /// Makes relative paths relative to `base`.
+    fn resolve(&mut self, base: &Path);
+
+    /// # Errors
+    /// A value out of its range, or values that do not go together.
+    fn validate(&self) -> Result<()>;
+
+    /// Reads a run file; relative paths are taken from its folder.
+    ///
+    /// # Errors
+    /// TOML that does not parse, an unknown key, and as [`Self::validate`].
+    fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io("read", path, e))?;
+        let mut config: Self = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
+            let place = line.map_or_else(String::new, |l| format!("line {l}"));
+            let remedy = format!("see the keys in {}", Self::README);
+            Error::file(path, place, e.message().replace('\n', " "), remedy)
+        })?;
+        config.resolve(path.parent().unwrap_or(Path::new("")));
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The resolved configuration as TOML.
+    ///
+    /// # Errors
+    /// A value that TOML does not have.
+    fn to_toml(&self) -> Result<String> {
+        toml::to_string(self)
+            .map_err(|e| Error::usage(format!("the configuration has no TOML: {e}"), "report this"))
+    }
 }
 
 pub(crate) fn at_least_one(numbers: &[(&str, usize)]) -> Result<()> {
@@ -585,6 +679,9 @@ pub struct BagConfig {
     /// Bags of each slide.
     pub per_slide: usize,
     pub by: ClusterBy,
+    /// Leave the bags in the run's folder.
+    #[serde(skip_serializing_if = "is_false")]
+    pub write: bool,
 }
 
 impl Default for BagConfig {
@@ -592,6 +689,7 @@ impl Default for BagConfig {
         Self {
             per_slide: 100,
             by: ClusterBy::Features,
+            write: false,
         }
     }
 }
@@ -621,11 +719,18 @@ pub struct NetworkConfig {
     /// tRNAsformer: whether expression is learned; without it, classes alone.
     #[serde(skip_serializing_if = "is_true")]
     pub genes: bool,
+    /// Weights to start from, whole or of a part (all but the heads).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
 }
 
 // By reference, as serde calls it.
 fn is_true(value: &bool) -> bool {
     *value
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl Default for NetworkConfig {
@@ -640,6 +745,7 @@ impl Default for NetworkConfig {
             dropout: 0.25,
             classes: None,
             genes: true,
+            start: None,
         }
     }
 }
@@ -675,17 +781,6 @@ impl Default for TrainingConfig {
 }
 
 impl TrnasformerConfig {
-    /// As [`DeepPtConfig::read`].
-    ///
-    /// # Errors
-    /// As [`DeepPtConfig::read`].
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_toml(path, "src/models/trnasformer/README.md")?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        config.validate()?;
-        Ok(config)
-    }
-
     /// What it has in common with the other families' run files.
     pub fn common(&self) -> Common<'_> {
         Common {
@@ -694,20 +789,31 @@ impl TrnasformerConfig {
             split: &self.split,
         }
     }
+}
 
-    /// Makes relative paths relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
+impl RunFile for TrnasformerConfig {
+    const README: &'static str = "src/models/trnasformer/README.md";
+
+    fn overrule(&mut self, said: &Said) -> Result<()> {
+        self.seed = said.seed.unwrap_or(self.seed);
+        if let Some(dtype) = said.dtype {
+            (self.dtype, self.features.dtype) = (dtype, dtype);
+        }
+        self.features.stain = said.stain.or(self.features.stain);
+        Ok(())
+    }
+
+    fn resolve(&mut self, base: &Path) {
         self.data.resolve(base);
         self.features.resolve(base);
         self.expression.resolve(base);
-        if let Some(classes) = &mut self.model.classes {
-            *classes = base.join(&*classes);
+        let others = [&mut self.model.classes, &mut self.model.start];
+        for path in others.into_iter().flatten() {
+            *path = base.join(&*path);
         }
     }
 
-    /// # Errors
-    /// A value out of its range.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         at_least_one(&[
             ("bags.per_slide", self.bags.per_slide),
             ("model.width", self.model.width),
@@ -732,13 +838,5 @@ impl TrnasformerConfig {
         is_share("model.dropout", self.model.dropout)?;
         is_share("training.plateau_factor", self.training.plateau_factor)?;
         self.common().validate()
-    }
-
-    /// The resolved configuration as TOML.
-    ///
-    /// # Errors
-    /// A value that TOML does not have.
-    pub fn to_toml(&self) -> Result<String> {
-        to_toml(self)
     }
 }

@@ -27,7 +27,7 @@ use crate::ops::{self, half::wide};
 use crate::optim::{Adam, Optimizer};
 use crate::random::Philox;
 use crate::tensor::Tensor;
-use crate::train::config::DeepPtConfig;
+use crate::train::config::{DeepPtConfig, RunFile};
 use crate::train::features::{
     Encoder, EncoderSource, Features, extract, published_encoder, random_encoder, stored_encoder,
 };
@@ -35,9 +35,10 @@ use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::genes::groups_by_median;
 use crate::train::progress::Control;
 use crate::train::run::{
-    Fold, HeldOut, Part, Predicted, claim, common_genes, epoch_over, expression, fold_records,
-    folds, held_out, index, on_scale, places, reserved, targets,
+    Fold, HeldOut, OfSlide, Part, Predicted, claim, common_genes, epoch_over, expression,
+    fold_records, folds, held_out, index, on_scale, places, reserved, targets,
 };
+use crate::train::seen::Seen;
 use crate::train::step::TrainingStep;
 
 /// What an outer fold gave.
@@ -117,6 +118,8 @@ pub fn train(
         &run.join("features"),
         control,
     )?;
+    let seen = Seen::of(&cohort, config.features.tile_px, config.features.stain);
+    seen.begin(run, control)?;
     // Samples may have lost all their tiles: the folds are of those that stay,
     // the reserved patients are the same.
     let (folds, _) = folds(&common, &cohort, &reserved)?;
@@ -124,7 +127,7 @@ pub fn train(
         config,
         run,
         (&cohort, &features),
-        encoder.source,
+        (encoder.source, Some(&seen)),
         &folds,
         device,
         control,
@@ -160,7 +163,7 @@ pub fn train_on_features(
         config,
         run,
         (cohort, features),
-        source,
+        (source, None),
         &folds,
         device,
         control,
@@ -172,7 +175,7 @@ fn learn(
     config: &DeepPtConfig,
     run: &Path,
     (cohort, features): (&Cohort, &Features),
-    source: EncoderSource,
+    (source, seen): (EncoderSource, Option<&Seen>),
     folds: &[Fold],
     device: &Device,
     control: Control,
@@ -187,6 +190,7 @@ fn learn(
             table: &table,
             features,
             encoder: &source,
+            seen,
             fold,
             name: format!("fold {}/{}", number + 1, folds.len()),
             folder: run.join(format!("fold{number}")),
@@ -229,6 +233,7 @@ struct FoldRun<'a> {
     table: &'a Table,
     features: &'a Features,
     encoder: &'a EncoderSource,
+    seen: Option<&'a Seen>,
     fold: &'a Fold,
     name: String,
     folder: PathBuf,
@@ -374,6 +379,7 @@ impl FoldRun<'_> {
             fingerprint,
             genes,
             features: &self.encoder.description,
+            seen: self.seen,
             control: self.control,
         }
     }
@@ -423,6 +429,7 @@ impl FoldRun<'_> {
                 schedule: None,
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+                steps: None,
             };
             let held = ops::index_select(all, 0, &validation.to(self.device)?)?;
             task.run(
@@ -514,6 +521,7 @@ impl FoldRun<'_> {
                 schedule: None,
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+                steps: None,
             };
             let history = task.run(
                 &mut |epoch, steps| {
@@ -591,6 +599,8 @@ pub struct Ensemble {
     patients: BTreeSet<String>,
     pub encoder: Encoder,
     pub config: DeepPtConfig,
+    /// Of which tiles it learned, if the run says.
+    pub seen: Option<Seen>,
     device: Device,
 }
 
@@ -626,6 +636,7 @@ impl Ensemble {
             patients,
             encoder,
             config,
+            seen: Seen::read(run)?,
             device: device.clone(),
         })
     }
@@ -673,6 +684,55 @@ impl Ensemble {
             }
         }
         Ok(total.into_iter().map(|v| v as f32).collect())
+    }
+
+    /// A slide from the features (tiles, width) of its tiles, as [`Self::predict`] has it,
+    /// and for the genes `chosen` (by their place in [`Self::genes`]) each tile as a bag of
+    /// its own; the slide is their mean.
+    ///
+    /// # Errors
+    /// Features of another width; no tile.
+    pub fn slide(&self, features: &[f32], chosen: &[usize], batch: usize) -> Result<OfSlide> {
+        let (genes, width) = (self.genes(), self.encoder.width);
+        let tiles = features.len() / width.max(1);
+        let all = Tensor::from_slice(features, &[tiles, width])?.to(&self.device)?;
+        let mut of_slide = vec![0.0f64; genes.len()];
+        let mut of_tiles = vec![0.0f64; tiles * chosen.len()];
+        for fold in &self.folds {
+            let codes = fold.autoencoder.encode(&all, &Pass::eval())?;
+            let share = 1.0 / (self.folds.len() * fold.mlps.len()) as f64;
+            for (names, mlp) in fold.mlps.iter().flatten() {
+                let column = places(names);
+                let column = |gene: &String| column.get(gene.as_str()).copied();
+                let y = mlp.forward(&codes, &[tiles], &Pass::eval())?.to_f64_vec()?;
+                for (sum, gene) in of_slide.iter_mut().zip(&genes) {
+                    *sum += column(gene).map_or(0.0, |at| share * y[at]);
+                }
+                let wanted: Vec<(usize, usize)> = (chosen.iter().enumerate())
+                    .filter_map(|(to, &gene)| Some((to, column(genes.get(gene)?)?)))
+                    .collect();
+                if wanted.is_empty() {
+                    continue;
+                }
+                for start in (0..tiles).step_by(batch.max(1)) {
+                    let len = batch.max(1).min(tiles - start);
+                    let part = ops::slice(&codes, 0, start, len)?;
+                    let y = mlp.forward(&part, &vec![1; len], &Pass::eval())?;
+                    let y = y.to_f64_vec()?;
+                    let rows = of_tiles[start * chosen.len()..].chunks_mut(chosen.len());
+                    for (row, y) in rows.zip(y.chunks(names.len())) {
+                        for &(to, from) in &wanted {
+                            row[to] += share * y[from];
+                        }
+                    }
+                }
+            }
+        }
+        let narrow = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
+        Ok(OfSlide {
+            genes: narrow(of_slide),
+            tiles: narrow(of_tiles),
+        })
     }
 
     /// Measured expression on the scale of the predictions, averaged over the

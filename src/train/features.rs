@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cohort::{Cohort, TileSpec, UnusedTile, for_each_batch};
+use crate::cohort::{Cohort, Colours, TileSpec, UnusedTile, for_each_batch_in};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::create_dir_all;
@@ -20,6 +20,7 @@ use crate::nn;
 use crate::ops;
 use crate::random::Philox;
 use crate::shape::Format;
+use crate::slides::stain::Method;
 use crate::tensor::Tensor;
 use crate::train::config::{FeatureConfig, Precision};
 use crate::train::progress::Control;
@@ -61,6 +62,11 @@ fn within(dtype: Precision) -> &'static str {
         Precision::F32 => "",
         Precision::Bf16 => " in bf16",
     }
+}
+
+/// And of the colours.
+fn stained(stain: Option<Method>) -> String {
+    stain.map_or_else(String::new, |stain| format!(" stain {}", stain.name()))
 }
 
 /// Published weights of `config.encoder`; the file's keys must be torchvision's.
@@ -111,6 +117,7 @@ pub fn random_encoder(
         config.batch,
         on(device)
     );
+    recipe += &stained(config.stain);
     for &tile in &tiles {
         recipe += &describe_tile(cohort, tile)?;
     }
@@ -203,10 +210,12 @@ fn calibrate(
         .begin("calibrating batch norm", tiles.len());
     let part = only_tiles(cohort, &tiles.iter().copied().collect());
     let mut done = 0;
+    let colours = Colours::fit(&only_slides(cohort, &part), config.stain, config.tile_px)?;
     model.reset_statistics()?;
-    for_each_batch(
+    for_each_batch_in(
         &part,
         &TileSpec::imagenet(config.tile_px, config.batch),
+        &colours,
         |pixels, of| {
             control.check("run the same command with --resume to go on")?;
             model.observe(&images(pixels, of.len(), config.tile_px)?.to(device)?)?;
@@ -236,6 +245,15 @@ fn only_tiles(cohort: &Cohort, tiles: &HashSet<usize>) -> Cohort {
     part
 }
 
+/// All samples of the slides that `part` has a tile of.
+fn only_slides(cohort: &Cohort, part: &Cohort) -> Cohort {
+    let slides: HashSet<&str> = part.samples.iter().map(|s| s.slide.as_str()).collect();
+    let mut all = cohort.clone();
+    all.table = None;
+    all.samples.retain(|s| slides.contains(s.slide.as_str()));
+    all
+}
+
 /// NHWC pixels as the (N, 3, H, W) channels-last tensor that networks take.
 pub fn images(pixels: &[f32], n: usize, px: usize) -> Result<Tensor> {
     let nhwc = Tensor::from_slice(pixels, &[n, px, px, 3])?;
@@ -248,7 +266,7 @@ fn describe_tile(cohort: &Cohort, tile: usize) -> Result<String> {
     let image = &cohort.images[tile.image];
     Ok(format!(
         "{} {:?} {};",
-        sha256_file(&image.path)?,
+        image.sha256()?,
         tile.centre,
         tile.size_px
     ))
@@ -355,12 +373,13 @@ fn slide_features(
     let device = encoder.network.device();
     let (sha256, px) = (&encoder.source.sha256, config.tile_px);
     let mut recipe = format!("{sha256} px {px}{}{}", on(&device), within(config.dtype));
+    recipe += &stained(config.stain);
     let mut images_seen: HashSet<usize> = HashSet::new();
     for sample in &part.samples {
         for &t in &sample.tiles {
             let tile = &part.tiles[t];
             if images_seen.insert(tile.image) {
-                recipe += &sha256_file(&part.images[tile.image].path)?;
+                recipe += &part.images[tile.image].sha256()?;
             }
             recipe += &format!("{t} {} {:?} {};", tile.image, tile.centre, tile.size_px);
         }
@@ -375,7 +394,8 @@ fn slide_features(
 
     let (mut rows, mut tiles) = (Vec::new(), Vec::new());
     let spec = TileSpec::imagenet(config.tile_px, config.batch);
-    let unused = for_each_batch(part, &spec, |pixels, of| {
+    let colours = Colours::fit(part, config.stain, px)?;
+    let unused = for_each_batch_in(part, &spec, &colours, |pixels, of| {
         let x = images(pixels, of.len(), config.tile_px)?.to(&device)?;
         rows.extend(encoder.network.features(&x)?.to_f32_vec()?);
         tiles.extend_from_slice(of);
@@ -406,6 +426,11 @@ fn slide_features(
         .collect();
     let listed = serde_json::to_string(&listed)
         .map_err(|e| Error::usage(format!("tiles cannot be listed: {e}"), "report this"))?;
+    if config.stain.is_some() {
+        let stains = serde_json::to_string(&colours.stains)
+            .map_err(|e| Error::usage(format!("stains cannot be kept: {e}"), "report this"))?;
+        file.metadata.insert("stains".into(), stains);
+    }
     file.metadata.insert("unused".into(), listed);
     file.metadata.insert("recipe".into(), recipe);
     file.metadata

@@ -4,6 +4,9 @@
 //!
 //! Random numbers are functions of (seed, stage, epoch), so nothing but the
 //! epoch has to be saved of them.
+//!
+//! A stage that is asked to also writes the loss of each of its steps, a CSV of
+//! epoch (from 0), step (from 1, over all epochs) and loss.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,13 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
+use crate::formats::atomic::write_bytes;
 use crate::formats::{Weights, read_weights, safetensors};
 use crate::nn::state_weights;
 use crate::optim::{Optimizer, ReduceOnPlateau};
 use crate::random::Philox;
 use crate::tensor::Tensor;
 use crate::train::progress::Control;
-use crate::train::step::{Losses, TrainingStep};
+use crate::train::step::{Losses, TrainingStep, weighted_mean};
 
 /// When to stop.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +97,8 @@ pub struct Task<'a> {
     pub checkpoint: &'a Path,
     /// It is written at the end of the first epoch after this time.
     pub checkpoint_every: Duration,
+    /// Where to write the loss of each step, if anywhere.
+    pub steps: Option<&'a Path>,
 }
 
 impl Task<'_> {
@@ -116,6 +122,7 @@ impl Task<'_> {
             None => (History::default(), Weights::new()),
         };
         let mut losses = Losses::default();
+        let mut steps_taken = StepLosses::of(self.steps, history.train.len());
         let mut saved = Instant::now();
         while !history.finished(self.plan) {
             let number = history.train.len();
@@ -124,7 +131,9 @@ impl Task<'_> {
                 losses: &mut losses,
             };
             epoch(number, &mut steps)?;
-            let train = losses.mean()?;
+            let (values, weights) = losses.take()?;
+            let train = weighted_mean(&values, &weights);
+            steps_taken.add(number, &values);
             control.progress.at(number, &format!("loss {train:.4}"));
             let seen = validate()?;
             let validation = seen.loss;
@@ -133,6 +142,7 @@ impl Task<'_> {
                 control.progress.at(number, &detail);
             }
             if !train.is_finite() || !seen.is_finite() {
+                steps_taken.write()?;
                 return Err(Error::usage(
                     format!(
                         "{}: the loss is no longer a number in epoch {number} (training {train}, \
@@ -156,6 +166,7 @@ impl Task<'_> {
             }
             let stopping = control.check("").is_err();
             if stopping || saved.elapsed() >= self.checkpoint_every {
+                steps_taken.write()?;
                 self.save(&history, &best)?;
                 saved = Instant::now();
             }
@@ -163,6 +174,7 @@ impl Task<'_> {
                 control.check("the state is saved; run the same command with --resume to go on")?;
             }
         }
+        steps_taken.write()?;
         crate::nn::load(self.step.model(), &best, self.checkpoint)?;
         Ok(history)
     }
@@ -249,6 +261,51 @@ pub(crate) fn load_optimizer(optimizer: &mut Optimizer, part: &Weights) -> Resul
     let state = part.iter();
     let state = state.map(|(key, array)| Ok((key.to_owned(), crate::nn::to_tensor(array)?)));
     optimizer.load_state(state.collect::<Result<Vec<_>>>()?)
+}
+
+/// The losses of a stage's steps so far, with their epochs.
+struct StepLosses<'a> {
+    file: Option<&'a Path>,
+    rows: Vec<(usize, f32)>,
+}
+
+impl<'a> StepLosses<'a> {
+    /// Those of a stage that has `epochs` behind it, from its file. What a file has of
+    /// later epochs was not saved with the weights, so it comes again; lines that
+    /// nobody can read are left out.
+    fn of(file: Option<&'a Path>, epochs: usize) -> Self {
+        let text = match file {
+            Some(file) if epochs > 0 => std::fs::read_to_string(file).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let row = |line: &str| {
+            let mut fields = line.split(',');
+            let epoch = fields.next()?.parse().ok()?;
+            Some((epoch, fields.nth(1)?.parse().ok()?))
+        };
+        let rows = text.lines().filter_map(row);
+        Self {
+            file,
+            rows: rows.filter(|&(epoch, _)| epoch < epochs).collect(),
+        }
+    }
+
+    fn add(&mut self, epoch: usize, losses: &[f64]) {
+        if self.file.is_some() {
+            self.rows.extend(losses.iter().map(|&l| (epoch, l as f32)));
+        }
+    }
+
+    fn write(&self) -> Result<()> {
+        let Some(file) = self.file else {
+            return Ok(());
+        };
+        let mut text = String::from("epoch,step,loss\n");
+        for (i, (epoch, loss)) in self.rows.iter().enumerate() {
+            text += &format!("{epoch},{},{loss}\n", i + 1);
+        }
+        write_bytes(file, text.as_bytes())
+    }
 }
 
 /// The steps of one epoch.

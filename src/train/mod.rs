@@ -4,6 +4,8 @@
 #[cfg(feature = "formats")]
 pub mod classes;
 #[cfg(feature = "slides")]
+pub mod classifier;
+#[cfg(feature = "slides")]
 pub mod config;
 #[cfg(feature = "slides")]
 pub mod deeppt;
@@ -21,6 +23,8 @@ pub mod progress;
 pub mod rnagan;
 #[cfg(feature = "slides")]
 pub mod run;
+#[cfg(feature = "slides")]
+pub mod seen;
 #[cfg(feature = "formats")]
 pub mod split;
 pub mod step;

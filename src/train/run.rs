@@ -19,6 +19,7 @@ use crate::tensor::Tensor;
 use crate::train::config::{Common, ExpressionConfig, GroupBy};
 use crate::train::fit::History;
 use crate::train::progress::Control;
+use crate::train::seen::Seen;
 use crate::train::split;
 
 /// One outer fold: sample indices.
@@ -94,6 +95,15 @@ impl HeldOut {
         let rows: Option<Vec<&[f32]>> = self.fold.iter().map(row).collect();
         rows.map(|rows| rows.concat())
     }
+}
+
+/// What a finished run says of one slide.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OfSlide {
+    /// Of the slide: (genes).
+    pub genes: Vec<f32>,
+    /// Of each tile by itself, for chosen genes: (tiles, chosen). NaN where there is none.
+    pub tiles: Vec<f32>,
 }
 
 /// Makes the run's folder this configuration's, or says why it cannot be.
@@ -375,6 +385,8 @@ pub struct Part<'a> {
     pub genes: &'a [&'a str],
     /// Says where its features are from.
     pub features: &'a str,
+    /// Which tiles it is trained on, if it is on tiles.
+    pub seen: Option<&'a Seen>,
     pub control: Control<'a>,
 }
 
@@ -394,6 +406,7 @@ impl Part<'_> {
             fingerprint,
             genes,
             features,
+            seen,
             control,
         } = self;
         if file.exists() {
@@ -424,6 +437,9 @@ impl Part<'_> {
         ] {
             weights.metadata.insert(key.into(), value);
         }
+        weights
+            .metadata
+            .extend(seen.map(Seen::metadata).transpose()?);
         safetensors::write(file, &weights)?;
         Ok(history)
     }

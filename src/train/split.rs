@@ -104,6 +104,56 @@ pub fn stratified(
     })
 }
 
+/// (the rest, test) with each of `folds` folds in turn as the test set, patients whole, and the
+/// patients of each class dealt out evenly. A patient counts as of its first sample's class.
+///
+/// # Errors
+/// Names of other numbers; a sample without a patient; fewer than 2 folds; a class with fewer
+/// patients than folds.
+pub fn stratified_folds(
+    groups: &[String],
+    classes: &[String],
+    folds: usize,
+    seed: u64,
+) -> Result<Vec<(Vec<usize>, Vec<usize>)>> {
+    if groups.len() != classes.len() || folds < 2 {
+        return Err(Error::usage(
+            format!(
+                "{} samples of {} classes cannot be dealt to {folds} folds",
+                groups.len(),
+                classes.len()
+            ),
+            "give a class for each sample, and at least 2 folds",
+        ));
+    }
+    let mut of_class: BTreeMap<&str, Vec<Group>> = BTreeMap::new();
+    for group in by_patient(groups)? {
+        let class = group.1.first().map_or("", |&s| classes[s].as_str());
+        of_class.entry(class).or_default().push(group);
+    }
+    let mut random = Philox::fork(seed, "stratified folds");
+    let mut dealt: Vec<Vec<Group>> = vec![Vec::new(); folds];
+    for (class, patients) in of_class {
+        if patients.len() < folds {
+            return Err(Error::usage(
+                format!(
+                    "class {class} has {} patients, which cannot be dealt to {folds} folds",
+                    patients.len()
+                ),
+                "use fewer folds, or set split.by = \"section\" or \"sample\"",
+            ));
+        }
+        let mut parts = deal(patients, folds, &mut random);
+        // The largest part of a class to the fold that has the least so far.
+        parts.sort_by_key(|part| Reverse(samples(part).len()));
+        dealt.sort_by_key(|fold| samples(fold).len());
+        for (fold, part) in dealt.iter_mut().zip(parts) {
+            fold.extend(part);
+        }
+    }
+    Ok(rotations(&dealt))
+}
+
 /// The samples of one patient.
 type Group<'a> = (&'a str, Vec<usize>);
 
@@ -351,6 +401,33 @@ mod tests {
         let error = stratified(&two, &two, [0.6, 0.2, 0.2], 1).unwrap_err();
         assert!(error.to_string().contains("stays empty"), "{error}");
         assert!(stratified(&two, &two[..1], [0.6, 0.2, 0.2], 1).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn every_fold_tests_a_share_of_each_class() -> Result<()> {
+        let groups = cohort(60);
+        let class = |g: &String| if g.len() == 2 { "few" } else { "many" };
+        let classes: Vec<String> = groups.iter().map(|g| class(g).to_owned()).collect();
+        for seed in 0..20 {
+            let folds = stratified_folds(&groups, &classes, 5, seed)?;
+            let mut tested: Vec<usize> = folds.iter().flat_map(|f| f.1.clone()).collect();
+            tested.sort_unstable();
+            assert_eq!(tested, (0..groups.len()).collect::<Vec<_>>());
+            for (train, test) in &folds {
+                assert!(names(&groups, train).is_disjoint(&names(&groups, test)));
+                assert_eq!(train.len() + test.len(), groups.len());
+                for class in ["few", "many"] {
+                    let of = |part: &[usize]| part.iter().filter(|&&s| classes[s] == class).count();
+                    let share = of(test) as f64 / (of(test) + of(train)) as f64;
+                    assert!((share - 0.2).abs() < 0.08, "{class}: {share}");
+                }
+            }
+            assert_eq!(folds, stratified_folds(&groups, &classes, 5, seed)?);
+        }
+        let error = stratified_folds(&groups, &classes, 11, 1).unwrap_err();
+        assert!(error.to_string().contains("class few has 10"), "{error}");
+        assert!(stratified_folds(&groups, &classes, 1, 1).is_err());
         Ok(())
     }
 

@@ -311,17 +311,28 @@ impl Losses {
         Ok(())
     }
 
-    /// The weighted mean of what was pushed since the last call, 0 for nothing.
-    /// Waits for the device.
-    pub fn mean(&mut self) -> Result<f64> {
+    /// What was pushed since the last call: losses, and their weights. Waits for the
+    /// device.
+    pub fn take(&mut self) -> Result<(Vec<f64>, Vec<f64>)> {
         let mut values = std::mem::take(&mut self.here);
         for (block, weights) in self.there.iter().zip(self.weights.chunks(BLOCK)) {
             let used = ops::slice(block, 0, 0, weights.len())?;
             values.extend(used.to_f64_vec()?);
         }
-        let weights = std::mem::take(&mut self.weights);
-        let total: f64 = values.iter().zip(&weights).map(|(v, w)| v * w).sum();
-        let items: f64 = weights.iter().sum();
-        Ok(if items > 0.0 { total / items } else { 0.0 })
+        Ok((values, std::mem::take(&mut self.weights)))
     }
+
+    /// The weighted mean of what was pushed since the last call, 0 for nothing.
+    /// Waits for the device.
+    pub fn mean(&mut self) -> Result<f64> {
+        let (values, weights) = self.take()?;
+        Ok(weighted_mean(&values, &weights))
+    }
+}
+
+/// The mean of values with weights, 0 for none.
+pub(crate) fn weighted_mean(values: &[f64], weights: &[f64]) -> f64 {
+    let total: f64 = values.iter().zip(weights).map(|(v, w)| v * w).sum();
+    let items: f64 = weights.iter().sum();
+    if items > 0.0 { total / items } else { 0.0 }
 }

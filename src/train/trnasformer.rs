@@ -21,23 +21,28 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::{FittedTransforms, Table};
 use crate::formats::atomic::{create_dir_all, write_bytes};
-use crate::formats::hash::sha256_bytes;
-use crate::models::trnasformer::bag::{FEATURES, TILES};
+use crate::formats::hash::{sha256_bytes, sha256_file};
+use crate::formats::{npy, read_weights};
+use crate::models::trnasformer::bag::{self, FEATURES, TILES};
 use crate::models::trnasformer::{Config, He2Rna, KS, Targets, Trnasformer};
-use crate::nn::{Pass, State};
+use crate::nn::{self, Pass, State};
 use crate::ops;
 use crate::optim::{AdamW, Goal, Optimizer, ReduceOnPlateau};
 use crate::random::Philox;
 use crate::tensor::Tensor;
 use crate::train::classes::Classified;
-use crate::train::config::{ClusterBy, Network, TrnasformerConfig};
-use crate::train::features::{EncoderSource, Features, extract, published_encoder, random_encoder};
+use crate::train::config::{ClusterBy, Network, NetworkConfig, RunFile, TrnasformerConfig};
+use crate::train::evaluate::write_rows;
+use crate::train::features::{
+    Encoder, EncoderSource, Features, extract, published_encoder, random_encoder, stored_encoder,
+};
 use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::progress::Control;
 use crate::train::run::{
-    Fold, HeldOut, Part, Predicted, claim, epoch_over, expression, folds, held_out, index, json,
-    reserved, targets,
+    Fold, HeldOut, OfSlide, Part, Predicted, claim, common_genes, epoch_over, expression,
+    fold_records, folds, held_out, index, json, places, reserved, targets,
 };
+use crate::train::seen::Seen;
 use crate::train::step::TrainingStep;
 
 /// What an outer fold gave.
@@ -52,6 +57,9 @@ pub struct FoldRecord {
     pub genes: Vec<String>,
     pub missing_genes: Vec<String>,
     pub transforms: FittedTransforms,
+    /// Where the networks' weights began; nothing for those that are drawn.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub start: String,
     /// Per inner network.
     pub networks: Vec<History>,
 }
@@ -119,12 +127,14 @@ pub fn train(
     }
     let folder = run.join("features");
     let features = extract(&mut cohort, &encoder, &config.features, &folder, control)?;
+    let seen = Seen::of(&cohort, config.features.tile_px, config.features.stain);
+    seen.begin(run, control)?;
     let (folds, _) = folds(&common, &cohort, &reserved)?;
     learn(
         config,
         run,
         (&cohort, &features),
-        encoder.source,
+        (encoder.source, Some(&seen)),
         &folds,
         device,
         control,
@@ -162,7 +172,7 @@ pub fn train_on_features(
         config,
         run,
         (cohort, features),
-        source,
+        (source, None),
         &folds,
         device,
         control,
@@ -254,6 +264,42 @@ fn bags(
     Ok(all)
 }
 
+/// A line of `bags.csv`.
+#[derive(Serialize)]
+struct BagLine<'a> {
+    bag: String,
+    slide: &'a str,
+    patient: &'a str,
+    label: &'a str,
+}
+
+/// Writes `bags.npy`, the bags of all samples as the images that the networks take,
+/// and `bags.csv`, a line for each.
+fn write_bags(
+    run: &Path,
+    (cohort, features): (&Cohort, &Features),
+    classes: Option<&Classes>,
+    bags: &Bags,
+) -> Result<()> {
+    let all: Vec<&Vec<usize>> = bags.iter().flatten().collect();
+    let image = |tiles: &&Vec<usize>| {
+        let rows = ops::reshape(&features.rows(tiles)?, &[1, TILES, FEATURES])?;
+        bag::image(&rows)?.to_f32_vec()
+    };
+    let shape = [all.len(), 1, bag::PIXELS, bag::PIXELS];
+    npy::write_parts(run.join("bags.npy"), &shape, all.iter().map(image))?;
+    let lines = bags.iter().enumerate().flat_map(|(i, bags)| {
+        let sample = &cohort.samples[i];
+        (0..bags.len()).map(move |number| BagLine {
+            bag: format!("{}_{number}", sample.id),
+            slide: &sample.slide,
+            patient: &sample.patient,
+            label: classes.map_or("", |c| &c.names[c.of[i]]),
+        })
+    });
+    write_rows(&run.join("bags.csv"), lines)
+}
+
 fn positions(cohort: &Cohort, tiles: &[usize]) -> Result<Vec<f32>> {
     let mut points = Vec::with_capacity(2 * tiles.len());
     for &t in tiles {
@@ -276,7 +322,7 @@ fn learn(
     config: &TrnasformerConfig,
     run: &Path,
     (cohort, features): (&Cohort, &Features),
-    source: EncoderSource,
+    (source, seen): (EncoderSource, Option<&Seen>),
     folds: &[Fold],
     device: &Device,
     control: Control,
@@ -305,6 +351,9 @@ fn learn(
     }
     let classes = classes(config, cohort)?;
     let bags = bags(config, cohort, features, control)?;
+    if config.bags.write {
+        write_bags(run, (cohort, features), classes.as_ref(), &bags)?;
+    }
     let mut results = Vec::with_capacity(folds.len());
     for (number, fold) in folds.iter().enumerate() {
         let part = FoldRun {
@@ -315,6 +364,7 @@ fn learn(
             classes: classes.as_ref(),
             bags: &bags,
             encoder: &source,
+            seen,
             fold,
             name: format!("fold {}/{}", number + 1, folds.len()),
             folder: run.join(format!("fold{number}")),
@@ -370,6 +420,7 @@ struct FoldRun<'a> {
     classes: Option<&'a Classes>,
     bags: &'a Bags,
     encoder: &'a EncoderSource,
+    seen: Option<&'a Seen>,
     fold: &'a Fold,
     name: String,
     folder: PathBuf,
@@ -467,6 +518,191 @@ impl Model {
     }
 }
 
+impl Model {
+    /// A network as the run's file says, of a width that its weights have.
+    fn new(
+        config: &NetworkConfig,
+        genes: Option<usize>,
+        classes: usize,
+        random: &mut Philox,
+    ) -> Result<Self> {
+        Ok(match config.network {
+            Network::Trnasformer => {
+                let shape = Config {
+                    width: config.width,
+                    depth: config.depth,
+                    heads: config.heads,
+                    hidden: 4 * config.width,
+                    genes,
+                    classes,
+                    positions: config.positions,
+                };
+                let mut model = Trnasformer::new(shape, random)?;
+                model.dropout = config.dropout;
+                Self::Trnasformer(model)
+            }
+            Network::He2rna => {
+                let mut widths = vec![FEATURES];
+                widths.extend(&config.hidden);
+                widths.push(genes.unwrap_or(0));
+                let mut model = He2Rna::new(&widths, random)?;
+                model.dropout = config.dropout;
+                Self::He2Rna(model)
+            }
+        })
+    }
+}
+
+/// The networks of a finished run, as one.
+pub struct Ensemble {
+    folds: Vec<EnsembleFold>,
+    pub encoder: Encoder,
+    pub config: TrnasformerConfig,
+    /// Of which tiles it learned, if the run says.
+    pub seen: Option<Seen>,
+    device: Device,
+}
+
+struct EnsembleFold {
+    transforms: FittedTransforms,
+    networks: Vec<Model>,
+}
+
+impl Ensemble {
+    /// Reads the folder of a finished run, to predict on `device`.
+    ///
+    /// # Errors
+    /// A file that is missing (the run is not finished) or broken; a run that learned
+    /// classes alone.
+    pub fn read(run: &Path, device: &Device) -> Result<Self> {
+        let config = TrnasformerConfig::read(&run.join("config.toml"))?;
+        if !config.model.genes {
+            return Err(Error::file(
+                run,
+                "",
+                "is a run that learned classes and no expression",
+                "give a run that predicts genes",
+            ));
+        }
+        let encoder = match &config.features.weights {
+            Some(path) => published_encoder(path, &config.features, device)?,
+            None => stored_encoder(&run.join("encoder.safetensors"), &config.features, device)?,
+        };
+        let mut folds = Vec::new();
+        for (folder, record) in fold_records::<FoldRecord>(run)? {
+            let mut networks = Vec::with_capacity(record.networks.len());
+            for number in 0..record.networks.len() {
+                let path = folder.join(format!("model{number}.safetensors"));
+                let weights = read_weights(&path)?;
+                let head = weights.get("head.weight").and_then(|w| w.shape.first());
+                let (genes, classes) = (record.genes.len(), head.copied().unwrap_or(1));
+                let model = Model::new(&config.model, Some(genes), classes, &mut Philox::new(0))?;
+                nn::load(model.state(), &weights, &path)?;
+                model.state().to_device(device)?;
+                networks.push(model);
+            }
+            folds.push(EnsembleFold {
+                transforms: record.transforms,
+                networks,
+            });
+        }
+        Ok(Self {
+            folds,
+            encoder,
+            config,
+            seen: Seen::read(run)?,
+            device: device.clone(),
+        })
+    }
+
+    /// Genes that every fold predicts, in the order of the first.
+    pub fn genes(&self) -> Vec<String> {
+        common_genes(self.folds.iter().map(|f| &f.transforms))
+    }
+
+    /// A slide from the features (tiles, 1024) of its tiles and where they lie: the mean
+    /// over its bags, which are drawn as in training, and over all networks; and for the
+    /// genes `chosen` (by their place in [`Self::genes`]) the mean score of each tile in
+    /// the bags that it is in.
+    ///
+    /// # Errors
+    /// Features of another width; no tile.
+    pub fn slide(
+        &self,
+        name: &str,
+        features: &[f32],
+        corners: &[(i64, i64)],
+        chosen: &[usize],
+    ) -> Result<OfSlide> {
+        let genes = self.genes();
+        let tiles = features.len() / FEATURES;
+        let (points, columns) = match self.config.bags.by {
+            ClusterBy::Features => (features.to_vec(), FEATURES),
+            ClusterBy::Positions => {
+                let flat = corners.iter().flat_map(|&(x, y)| [x as f32, y as f32]);
+                (flat.collect(), 2)
+            }
+        };
+        let random = Philox::fork(self.config.seed, &format!("bags of {name}"));
+        let bags = draw(&points, columns, TILES, self.config.bags.per_slide, random)?.bags;
+        let all = Tensor::from_slice(features, &[tiles, FEATURES])?.to(&self.device)?;
+        let all = ops::cast(&all, self.config.dtype.dtype())?;
+        let mut of_slide = vec![0.0f64; genes.len()];
+        let mut of_tiles = vec![0.0f64; tiles * chosen.len()];
+        let mut counts = vec![0usize; tiles];
+        bags.iter().flatten().for_each(|&tile| counts[tile] += 1);
+        for part in bags.chunks(self.config.training.batch) {
+            let rows = index(part.iter().flatten().copied())?.to(&self.device)?;
+            let x = ops::index_select(&all, 0, &rows)?;
+            let x = ops::reshape(&x, &[part.len(), TILES, FEATURES])?;
+            for fold in &self.folds {
+                let share = 1.0 / (self.folds.len() * fold.networks.len()) as f64;
+                let names = fold.transforms.genes();
+                let column = places(names);
+                for model in &fold.networks {
+                    // What the scores of tiles are made from.
+                    let (seen, y) = match model {
+                        Model::Trnasformer(m) => {
+                            let tokens = m.tokens(&x, &Pass::eval())?;
+                            let y = m.genes(&tokens)?;
+                            (tokens, y)
+                        }
+                        Model::He2Rna(m) => (x.clone(), m.genes(&x)?),
+                    };
+                    let y = y.to_f64_vec()?;
+                    for row in y.chunks(names.len().max(1)) {
+                        for (sum, gene) in of_slide.iter_mut().zip(&genes) {
+                            *sum += share * row[column[gene.as_str()]] / bags.len() as f64;
+                        }
+                    }
+                    for (to, &gene) in chosen.iter().enumerate() {
+                        let at = column[genes[gene].as_str()];
+                        let scores = match model {
+                            Model::Trnasformer(m) => m.scores(&seen, at, 1)?,
+                            Model::He2Rna(m) => m.scores(&seen, at, 1)?,
+                        };
+                        let scores = scores.to_f64_vec()?;
+                        for (&tile, score) in part.iter().flatten().zip(scores) {
+                            of_tiles[tile * chosen.len() + to] += share * score;
+                        }
+                    }
+                }
+            }
+        }
+        let rows = of_tiles.chunks(chosen.len().max(1)).zip(&counts);
+        // A tile that no bag drew has no score: 0 / 0.
+        let mean = |(row, &count): (&[f64], &usize)| {
+            row.iter()
+                .map(|v| (v / count as f64) as f32)
+                .collect::<Vec<_>>()
+        };
+        Ok(OfSlide {
+            genes: of_slide.into_iter().map(|v| v as f32).collect(),
+            tiles: rows.flat_map(mean).collect(),
+        })
+    }
+}
+
 impl FoldRun<'_> {
     fn run(&self) -> Result<(FoldRecord, Predictions)> {
         create_dir_all(&self.folder)?;
@@ -488,8 +724,10 @@ impl FoldRun<'_> {
             classes: Vec::new(),
         };
         let mut networks = Vec::with_capacity(self.fold.inner.len());
+        let mut start = String::new();
         for inner in 0..self.fold.inner.len() {
-            let (model, history) = self.network(inner, &genes, &data, &fingerprint)?;
+            let (model, history);
+            (model, history, start) = self.network(inner, &genes, &data, &fingerprint)?;
             networks.push(history);
             self.predict(&model, &data, &mut predictions)?;
         }
@@ -501,6 +739,7 @@ impl FoldRun<'_> {
             genes,
             missing_genes: missing,
             transforms,
+            start,
             networks,
         };
         write_bytes(self.folder.join("fold.json"), json(&record)?.as_bytes())?;
@@ -540,6 +779,9 @@ impl FoldRun<'_> {
         }
         text += &sha256_bytes(bytemuck::cast_slice(&self.features.values));
         text += &sha256_bytes(bytemuck::cast_slice(targets));
+        if let Some(path) = &self.config.model.start {
+            text += &sha256_file(path)?;
+        }
         Ok(sha256_bytes(text.as_bytes()))
     }
 
@@ -575,33 +817,11 @@ impl FoldRun<'_> {
     }
 
     fn model(&self, name: &str, genes: usize) -> Result<Model> {
-        let config = &self.config.model;
+        let genes = self.config.model.genes.then_some(genes);
+        // Without classes the head stays as it is drawn.
+        let classes = self.classes.map_or(1, |c| c.names.len());
         let mut random = Philox::fork(self.config.seed, name);
-        Ok(match config.network {
-            Network::Trnasformer => {
-                let shape = Config {
-                    width: config.width,
-                    depth: config.depth,
-                    heads: config.heads,
-                    hidden: 4 * config.width,
-                    genes: self.config.model.genes.then_some(genes),
-                    // Without classes the head stays as it is drawn.
-                    classes: self.classes.map_or(1, |c| c.names.len()),
-                    positions: config.positions,
-                };
-                let mut model = Trnasformer::new(shape, &mut random)?;
-                model.dropout = config.dropout;
-                Model::Trnasformer(model)
-            }
-            Network::He2rna => {
-                let mut widths = vec![FEATURES];
-                widths.extend(&config.hidden);
-                widths.push(genes);
-                let mut model = He2Rna::new(&widths, &mut random)?;
-                model.dropout = config.dropout;
-                Model::He2Rna(model)
-            }
-        })
+        Model::new(&self.config.model, genes, classes, &mut random)
     }
 
     fn network(
@@ -610,13 +830,14 @@ impl FoldRun<'_> {
         genes: &[String],
         data: &Data,
         fingerprint: &str,
-    ) -> Result<(Model, History)> {
+    ) -> Result<(Model, History, String)> {
         let config = &self.config.training;
         let seed = self.config.seed;
         let name = format!("{}: model {}", self.name, inner + 1);
         let (train, validation) = &self.fold.inner[inner];
         let (train, validation) = (self.bags_of(train), self.bags_of(validation));
         let model = self.model(&name, genes.len())?;
+        let start = self.start(&model)?;
         model.state().to_device(self.device)?;
         let file = self.folder.join(format!("model{inner}.safetensors"));
         let fingerprint = format!("{fingerprint} {inner}");
@@ -627,6 +848,7 @@ impl FoldRun<'_> {
             fingerprint: &fingerprint,
             genes: &names,
             features: &self.encoder.description,
+            seen: self.seen,
             control: self.control,
         };
         let history = part.ready(model.state(), &mut || {
@@ -643,6 +865,7 @@ impl FoldRun<'_> {
                 Some((ranks, inputs)) => model.loss(data, inputs, Some(ranks.elements()), pass),
                 None => Err(Error::op("trnasformer", "internal: a step without inputs")),
             };
+            let steps = self.folder.join(format!("model{inner}-steps.csv"));
             let task = Task {
                 name: &name,
                 fingerprint: &fingerprint,
@@ -658,6 +881,7 @@ impl FoldRun<'_> {
                 )?),
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+                steps: Some(&steps),
             };
             let all: Vec<usize> = (0..train.len()).collect();
             task.run(
@@ -675,7 +899,21 @@ impl FoldRun<'_> {
                 self.control,
             )
         })?;
-        Ok((model, history))
+        Ok((model, history, start))
+    }
+
+    /// Sets the weights that training starts from, where some are given, and says which.
+    fn start(&self, model: &Model) -> Result<String> {
+        let Some(path) = &self.config.model.start else {
+            return Ok(String::new());
+        };
+        let found = nn::load_partial(model.state(), &read_weights(path)?, path)?;
+        Ok(format!(
+            "{}; {} parameters that it lacks are random (seed {})",
+            path.display(),
+            found.new.len(),
+            self.config.seed
+        ))
     }
 
     /// The mean loss over bags, with the mean over all k.

@@ -409,6 +409,30 @@ fn trnasformer_and_he2rna_train() {
         succeeds(train.iter().chain(&["--resume"]));
         assert_eq!(files(&out), before);
 
+        // Whole slides, of which the run does not say at which scale it was trained.
+        let (slides, predicted) = (at("slides"), at(&format!("{network}-slides")));
+        std::fs::create_dir_all(&slides).expect("a folder");
+        crate::slides::put_slide(&slides.join("a.svs"), 1, true, crate::slides::TWO);
+        let made = json([
+            "run",
+            "--wsi-dir",
+            text(&slides),
+            "--model",
+            text(&out),
+            "--output",
+            text(&predicted),
+            "--mpp",
+            "2.0",
+            "--json",
+        ]);
+        let slide = &made["predicted"][0];
+        assert_eq!(slide["maps"].as_array().map(Vec::len), Some(4), "{made}");
+        for range in slide["ranges"].as_array().expect("ranges") {
+            let ends = [range[0].as_f64(), range[1].as_f64()].map(|v| v.expect("finite"));
+            assert!(ends[0] < ends[1], "all tiles are alike: {ends:?}");
+        }
+        assert!(predicted.join("report.html").is_file());
+
         let x = eosin::formats::Array::from_f32(&[2, 1, 224, 224], &vec![0.5; 2 * 224 * 224]);
         eosin::formats::npy::write(at("x.npy"), &x.expect("an array")).expect("an input");
         let (weights, x, y) = (

@@ -196,6 +196,39 @@ fn from_profiles_to_a_quiz() {
         &["b.png", "one size"],
     );
 
+    // What can be learned from tiles: whether they are of one profile or of a path.
+    let classes = at("classes");
+    fs::create_dir(&classes).expect("a folder");
+    fs::rename(&tiles, classes.join("one")).expect("tiles");
+    fs::rename(&path, classes.join("path")).expect("tiles");
+    let [file, simclr, run] = ["tiles.toml", "simclr", "run"].map(at);
+    let model = "[model]\nnetwork = \"resnet18\"\nwidth = 4\npx = 32\n";
+    let data = format!("[data]\nlayout = \"classes\"\npath = {classes:?}\n{model}");
+    let brief = "[training]\nepochs = 1\nbatch = 8\n";
+    fs::write(&file, format!("{data}{brief}")).expect("a run file");
+    let made = train("simclr", &file, &simclr);
+    assert_eq!(made["tiles"], serde_json::json!([20, 2]));
+    let start = format!("weights = {:?}\n", simclr.join("model.safetensors"));
+    fs::write(&file, format!("{data}{start}{brief}[split]\nfolds = 2\n")).expect("a run file");
+    let made = train("classifier", &file, &run);
+    assert_eq!(made["classes"], serde_json::json!(["one", "path"]));
+    assert_eq!(made["starts"].as_array().map(Vec::len), Some(2));
+    let again = [
+        "train",
+        "classifier",
+        "--resume",
+        "--config",
+        text(&file),
+        "--out",
+        text(&run),
+    ];
+    let shown = succeeds(again);
+    assert!(
+        shown.contains("from random weights") && shown.contains("+-"),
+        "{shown}"
+    );
+    let [tiles, path] = ["one", "path"].map(|class| classes.join(class));
+
     let quiz = at("quiz.html");
     let made = json([
         "--json",
@@ -216,6 +249,19 @@ fn from_profiles_to_a_quiz() {
         ["quiz", text(&tiles), text(&path), "--each", "11"],
         &["10 images"],
     );
+    // Real tiles as they were cut, beside generated ones of another size.
+    let cut = cohort().join("tiles");
+    let base = ["quiz", text(&cut), text(&tiles), "--each", "3"];
+    let out = ["--out", text(&quiz)];
+    let with = |more: &[&'static str]| base.into_iter().chain(out).chain(more.to_vec());
+    fails(with(&[]), &["one size"]);
+    succeeds(with(&["--px", "16"]));
+    fails(with(&["--px", "0"]), &["--px from 1"]);
+    let small = fs::read_to_string(&quiz).expect("a page");
+    // Width and height stand 16 bytes behind the start of a PNG: in base64 from the 22nd digit.
+    let pngs = small.split("\"png\":\"").skip(1);
+    let heads: std::collections::BTreeSet<&str> = pngs.map(|p| &p[..32]).collect();
+    assert_eq!(heads.len(), 1, "{heads:?}");
 }
 
 fn lines_of(path: &std::path::Path) -> usize {

@@ -11,7 +11,9 @@ use eosin::formats::hdf5;
 use eosin::random::Philox;
 use eosin::slides::Rgb8;
 
-use crate::support::{cohort, eosin, fails, json, program, scratch, succeeds, text};
+use crate::support::{
+    cohort, eosin, fails, files, finished, json, program, run_file, scratch, succeeds, text, train,
+};
 use crate::tiff::{CLASSIC, Packing, Page, tiff};
 
 /// Glass with a block of grainy tissue.
@@ -36,14 +38,14 @@ fn picture(seed: u64, tissue: bool) -> Rgb8 {
     }
 }
 
-fn put_slide(path: &Path, seed: u64, tissue: bool, description: &str) {
+pub fn put_slide(path: &Path, seed: u64, tissue: bool, description: &str) {
     let image = picture(seed, tissue);
     let mut page = Page::new(&image, (64, 64), Packing::Deflate);
     page.description = description;
     fs::write(path, tiff(CLASSIC, &[page])).expect("a slide");
 }
 
-const TWO: &str = "Aperio test|AppMag = 5|MPP = 2";
+pub const TWO: &str = "Aperio test|AppMag = 5|MPP = 2";
 
 /// Weights of a small encoder.
 fn weights() -> &'static Path {
@@ -308,4 +310,240 @@ fn inspect_shows_a_slide() {
         part.data[..3],
         picture(1, true).data[(50 * 320 + 100) * 3..][..3]
     );
+}
+
+/// Arguments of `eosin run`.
+fn run<'a>(slides: &'a Path, model: &'a Path, out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec!["run", "--wsi-dir", text(slides), "--model", text(model)];
+    args.extend(["--output", text(out), "--json"]);
+    args.extend(more);
+    args
+}
+
+#[test]
+fn a_run_predicts_slides_draws_them_and_names_bad_ones() {
+    let folder = scratch();
+    let slides = folder.path().join("slides");
+    fs::create_dir(&slides).expect("a folder");
+    put_slide(&slides.join("a.svs"), 1, true, TWO);
+    put_slide(&slides.join("b.svs"), 2, true, TWO);
+    put_slide(&slides.join("empty.svs"), 3, false, TWO);
+    fs::write(slides.join("broken.svs"), b"II*\0\xff\xff\xff\xff").expect("a file");
+    let out = folder.path().join("out");
+    let more = ["--mpp", "2.0", "--tile-tables", "--batch", "4"];
+    let args = run(&slides, finished(), &out, &more);
+    // The run does not say at which scale it was trained, so the user must.
+    fails(
+        run(&slides, finished(), &out, &[]),
+        &["at which scale it was trained", "--mpp"],
+    );
+    assert!(!out.exists());
+
+    let ended = eosin(&args);
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert!(ended.stderr.contains("not checked"), "{}", ended.stderr);
+    let made: serde_json::Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert_eq!(made["empty"], serde_json::json!(["empty"]));
+    assert!(
+        made["failed"][0]
+            .as_str()
+            .is_some_and(|f| f.starts_with("broken"))
+    );
+    assert_eq!(made["predicted"].as_array().map(Vec::len), Some(2));
+
+    // A slide is the mean of its tiles; the CSV and the .h5ad hold the same.
+    let table = fs::read_to_string(out.join("predictions.csv")).expect("a table");
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 3, "{table}");
+    let data = eosin::formats::h5ad::read(out.join("predictions.h5ad")).expect("AnnData");
+    assert_eq!(data.obs.names, ["a", "b"]);
+    let genes = data.var.names.len();
+    let slide = data.x.expect("values").to_dense().expect("values");
+    let tiles = eosin::formats::h5ad::read(out.join("tiles/b.h5ad")).expect("AnnData");
+    assert_eq!(tiles.var.names, data.var.names);
+    let count = tiles.obs.names.len();
+    assert_eq!(made["predicted"][1]["tiles"], count);
+    assert!(count >= 4, "{count} tiles");
+    // Tiles of 64 px on a grid of 64 px.
+    assert_eq!(tiles.obsm["spatial"].to_f32().expect("f32")[0] % 64.0, 32.0);
+    let of_tiles = tiles.x.expect("values").to_dense().expect("values");
+    for gene in 0..genes {
+        let sum: f32 = of_tiles.iter().skip(gene).step_by(genes).sum();
+        let (mean, whole) = (sum / count as f32, slide[genes + gene]);
+        assert!(
+            (mean - whole).abs() < 1e-3 * (1.0 + whole.abs()),
+            "{mean} and {whole}"
+        );
+        let cell: f32 = lines[2]
+            .split(',')
+            .nth(gene + 1)
+            .expect("a cell")
+            .parse()
+            .expect("f32");
+        assert!((cell - whole).abs() < 1e-5 * (1.0 + whole.abs()));
+    }
+    let spread = |row: &[f32]| row.iter().any(|v| (v - row[0]).abs() > 1e-6);
+    assert!(spread(
+        &of_tiles.iter().step_by(genes).copied().collect::<Vec<_>>()
+    ));
+
+    let page = fs::read_to_string(out.join("report.html")).expect("a report");
+    for part in [
+        "DeepPT: expression of slides",
+        "broken",
+        "past the end",
+        "no tissue",
+        "data:image/png",
+    ] {
+        assert!(page.contains(part), "`{part}` is not in the report");
+    }
+    let maps: Vec<&str> = made["predicted"][0]["maps"]
+        .as_array()
+        .expect("maps")
+        .iter()
+        .filter_map(|m| m.as_str())
+        .collect();
+    assert_eq!(maps.len(), 4);
+
+    // Once more: nothing is computed, and a map that is gone is drawn again.
+    let before = files(&out);
+    fs::remove_file(out.join(maps[1])).expect("it is there");
+    let again = eosin(&args);
+    let seen: serde_json::Value = serde_json::from_str(&again.stdout).expect("JSON");
+    assert_eq!((again.code, &seen["done_here"]), (Some(3), &0.into()));
+    let changed: Vec<_> = files(&out)
+        .into_iter()
+        .filter(|(path, bytes)| before.get(path) != Some(bytes))
+        .collect();
+    assert!(
+        changed.is_empty(),
+        "{:?}",
+        changed.iter().map(|c| &c.0).collect::<Vec<_>>()
+    );
+
+    fails(
+        run(
+            &slides,
+            finished(),
+            &out,
+            &["--mpp", "2.0", "--maps", "nothing"],
+        ),
+        &["nothing", "genes.csv"],
+    );
+}
+
+#[test]
+fn a_run_keeps_its_scale_and_its_stain() {
+    let folder = scratch();
+    let (config, model) = (
+        run_file(
+            folder.path(),
+            &[("data.mpp", "2.0"), ("features.stain", "\"reinhard\"")],
+        ),
+        folder.path().join("run"),
+    );
+    // What the command says goes before the file.
+    let mut args = train(&config, &model);
+    args.extend(["--stain", "macenko"]);
+    succeeds(args);
+    let weights = eosin::formats::read_weights(model.join("fold0/model0-genes0.safetensors"));
+    let tiles: serde_json::Value =
+        serde_json::from_str(&weights.expect("weights").metadata["tiles"]).expect("JSON");
+    assert_eq!(
+        (&tiles["mpp"], &tiles["stain"]),
+        (&2.0.into(), &"macenko".into())
+    );
+    assert_eq!(
+        (&tiles["tile_px"], &tiles["cut_px"]),
+        (&64.into(), &64.into())
+    );
+    let first = fs::read_dir(model.join("features"))
+        .expect("features")
+        .next();
+    let features = eosin::formats::read_weights(first.expect("a slide").expect("a file").path());
+    assert!(features.expect("features").metadata["stains"].contains("macenko"));
+
+    let (data, out) = (cohort().join("tiles"), folder.path().join("out"));
+    let evaluate = [
+        "evaluate",
+        "--run",
+        text(&model),
+        "--data",
+        text(&data),
+        "--out",
+        text(&out),
+    ];
+    let with = |more: &[&'static str]| [&evaluate[..], more].concat();
+    fails(with(&[]), &["scale not known", "2.000", "--mpp"]);
+    fails(with(&["--mpp", "0.5"]), &["0.500", "2.000", "--any-mpp"]);
+    assert!(!out.exists());
+    succeeds(with(&["--mpp", "2.05"]));
+
+    let slides = folder.path().join("slides");
+    fs::create_dir(&slides).expect("a folder");
+    put_slide(&slides.join("a.svs"), 1, true, TWO);
+    let predicted = folder.path().join("predicted");
+    fails(
+        run(&slides, &model, &predicted, &["--mpp", "4.0"]),
+        &["4.000", "2.000", "--any-mpp"],
+    );
+    json(run(&slides, &model, &predicted, &[]));
+    let status = fs::read_to_string(predicted.join("job/status/a.json")).expect("a status");
+    assert!(
+        status.contains("macenko") && status.contains("\"mpp\": 2.0"),
+        "{status}"
+    );
+}
+
+#[test]
+fn spots_and_random_places_are_tiles_too() {
+    let folder = scratch();
+    let (slides, lists) = (folder.path().join("slides"), folder.path().join("spots"));
+    fs::create_dir(&slides).expect("a folder");
+    fs::create_dir(&lists).expect("a folder");
+    put_slide(&slides.join("a.svs"), 1, true, TWO);
+    let list = "x\ty\tpixel_x\tpixel_y\tselected\n\
+                1\t1\t100.5\t90\t1\n2\t1\t150\t90\t0\n3\t1\t150.2\t120\t1\n4\t1\t5\t5\t1\n";
+    fs::write(lists.join("a_selection.tsv"), list).expect("spots");
+    let out = folder.path().join("spotted");
+    let made = json(job(
+        &slides,
+        &out,
+        &["--mpp", "2.0", "--spots-dir", text(&lists)],
+    ));
+    assert_eq!(
+        (&made["tiles"], &made["unused_tiles"]),
+        (&2.into(), &1.into())
+    );
+    let file = out.join("5x_64px_0px_overlap/features_densenet121/a.h5");
+    let file = hdf5::File::open(file).expect("HDF5");
+    let coords = file.array("coords").expect("coords").to_i64().expect("i64");
+    // The centre less half of 64 px, to the nearest pixel.
+    assert_eq!(coords, [69, 58, 118, 88]);
+    assert_eq!(file.texts("barcode").expect("names"), ["1x1", "3x1"]);
+    let status = fs::read_to_string(out.join("status/a.json")).expect("a status");
+    assert!(status.contains("spot 4x1: leaves the slide"), "{status}");
+    fs::write(
+        lists.join("a_selection.tsv"),
+        list.replace("100.5", "north"),
+    )
+    .expect("spots");
+    let bad = eosin(job(
+        &slides,
+        &out,
+        &["--mpp", "2.0", "--spots-dir", text(&lists)],
+    ));
+    assert_eq!(bad.code, Some(3), "{bad:?}");
+    assert!(bad.stdout.contains("north"), "{bad:?}");
+
+    let (out, again) = (folder.path().join("random"), folder.path().join("again"));
+    let more = ["--mpp", "2.0", "--random-tiles", "5", "--seed", "7"];
+    assert_eq!(json(job(&slides, &out, &more))["tiles"], 5);
+    json(job(&slides, &again, &more));
+    assert!(
+        results(&out) == results(&again),
+        "the same seed gives other tiles"
+    );
+    let (coords, _) = &results(&out)["a"];
+    assert!(coords.iter().any(|c| c % 64 != 0), "{coords:?} are a grid");
 }

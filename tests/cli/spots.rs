@@ -173,6 +173,8 @@ fn a_section_is_trained_predicted_drawn_and_explained() {
         "20",
         "--spot-px",
         "32",
+        "--um-per-px",
+        "5",
         "--out",
         text(&out),
         "--json",
@@ -224,6 +226,48 @@ fn a_section_is_trained_predicted_drawn_and_explained() {
     }
 
     refusals(folder.path(), &run, &image, &weights);
+
+    // A whole slide: tiles of 32 px at 5 µm, seen as 64 px, as in training.
+    let (slides, out) = (at("slides"), at("slides-out"));
+    fs::create_dir(&slides).expect("a folder");
+    crate::slides::put_slide(&slides.join("a.svs"), 1, true, crate::slides::TWO);
+    let predicted = json([
+        "run",
+        "--wsi-dir",
+        text(&slides),
+        "--model",
+        text(&run),
+        "--output",
+        text(&out),
+        "--maps",
+        "planted",
+        "--json",
+    ]);
+    assert_eq!(predicted["predicted"][0]["maps"][0], "maps/a_planted.png");
+    assert!(is_png(&out.join("maps/a_planted.png")));
+    let job = read(&out.join("job/job.json"));
+    assert!(
+        job.contains("\"patch_px\": 32") && job.contains("\"network_px\": 64"),
+        "{job}"
+    );
+    let tiles =
+        eosin::formats::hdf5::File::open(out.join("job/2x_32px_0px_overlap/features_tcgn/a.h5"));
+    let tiles = tiles.expect("HDF5").array("features").expect("predictions");
+    let of_tiles = tiles.to_f32().expect("f32");
+    let mean = |gene: usize| {
+        let column = of_tiles.iter().skip(gene).step_by(4);
+        f64::from(column.sum::<f32>()) / tiles.shape[0] as f64
+    };
+    for (gene, value) in numbers(&out.join("predictions.csv"))
+        .into_iter()
+        .enumerate()
+    {
+        assert!(
+            (value - mean(gene)).abs() < 1e-5,
+            "{value} and {}",
+            mean(gene)
+        );
+    }
 }
 
 fn refusals(folder: &Path, run: &Path, image: &Path, weights: &Path) {
@@ -239,9 +283,23 @@ fn refusals(folder: &Path, run: &Path, image: &Path, weights: &Path) {
     let section = [&section[..], &["--out", text(&out)]].concat();
     let with = |more: &[&'static str]| [&section[..], more].concat();
     fails(with(&[]), &["--spots", "--grid-px"]);
+    let grid = ["--grid-px", "20", "--spot-px", "32", "--um-per-px", "5"];
     fails(
-        with(&["--grid-px", "20", "--spot-px", "32", "--maps", "nothing"]),
+        with(&[&grid[..], &["--maps", "nothing"]].concat()),
         &["nothing", "4 predicted"],
+    );
+    // Spots are 200 µm apart, so the network saw 2.5 µm per pixel.
+    fails(
+        with(&grid[..4]),
+        &["scale not known", "2.500", "--um-per-px"],
+    );
+    fails(
+        with(&["--grid-px", "20", "--spot-px", "16", "--um-per-px", "5"]),
+        &["1.250", "2.500", "--any-mpp"],
+    );
+    fails(
+        with(&[&grid[..], &["--stain", "macenko"]].concat()),
+        &["--stain macenko", "trained with none"],
     );
     fails(
         with(&["--grid-px", "0", "--spot-px", "32"]),

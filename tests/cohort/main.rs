@@ -6,12 +6,14 @@ mod formula;
 mod tiff;
 
 mod bags;
+mod class_folder;
 mod expression;
 mod extract;
 mod her2st;
 mod her2st_real;
 mod image;
 mod kmeans;
+mod lmdb;
 mod slides;
 mod sources;
 mod stain;

@@ -224,6 +224,31 @@ fn squares_lie_on_tissue_and_within_the_slide() {
         chosen.iter().all(|at| all(&rule).contains(at)) && chosen.is_sorted_by_key(|c| (c.1, c.0))
     );
     assert!(squares((5, 5), 10.0, 100, &mask, &rule).unwrap().is_empty());
+    let random = |seed| {
+        let rule = GridRule {
+            random: Some(6),
+            min_tissue: 0.9,
+            seed,
+            ..rule
+        };
+        all(&rule)
+    };
+    let places = random(1);
+    assert_eq!(places.len(), 6);
+    assert!(places == random(1) && places != random(2));
+    assert!(
+        places.iter().any(|&(x, y)| x % 10 != 0 || y % 10 != 0),
+        "off the grid"
+    );
+    for &(x, y) in &places {
+        let on = |at: i64, from: i64, to: i64| (from - 5..=to + 5).contains(&at);
+        let within = (0..=30).contains(&x) && (0..=30).contains(&y);
+        let block = on(x, 0, 10) && on(y, 0, 10);
+        assert!(
+            within && (block || (on(x, 30, 30) && on(y, 30, 30))),
+            "{x} {y}"
+        );
+    }
     let bad = GridRule {
         overlap: 100,
         ..rule

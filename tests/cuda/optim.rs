@@ -9,7 +9,7 @@ use eosin::{DType, Device, Tensor, ops};
 use eosin_emulator::Schedule;
 
 use crate::emulated::{Binary, assert_every_kernel_ran};
-use crate::under_test;
+use crate::{training, under_test};
 
 const SHAPES: [&[usize]; 3] = [&[2500], &[3, 5], &[1]];
 
@@ -239,6 +239,7 @@ fn every_kernel_besides_operators_runs() {
     clipping_is_that_of_the_cpu();
     buffers_are_written_over_where_they_lie();
     counters_count_on_the_device();
+    training::running_statistics_that_lie_apart_are_moved_too();
     assert_every_kernel_ran(Binary::Cuda);
 }
 

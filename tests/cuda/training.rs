@@ -8,13 +8,15 @@ use std::time::Duration;
 use eosin::device::cuda::CudaDevice;
 use eosin::device::cuda::null::NullDriver;
 use eosin::formats::Weights;
-use eosin::nn::{BatchNorm, Dropout, Linear, Module, Pass, Slot, State, key, load, state_weights};
+use eosin::nn::{
+    BatchNorm, Buffer, Dropout, Linear, Module, Pass, Slot, State, key, load, state_weights,
+};
 use eosin::optim::{Adam, Goal, Kind, Optimizer, ReduceOnPlateau, Sgd};
 use eosin::random::Philox;
 use eosin::train::fit::{History, Plan, Task};
 use eosin::train::progress::{Control, Progress, Silent};
 use eosin::train::step::{GRAPHS, Losses, TrainingStep};
-use eosin::{Device, Result, Tensor, ops};
+use eosin::{DType, Device, Result, Tensor, ops};
 use eosin_emulator::Schedule;
 
 use crate::under_test;
@@ -52,6 +54,34 @@ impl Net {
         // A second mask, further on in the pass's stream.
         let y = Dropout { p: 0.1 }.forward(&self.last.forward(&x, pass)?, pass)?;
         ops::mse_loss(&y, &inputs[1])
+    }
+}
+
+/// Running statistics that do not lie in one piece are moved by operators of their own
+/// instead of by the batch norm's launch.
+#[test]
+pub fn running_statistics_that_lie_apart_are_moved_too() {
+    let device = Device::Cuda(emulated(Schedule::Reverse));
+    let (here, mut there) = (BatchNorm::new(3).unwrap(), BatchNorm::new(3).unwrap());
+    there.to_device(&device).unwrap();
+    let six = Tensor::full_on(0.0, &[6], DType::F32, &device).unwrap();
+    let apart = ops::slice_step(&six, 0, 0, 3, 2).unwrap();
+    assert!(!apart.layout().is_contiguous());
+    there.running_mean = Buffer::new("running_mean", apart);
+    let x: Vec<f32> = (0..24).map(|i| (i * i % 17) as f32).collect();
+    let x = Tensor::from_slice(&x, &[8, 3]).unwrap();
+    let pass = Pass::train(Philox::new(0));
+    here.forward(&x, &pass).unwrap();
+    there.forward(&x.to(&device).unwrap(), &pass).unwrap();
+    for (got, want) in [
+        (&there.running_mean, &here.running_mean),
+        (&there.running_var, &here.running_var),
+        (&there.num_batches_tracked, &here.num_batches_tracked),
+    ] {
+        let [got, want] = [got, want].map(|b| b.value().to_f64_vec().unwrap());
+        for (got, want) in got.iter().zip(&want) {
+            assert!((got - want).abs() < 1e-5, "{got}, not {want}");
+        }
     }
 }
 
@@ -389,6 +419,7 @@ fn stage(device: &Device, checkpoint: &Path, stop_at: Option<usize>) -> Result<(
         schedule: Some(ReduceOnPlateau::new(Goal::Lower, 0.5, 0)?),
         checkpoint,
         checkpoint_every: Duration::from_secs(3600),
+        steps: None,
     };
     let held = batch(100, 6).map(|x| x.to(device).unwrap());
     let history = task.run(

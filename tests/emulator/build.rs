@@ -5,6 +5,7 @@
 //! archive. A file is compiled again only when it or a header it reads changed.
 //!
 //! - `EOSIN_KERNELS_DIR`: where the kernels are, if not in the repository.
+//! - `EOSIN_EMULATOR_SHARED`: not empty for a shared library in place of an archive.
 //! - `EOSIN_EMULATOR_SANITIZER`: `thread` or `address`, see sanitize.sh.
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ fn run() -> Result<()> {
     };
     println!("cargo::rerun-if-env-changed=EOSIN_KERNELS_DIR");
     println!("cargo::rerun-if-env-changed=EOSIN_EMULATOR_SANITIZER");
+    println!("cargo::rerun-if-env-changed=EOSIN_EMULATOR_SHARED");
     let shim = here.join("shim");
     for dir in [
         &shim,
@@ -492,22 +494,22 @@ fn compile(units: &[Unit], flags: &Flags) -> Result<()> {
 
 fn link(units: &[Unit], flags: &Flags, sanitizer: Option<Sanitizer>, out: &Path) -> Result<()> {
     let objects = units.iter().map(|unit| &unit.object);
-    let Some(sanitizer) = sanitizer else {
+    let shared = env::var_os("EOSIN_EMULATOR_SHARED").is_some_and(|value| !value.is_empty());
+    if !shared && sanitizer.is_none() {
         let mut archive = cc::Build::new();
         archive
             .cpp(true)
             .objects(objects)
             .try_compile("eosin_emulator")?;
         return Ok(());
-    };
-    // A library of its own carries the instrumented code; the program that loads
-    // it is plain Rust, with the sanitizer's runtime preloaded.
+    }
+    // By its name a program that needs the plain library takes one with instrumented
+    // kernels that is loaded before it.
     let library = out.join("libeosin_emulator.so");
     let mut command = flags.compiler.to_command();
-    command
-        .args(["-shared", sanitizer.flag(), "-o"])
-        .arg(&library)
-        .args(objects);
+    command.args(["-shared", "-Wl,-soname,libeosin_emulator.so", "-o"]);
+    command.arg(&library).args(objects);
+    command.args(sanitizer.map(Sanitizer::flag));
     let output = command.output()?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

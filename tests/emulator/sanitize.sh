@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs tests that launch kernels under a sanitizer, on stable Rust: the emulator
-# becomes a shared library with instrumented kernels, and the sanitizer's runtime
-# is preloaded into the plain test programs. A report fails the run.
+# Runs tests that launch kernels under a sanitizer, on stable Rust: the emulator is
+# a shared library, and one with instrumented kernels is preloaded into the plain
+# test programs, after the sanitizer's runtime. A report fails the run.
 #
 #   tests/emulator/sanitize.sh thread|address [arguments of cargo test]
 #
@@ -9,8 +9,8 @@
 # address: accesses outside of a buffer or of a shared array.
 #
 # Without arguments: the tests of the emulator and of every operator on the
-# emulated device. Needs g++ with its sanitizers. Of what is built already only
-# the emulator and the test programs are built anew.
+# emulated device. Needs g++ with its sanitizers. With EOSIN_EMULATOR_SHARED=1 in
+# the environment before, the test programs that are there already serve.
 set -euo pipefail
 
 kind=${1:-}
@@ -42,11 +42,22 @@ if [[ $library != /* ]]; then
     echo "sanitize.sh: ${CXX:-g++} has no $runtime: install its sanitizers' runtimes" >&2
     exit 1
 fi
-export EOSIN_EMULATOR_SANITIZER=$kind
+export EOSIN_EMULATOR_SHARED=1
+
+# Apart, so that neither sanitizer's kernels take the place of the plain ones.
+instrumented=$(
+    EOSIN_EMULATOR_SANITIZER=$kind cargo build --release --locked --package eosin-emulator \
+        --target-dir "${CARGO_TARGET_DIR:-target}/sanitizer-$kind" --message-format json-render-diagnostics |
+        sed -n 's/.*"build-script-executed".*eosin-emulator.*"out_dir":"\([^"]*\)".*/\1/p'
+)/libeosin_emulator.so
+if [[ ! -f $instrumented ]]; then
+    echo "sanitize.sh: no instrumented library was built" >&2
+    exit 1
+fi
 
 # How cargo starts a test program. The sanitizers want addresses that are not
 # randomised further than they know.
-runner="env LD_PRELOAD=$library"
+runner="env LD_PRELOAD=$library:$instrumented"
 if setarch "$(uname -m)" -R true 2>/dev/null; then
     runner="setarch $(uname -m) -R $runner"
 fi

@@ -6,12 +6,16 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use eosin::formats::{read_weights, tensorboard};
+use eosin::models::registry::Model;
+use eosin::models::rnagan::Initial;
 use eosin::random::Philox;
+use eosin::session::Threads;
 use eosin::slides::{Rgb8, image::write_png};
-use eosin::train::config::{DataConfig, Layout};
+use eosin::train::config::{DataConfig, Layout, RunFile};
 use eosin::train::progress::{Control, Progress};
 use eosin::train::rnagan::config::{
-    BetaVaeConfig, GanConfig, InputConfig, LossConfig, Standardise, Start,
+    BetaVaeConfig, CriticNorm, GanConfig, InputConfig, LossConfig, Standardise, Start,
 };
 use eosin::train::rnagan::gan::{self, Trained};
 use eosin::train::rnagan::vae::{self, Vae};
@@ -49,14 +53,14 @@ pub fn trials() -> Vec<Trial> {
 
 /// Asks for a stop after an epoch, and keeps what is noted.
 #[derive(Default)]
-struct Watcher {
-    stop_after: Option<usize>,
-    stop: AtomicBool,
-    notes: Mutex<Vec<String>>,
+pub(crate) struct Watcher {
+    pub(crate) stop_after: Option<usize>,
+    pub(crate) stop: AtomicBool,
+    pub(crate) notes: Mutex<Vec<String>>,
 }
 
 impl Watcher {
-    fn control(&self) -> Control<'_> {
+    pub(crate) fn control(&self) -> Control<'_> {
         Control {
             progress: self,
             stop: &self.stop,
@@ -243,6 +247,24 @@ fn gan_resumes(quirks: bool, device: &dyn Fn() -> Result<Device>) -> Result<()> 
         let read = |run: &Path| fs::read(run.join(file)).expect("a file");
         assert!(read(&whole) == read(&parts), "{file} differs");
     }
+    // What TensorBoard shows: each epoch once, also after the stop.
+    for run in [&whole, &parts] {
+        let events = tensorboard::read(&run.join(tensorboard::FILE))?;
+        let shown = events.iter().filter(|e| !e.values.is_empty());
+        let shown: Vec<_> = shown.collect();
+        assert_eq!(shown.iter().map(|e| e.step).collect::<Vec<_>>(), [1, 2, 3]);
+        for (event, signs) in shown.iter().zip(&made.signs) {
+            let value = |tag: &str| event.values.iter().find(|(t, _)| t == tag).map(|v| &v.1);
+            let loss = tensorboard::Value::Scalar(signs.critic_loss as f32);
+            assert_eq!(value("loss/critic"), Some(&loss));
+            let Some(tensorboard::Value::Png { width, bytes, .. }) = value("samples") else {
+                panic!("no samples");
+            };
+            // Eight tiles of 16 px and the gaps between them.
+            assert_eq!(*width, 142);
+            assert!(bytes.starts_with(b"\x89PNG"));
+        }
+    }
     // A finished run is taken as it is.
     go(&parts, true, &Watcher::default())?;
 
@@ -389,12 +411,27 @@ fn noise_alone() -> Result<()> {
     config.data.expression = None;
     config.training.epochs = 1;
     let seen: Vec<Vec<u8>> = [
-        (Start::Normal, Adversarial::LeastSquares, 0.0),
-        (Start::Narrow, Adversarial::Minimax, 0.0),
-        (Start::Normal, Adversarial::Wasserstein, 0.01),
+        (
+            Start::Normal,
+            Adversarial::LeastSquares,
+            0.0,
+            CriticNorm::Batch,
+        ),
+        (Start::Narrow, Adversarial::Minimax, 0.0, CriticNorm::None),
+        (
+            Start::Normal,
+            Adversarial::Wasserstein,
+            0.01,
+            CriticNorm::Batch,
+        ),
     ]
     .into_iter()
-    .map(|(start, kind, clip)| {
+    .map(|(start, kind, clip, norm)| {
+        config.model.critic_norm = norm;
+        config.model.initial = match norm {
+            CriticNorm::Batch => Initial::Torchgan,
+            CriticNorm::None => Initial::Dcgan,
+        };
         config.input = InputConfig {
             start,
             latent: 6,
@@ -412,6 +449,16 @@ fn noise_alone() -> Result<()> {
         gan::train(&config, &run, false, &Device::Cpu, control.control())?;
         let trained = Trained::read(&run, &Device::Cpu)?;
         assert!(trained.vae.is_none());
+        // A critic's file says by its keys whether it has batch norms.
+        let path = run.join("critic.safetensors");
+        let weights = read_weights(&path)?;
+        let norms = weights.names().any(|name| name.ends_with("running_mean"));
+        assert_eq!(norms, norm == CriticNorm::Batch);
+        let model = Model::named("dcgan-critic")?;
+        let session = model.session(&weights, &path, &Default::default(), &Device::Cpu)?;
+        let images = eosin::Tensor::from_slice(&vec![0.1f32; 2 * 3 * 256], &[2, 3, 16, 16])?;
+        let scores = session.runner(Threads::Caller)?.run(&images)?;
+        assert_eq!(scores[0].1.shape(), [2]);
         assert_eq!(
             trained.generate(None, 2, Philox::new(1))?.shape(),
             [2, 3, 16, 16]

@@ -388,8 +388,9 @@ fn gene_counts() -> Result<()> {
     let start = &outcome.folds[0].start;
     assert!(start.contains("; 0 parameters"), "{start}");
 
-    let open =
-        |list: Option<&Path>| Predictor::of_weights(&weights, list, &Device::Cpu, Precision::F32);
+    let open = |list: Option<&Path>| {
+        Predictor::of_weights(&weights, list, None, &Device::Cpu, Precision::F32)
+    };
     assert_eq!(open(None)?.genes(), GENES);
     let list = folder.path().join("genes.txt");
     fs::write(&list, "a\nb\nc\n").expect("a list");
@@ -449,7 +450,7 @@ fn turns() -> Result<()> {
 fn batches() -> Result<()> {
     let folder = folder();
     let mut cohort = config(folder.path()).data.read(true)?;
-    let tiles = Tiles::read(&mut cohort, 64)?;
+    let tiles = Tiles::read(&mut cohort, 64, None)?;
     assert_eq!(tiles.bytes(), 48 * sections::TILE * sections::TILE * 3);
     let augmentation = Some(Augmentation { seed: 1, epoch: 0 });
     let parts: [&[usize]; 3] = [&[3, 1, 40], &[7], &[0, 47]];

@@ -47,6 +47,10 @@ pub fn trials() -> Vec<Trial> {
             "trnasformer_run::classes_are_learned_alone",
             classes_are_learned_alone,
         ),
+        trial(
+            "trnasformer_run::weights_to_start_from",
+            weights_to_start_from,
+        ),
         trial("trnasformer_run::refusals", refusals),
     ]
 }
@@ -90,7 +94,9 @@ fn cohort(slides: usize, tiles: usize) -> (Cohort, Features) {
         samples: samples.collect(),
         tiles: all.collect(),
         images: vec![SourceImage {
+            mpp: None,
             path: PathBuf::from("tile.png"),
+            entry: None,
             width: 32,
             height: 32,
         }],
@@ -119,7 +125,7 @@ fn config(folder: &Path) -> TrnasformerConfig {
         },
         bags: BagConfig {
             per_slide: 2,
-            by: ClusterBy::Features,
+            ..BagConfig::default()
         },
         model: NetworkConfig {
             width: 12,
@@ -303,6 +309,7 @@ fn an_interrupted_run_ends_with_the_same_bytes(device: &dyn Fn() -> Result<Devic
     let given = (&cohort, &features);
     let mut config = config(folder.path());
     config.split.test = vec!["S00".into(), "S01".into()];
+    config.bags.write = true;
     let never = Watcher::default();
     let whole = run(&config, &at("whole"), false, given, &device()?, &never)?;
     let mut resume = false;
@@ -328,6 +335,21 @@ fn an_interrupted_run_ends_with_the_same_bytes(device: &dyn Fn() -> Result<Devic
         assert!(b[path] == *bytes, "{} differs", path.display());
     }
     assert!(a.contains_key(Path::new("fold0/model1.safetensors")));
+    // Six slides train or validate: three of two bags in a step of five and one of one.
+    let steps = String::from_utf8_lossy(&a[Path::new("fold0/model1-steps.csv")]);
+    let steps: Vec<&str> = steps.lines().collect();
+    assert_eq!(steps[0], "epoch,step,loss");
+    assert_eq!(steps.len(), 1 + 2 * config.training.epochs, "{steps:?}");
+    let last = format!("{},{},", config.training.epochs - 1, steps.len() - 1);
+    assert!(steps.last().is_some_and(|line| line.starts_with(&last)));
+    // Bags are images of whole tiles of their slides.
+    let bags = eosin::formats::npy::read(at("whole/bags.npy"))?;
+    assert_eq!(bags.shape, [16, 1, 224, 224]);
+    let corner = features.values.chunks(WIDTH).skip(5 * 3).take(3);
+    let image = &bags.to_f32()?[11 * 224 * 224..][..32];
+    assert_eq!(corner.filter(|tile| tile[..32] == *image).count(), 1);
+    let lines = String::from_utf8_lossy(&a[Path::new("bags.csv")]);
+    assert_eq!(lines.lines().nth(12), Some("S05_1,S05,P05,"), "{lines}");
     // Another configuration does not go on here.
     config.training.batch += 1;
     let error = run(&config, &at("parts"), true, given, &device()?, &never).err();
@@ -337,6 +359,41 @@ fn an_interrupted_run_ends_with_the_same_bytes(device: &dyn Fn() -> Result<Devic
             .to_string()
             .contains("configuration")
     );
+    Ok(())
+}
+
+/// One step of no length leaves the weights that a run was given.
+fn weights_to_start_from() -> Result<()> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let (cohort, features) = cohort(8, 3);
+    let given = (&cohort, &features);
+    let mut config = config(folder.path());
+    config.split.test = vec!["S00".into(), "S01".into()];
+    config.training.epochs = 1;
+    let never = Watcher::default();
+    let drawn = run(&config, &at("drawn"), false, given, &Device::Cpu, &never)?;
+    assert_eq!(drawn.folds[0].start, "");
+    let start = at("drawn/fold0/model1.safetensors");
+    let mut next = config.clone();
+    next.seed += 1;
+    next.model.start = Some(start.clone());
+    next.training.learning_rate = 0.0;
+    let outcome = run(&next, &at("next"), false, given, &Device::Cpu, &never)?;
+    let said = &outcome.folds[0].start;
+    assert!(said.contains("model1.safetensors; 0 parameters"), "{said}");
+    let (a, b) = (
+        eosin::formats::read_weights(&start)?,
+        eosin::formats::read_weights(at("next/fold0/model0.safetensors"))?,
+    );
+    assert!(a.iter().count() > 10);
+    for (key, array) in a.iter() {
+        assert_eq!(b.get(key).map(|b| &b.data), Some(&array.data), "{key}");
+    }
+    next.model.width = 24;
+    let error = run(&next, &at("wide"), false, given, &Device::Cpu, &never).err();
+    let error = error.expect("a refusal").to_string();
+    assert!(error.contains("cls_token"), "{error}");
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 use eosin::autograd::grad;
-use eosin::ops::{self, Activation, Conv2d, ConvTranspose2d, PreparedConv};
+use eosin::ops::{self, Activation, Around, Conv2d, ConvTranspose2d, PreparedConv};
 use eosin::shape::Format;
 use eosin::{DType, Error, Result, Tensor};
+use eosin_emulator::Schedule;
 
 use crate::common::{relative_l2, tensor};
 use crate::golden::{Case, Outputs};
-use crate::harness::{Sample, Suite};
+use crate::harness::{Sample, Suite, emulated};
 
 /// A convolution of every kind: x and w, and how the kernel moves.
 struct Kind {
@@ -104,6 +105,68 @@ fn kinds() -> Vec<Kind> {
             Conv2d {
                 padding: [1, 1],
                 groups: 3,
+                ..plain
+            },
+        ),
+        // Ragged tiles, an odd number of channels.
+        kind(
+            "depthwise_3x3_odd",
+            [2, 3, 5, 6],
+            [3, 1, 3, 3],
+            Conv2d {
+                padding: [1, 1],
+                groups: 3,
+                ..plain
+            },
+        ),
+        kind(
+            "depthwise_3x3_valid",
+            [1, 4, 5, 7],
+            [4, 1, 3, 3],
+            Conv2d {
+                padding: [0, 2],
+                groups: 4,
+                ..plain
+            },
+        ),
+        kind(
+            "depthwise_7x7",
+            [1, 2, 4, 5],
+            [2, 1, 7, 7],
+            Conv2d {
+                padding: [3, 3],
+                groups: 2,
+                ..plain
+            },
+        ),
+        kind(
+            "depthwise_patches",
+            [2, 6, 4, 6],
+            [6, 1, 2, 3],
+            Conv2d {
+                stride: [2, 3],
+                groups: 6,
+                ..plain
+            },
+        ),
+        kind(
+            "depthwise_patches_odd",
+            [2, 5, 4, 4],
+            [5, 1, 4, 2],
+            Conv2d {
+                stride: [4, 2],
+                groups: 5,
+                ..plain
+            },
+        ),
+        // Two rows and a column that no patch reads.
+        kind(
+            "depthwise_patches_and_rest",
+            [1, 4, 6, 5],
+            [4, 1, 4, 2],
+            Conv2d {
+                stride: [4, 2],
+                groups: 4,
                 ..plain
             },
         ),
@@ -224,6 +287,22 @@ pub fn samples() -> Vec<Sample> {
             ops::conv2d(&t[0], &t[1], Some(&t[2]), geometry)
         },
     ));
+    for (name, channels, groups) in [("depthwise_shortcut", 3, 3), ("dense_shortcut", 4, 1)] {
+        let w = [channels, channels / groups, 3, 3];
+        all.push(Sample::new(
+            "conv2d",
+            name,
+            &[&[2, channels, 4, 5], &w, &[channels]],
+            move |t| {
+                let geometry = Conv2d {
+                    padding: [1, 1],
+                    groups,
+                    ..Conv2d::default()
+                };
+                ops::conv2d_shortcut(&t[0], &t[1], Some(&t[2]), geometry)
+            },
+        ));
+    }
     let transposed = ConvTranspose2d {
         stride: [2, 3],
         padding: [1, 0],
@@ -364,7 +443,25 @@ pub fn tests(suite: &mut Suite) {
         assert!(y.layout().is_channels_last());
         Ok(())
     });
+    for (name, dtype) in [
+        ("f32", DType::F32),
+        ("bf16", DType::BF16),
+        ("f16", DType::F16),
+    ] {
+        suite.test(format!("conv2d::cuda::{name}::leaves_moments"), move || {
+            leaves_moments(dtype)
+        });
+    }
     suite.test("conv2d::cpu::empty_batch", empty_batch);
+    suite.test("conv2d::cuda::depthwise_empty_batch", depthwise_empty_batch);
+    suite.test("conv2d::shortcut_of_another_size", || {
+        let x = tensor("x", &[1, 3, 5, 4], -1.0, 1.0, DType::F32)?;
+        let w = tensor("w", &[3, 3, 3, 3], -1.0, 1.0, DType::F32)?;
+        let error = ops::conv2d_shortcut(&x, &w, None, Conv2d::default());
+        let error = error.expect_err("a smaller result").to_string();
+        assert!(error.contains("a shortcut needs a result of the image's shape, not [1, 3, 3, 2]"));
+        Ok(())
+    });
     suite.test("conv2d::cpu::wrong_input", wrong_input);
     suite.test("conv_transpose2d::cpu::wrong_input", wrong_transposed_input);
     suite.test("conv_transpose2d::cpu::undoes_the_sizes", || {
@@ -412,6 +509,89 @@ pub fn tests(suite: &mut Suite) {
         assert!(ops::fold_batch_norm(&one, None, [&one; 4], 1e-5).is_err());
         Ok(())
     });
+}
+
+/// A batch norm with what the convolution leaves, and one that reads its result.
+fn leaves_moments(dtype: DType) -> Result<()> {
+    let device = emulated(Schedule::Greedy(4))?;
+    // Channels, filters, side of the kernel, stride, groups.
+    for (c, k, side, stride, groups) in [
+        (46, 46, 3, 1, 46),
+        (5, 5, 7, 1, 5),
+        (6, 6, 4, 4, 6),
+        (6, 70, 3, 1, 1),
+        (6, 8, 2, 2, 2),
+    ] {
+        let geometry = Conv2d {
+            stride: [stride; 2],
+            padding: [if stride == 1 { side / 2 } else { 0 }; 2],
+            groups,
+            ..Conv2d::default()
+        };
+        let on_device = |name: &str, shape: &[usize]| -> Result<Tensor> {
+            tensor(name, shape, -1.0, 1.0, dtype)?.to(&device)
+        };
+        let x = on_device("x", &[2, c, 12, 8])?;
+        let w = on_device("w", &[k, c / groups, side, side])?;
+        let b = on_device("b", &[k])?;
+        let shortcut = c == groups && stride == 1;
+        let of = Activation::Gelu;
+        let (y, moments) = ops::conv2d_measured(&x, &w, Some(&b), geometry, shortcut, of)?;
+        let plain = match shortcut {
+            true => ops::conv2d_shortcut(&x, &w, Some(&b), geometry)?,
+            false => ops::conv2d(&x, &w, Some(&b), geometry)?,
+        };
+        assert_eq!(y.to_f64_vec()?, plain.to_f64_vec()?);
+        assert!(
+            moments.is_some(),
+            "{c} channels, {side} x {side}: no moments"
+        );
+        let around = |moments| Around {
+            activation: of,
+            residual: None,
+            moments,
+        };
+        let norm = |moments| ops::batch_norm_train_around(&y, None, None, 1e-5, &around(moments));
+        let (got, want) = (norm(moments.as_ref())?, norm(None)?);
+        for (got, want) in [(&got.mean, &want.mean), (&got.var, &want.var)] {
+            let error = relative_l2(&got.to_f64_vec()?, &want.to_f64_vec()?);
+            assert!(
+                error <= 1e-6,
+                "{c} channels, {side} x {side}: off by {error:e}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// No pixel: an empty result, and gradients of zeros.
+fn depthwise_empty_batch() -> Result<()> {
+    let device = emulated(Schedule::Forward)?;
+    for (kernel, stride, padding) in [(3, 1, 1), (7, 1, 3), (2, 2, 0), (2, 1, 0)] {
+        let geometry = Conv2d {
+            stride: [stride; 2],
+            padding: [padding; 2],
+            groups: 5,
+            ..Conv2d::default()
+        };
+        let x = Tensor::zeros(&[0, 5, 8, 8], DType::F32)?
+            .to(&device)?
+            .variable();
+        let w = tensor("w", &[5, 1, kernel, kernel], -1.0, 1.0, DType::F32)?;
+        let w = w.to(&device)?.variable();
+        let b = Tensor::zeros(&[5], DType::F32)?.to(&device)?.variable();
+        let y = ops::conv2d(&x, &w, Some(&b), geometry)?;
+        assert_eq!((y.shape()[0], y.elements()), (0, 0));
+        let gradients = grad(&[&y], Some(&[&y.detach()]), &[&x, &w, &b], false)?;
+        let [gx, gw, gb] = &gradients[..] else {
+            panic!("three gradients")
+        };
+        let values = |t: &Option<Tensor>| t.as_ref().expect("a gradient").to_vec::<f32>();
+        assert!(values(gx)?.is_empty());
+        assert_eq!(values(gw)?, vec![0.0; 5 * kernel * kernel]);
+        assert_eq!(values(gb)?, [0.0; 5]);
+    }
+    Ok(())
 }
 
 /// 3x3 convolutions of stride 1 take another way in f32 than in f64.

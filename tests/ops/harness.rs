@@ -24,7 +24,6 @@ type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 /// of all these need. Others refuse them by name.
 const HALVES_ON_CUDA: &[&str] = &[
     "add",
-    "add_layer_norm",
     "affine",
     "attention",
     "broadcast_to",

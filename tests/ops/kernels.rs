@@ -7,7 +7,7 @@ use eosin::shape::Format;
 use eosin::{DType, Device, Result, Tensor};
 use eosin_emulator::Schedule;
 
-use crate::harness::{Sample, Suite};
+use crate::harness::{Sample, Suite, cuda_half_first_order};
 use crate::under_test;
 
 const DTYPES: [DType; 7] = [
@@ -206,11 +206,99 @@ fn large() -> Vec<Sample> {
             };
             ops::conv2d(&t[0], &t[1], None, geometry)
         }),
+        // Several blocks of channels and parts of the pixels, and the last one's sum.
+        Sample::new(
+            "conv2d",
+            "depthwise_parts",
+            &[&[2, 165, 9, 11], &[165, 1, 3, 3], &[165]],
+            |t| depthwise(t, [1, 1], [1, 1]),
+        ),
+        Sample::new(
+            "conv2d",
+            "depthwise_7x7_parts",
+            &[&[3, 46, 7, 9], &[46, 1, 7, 7], &[46]],
+            |t| depthwise(t, [1, 1], [3, 3]),
+        ),
+        Sample::new(
+            "conv2d",
+            "depthwise_patches_parts",
+            &[&[2, 46, 24, 32], &[46, 1, 4, 4], &[46]],
+            |t| depthwise(t, [4, 4], [0, 0]),
+        ),
+        // Rows of a gradient in parts, and tiles of 128 rows.
+        Sample::new(
+            "linear",
+            "rows_in_parts",
+            &[&[1030, 5], &[67, 5], &[67]],
+            |t| ops::linear(&t[0], &t[1], Some(&t[2]), Activation::Gelu),
+        ),
+        Sample::new(
+            "linear",
+            "large_gradients",
+            &[&[2, 64 * 256], &[1, 64 * 256], &[1]],
+            |t| ops::linear(&t[0], &t[1], Some(&t[2]), Activation::None),
+        ),
+        Sample::new(
+            "conv2d",
+            "one_by_one_parts",
+            &[&[2, 5, 16, 17], &[3, 5, 1, 1], &[3]],
+            |t| ops::conv2d(&t[0], &t[1], Some(&t[2]), Conv2d::default()),
+        ),
+        Sample::new(
+            "conv2d",
+            "one_by_one_large_gradients",
+            &[&[1, 64 * 256, 1, 2], &[1, 64 * 256, 1, 1]],
+            |t| ops::conv2d(&t[0], &t[1], None, Conv2d::default()),
+        ),
         // More keys than are sorted in shared memory at once.
         Sample::new("sort", "merged", &[&[2, 9001]], |t| {
             Ok(ops::sort(&t[0], -1, true)?.0)
         }),
     ]
+}
+
+/// The same for bf16 and f16; and layer norm, whose second gradient they do not have.
+fn large_halves() -> Vec<Sample> {
+    vec![
+        Sample::new("layer_norm", "tokens", &[&[2, 5, 46], &[46], &[46]], |t| {
+            ops::layer_norm(&t[0], 1, Some(&t[1]), Some(&t[2]), 1e-5)
+        }),
+        Sample::new(
+            "layer_norm",
+            "block",
+            &[&[3, 1037], &[1037], &[1037]],
+            |t| ops::layer_norm(&t[0], 1, Some(&t[1]), Some(&t[2]), 1e-5),
+        ),
+        // Enough tiles of 128 x 128 for the gradient of x.
+        Sample::new(
+            "linear",
+            "large_gradients",
+            &[&[128, 128 * 96], &[1, 128 * 96], &[1]],
+            |t| ops::linear(&t[0], &t[1], Some(&t[2]), Activation::None),
+        ),
+        Sample::new(
+            "conv2d",
+            "one_by_one_large_gradients",
+            &[&[1, 128 * 96, 8, 16], &[1, 128 * 96, 1, 1]],
+            |t| ops::conv2d(&t[0], &t[1], None, Conv2d::default()),
+        ),
+        Sample::new(
+            "linear",
+            "rows_in_parts",
+            &[&[1030, 5], &[67, 5], &[67]],
+            |t| ops::linear(&t[0], &t[1], Some(&t[2]), Activation::Gelu),
+        ),
+    ]
+}
+
+fn depthwise(t: &[Tensor], stride: [usize; 2], padding: [usize; 2]) -> Result<Tensor> {
+    let geometry = Conv2d {
+        stride,
+        padding,
+        groups: t[0].shape()[1],
+        ..Conv2d::default()
+    };
+    ops::conv2d(&t[0], &t[1], Some(&t[2]), geometry)
 }
 
 pub fn tests(suite: &mut Suite) {
@@ -230,6 +318,14 @@ pub fn tests(suite: &mut Suite) {
     }
     for sample in large() {
         suite.on_cuda_alone(sample);
+    }
+    for (name, dtype) in [("bf16", DType::BF16), ("f16", DType::F16)] {
+        for sample in large_halves() {
+            let of = format!("{}::{}::cuda::{name}", sample.op, sample.name);
+            suite.test(format!("{of}::values_and_gradients"), move || {
+                cuda_half_first_order(&sample, dtype)
+            });
+        }
     }
     suite.test("max_pool2d::unrecorded::cuda::f32", || {
         let x = crate::common::tensor("unrecorded", &[2, 5, 9, 7], -1.0, 1.0, DType::F32)?;

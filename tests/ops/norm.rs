@@ -1,12 +1,14 @@
 use eosin::autograd::grad;
-use eosin::ops::BatchNorm;
+use eosin::nn::{self, Module, Pass, State};
+use eosin::ops::{Activation, Around, BatchNorm};
+use eosin::random::Philox;
 use eosin::shape::Format;
 use eosin::{DType, Device, Error, Result, Tensor, ops};
 use eosin_emulator::Schedule;
 
 use crate::common::{relative_l2, tensor};
 use crate::golden::{Case, Outputs};
-use crate::harness::{Sample, Suite, cuda_half_first_order, emulated};
+use crate::harness::{Sample, Suite, emulated};
 
 const EPS: f64 = 1e-5;
 
@@ -45,20 +47,6 @@ fn statistics(channels: usize) -> (Tensor, Tensor) {
     (mean.expect("a mean"), var.expect("a variance"))
 }
 
-/// A sum and its norm.
-fn both((sum, normed): (Tensor, Tensor)) -> Result<Tensor> {
-    ops::cat(&[&sum, &normed], -1)
-}
-
-/// The sum and what a layer makes of its norm, added.
-fn residual(name: &'static str, width: usize) -> Sample {
-    let rows = [3, width];
-    Sample::new("add_layer_norm", name, &[&rows, &rows, &[width]], |x| {
-        let (sum, y) = ops::add_layer_norm(&x[0], &x[1], 1, Some(&x[2]), None, EPS)?;
-        ops::add(&sum, &ops::gelu(&y)?)
-    })
-}
-
 pub fn samples() -> Vec<Sample> {
     let mut all = Vec::new();
     for &(name, shape, channels) in CHANNELS {
@@ -70,6 +58,29 @@ pub fn samples() -> Vec<Sample> {
             name,
             &[shape, c, c],
             move |x| eval(x, &mean, &var),
+        ));
+    }
+    for (name, activation) in [
+        ("gelu_before", Activation::Gelu),
+        ("silu_before", Activation::Silu),
+        ("tanh_before", Activation::Tanh),
+        ("sigmoid_before", Activation::Sigmoid),
+        ("leaky_relu_before", Activation::LeakyRelu(0.2)),
+    ] {
+        let shape: &[usize] = &[2, 5, 3, 2];
+        all.push(Sample::new(
+            "batch_norm_train",
+            name,
+            &[shape, &[5], &[5], shape],
+            move |x| {
+                let around = Around {
+                    activation,
+                    residual: Some(&x[3]),
+                    ..Around::default()
+                };
+                let (w, b) = (Some(&x[1]), Some(&x[2]));
+                Ok(ops::batch_norm_train_around(&x[0], w, b, EPS, &around)?.output)
+            },
         ));
     }
     let (mean, var) = statistics(5);
@@ -133,32 +144,6 @@ pub fn samples() -> Vec<Sample> {
         |x| ops::layer_norm(&x[0], 1, None, Some(&x[1]), EPS),
     ));
 
-    for (name, shape, axes) in [("tokens", &[2, 5, 46][..], 1), ("two_axes", &[3, 4, 5], 2)] {
-        let d = &shape[shape.len() - axes..];
-        let shapes = [shape, shape, d, d];
-        all.push(Sample::new("add_layer_norm", name, &shapes, move |x| {
-            both(ops::add_layer_norm(
-                &x[0],
-                &x[1],
-                axes,
-                Some(&x[2]),
-                Some(&x[3]),
-                EPS,
-            )?)
-        }));
-    }
-    // The sum is read by what follows too, as is the norm's input of the other.
-    all.push(residual("carried", 9));
-    all.push(Sample::new(
-        "layer_norm",
-        "carried",
-        &[&[3, 9], &[9]],
-        |x| {
-            let y = ops::layer_norm(&x[0], 1, Some(&x[1]), None, EPS)?;
-            ops::add(&x[0], &ops::gelu(&y)?)
-        },
-    ));
-
     let groups: [(&str, &[usize], usize); 4] = [
         ("one", &[2, 46, 2, 3], 1),
         ("three", &[2, 6, 3, 2], 3),
@@ -179,7 +164,7 @@ pub fn samples() -> Vec<Sample> {
 
 /// The gradients of `y` with fixed weights.
 fn gradients(y: &Tensor, inputs: &[&Tensor], create_graph: bool) -> Result<Vec<Vec<f64>>> {
-    let weight = tensor("upstream", y.shape(), -1.0, 1.0, y.dtype())?.to(&y.device())?;
+    let weight = tensor("upstream", y.shape(), -1.0, 1.0, y.dtype())?;
     let all = grad(&[y], Some(&[&weight]), inputs, create_graph)?;
     all.iter().flatten().map(Tensor::to_f64_vec).collect()
 }
@@ -219,6 +204,60 @@ pub fn tests(suite: &mut Suite) {
         assert!(matches!(error, Error::NoGradient { .. }), "{error}");
         let norm = ops::batch_norm_train(&x, None, None, EPS)?;
         assert!(norm.updated(&other, &c, 0.1).is_err());
+        Ok(())
+    });
+    suite.test("batch_norm::wrong_residual", || {
+        let x = Tensor::zeros(&[2, 3, 2, 2], DType::F32)?;
+        for residual in [
+            Tensor::zeros(&[2, 3, 2, 1], DType::F32)?,
+            Tensor::zeros(&[2, 3, 2, 2], DType::F64)?,
+        ] {
+            let around = Around {
+                residual: Some(&residual),
+                ..Around::default()
+            };
+            let error = ops::batch_norm_train_around(&x, None, None, EPS, &around).err();
+            let error = error.expect("an error").to_string();
+            assert!(error.contains("a residual of x's"), "{error}");
+        }
+        Ok(())
+    });
+    // Blocks of channels share a counter.
+    suite.test("batch_norm::cuda::more_channels_than_counters", || {
+        let x = tensor("x", &[2, 4099, 3], -1.0, 1.0, DType::F32)?;
+        let want = ops::batch_norm_train(&x, None, None, EPS)?;
+        let got = ops::batch_norm_train(&x.to(&emulated(Schedule::Random(5))?)?, None, None, EPS)?;
+        for (got, want) in [(&got.output, &want.output), (&got.var, &want.var)] {
+            let error = relative_l2(&got.to_f64_vec()?, &want.to_f64_vec()?);
+            assert!(error <= 1e-5, "off by {error:e}");
+        }
+        Ok(())
+    });
+    suite.test("batch_norm::cuda::moves_running_statistics", || {
+        let pass = Pass::train(Philox::new(0));
+        let norm = || -> Result<nn::BatchNorm> {
+            let norm = nn::BatchNorm::new(5)?;
+            norm.running_mean
+                .set(tensor("mean", &[5], -0.5, 0.5, DType::F32)?)?;
+            Ok(norm)
+        };
+        let (here, there) = (norm()?, norm()?);
+        let device = emulated(Schedule::Reverse)?;
+        there.to_device(&device)?;
+        for step in ["first", "second"] {
+            let x = tensor(step, &[3, 5, 2, 4], -1.0, 2.0, DType::F32)?;
+            here.forward(&x, &pass)?;
+            there.forward(&x.to(&device)?, &pass)?;
+        }
+        for buffer in [
+            [&here.running_mean, &there.running_mean],
+            [&here.running_var, &there.running_var],
+            [&here.num_batches_tracked, &there.num_batches_tracked],
+        ] {
+            let [want, got] = buffer.map(|b| b.value().to_f64_vec());
+            let error = relative_l2(&got?, &want?);
+            assert!(error <= 1e-6, "off by {error:e}");
+        }
         Ok(())
     });
     suite.test("batch_norm::empty", || {
@@ -308,47 +347,6 @@ pub fn tests(suite: &mut Suite) {
                 assert!(error < 2e-6, "{format:?}: {error:e}");
             }
         }
-        Ok(())
-    });
-    // More columns than a warp takes.
-    suite.on_cuda_alone(residual("block", 1037));
-    for (name, dtype) in [("bf16", DType::BF16), ("f16", DType::F16)] {
-        let test = format!("add_layer_norm::block::cuda::{name}::values_and_gradients");
-        suite.test(test, move || {
-            cuda_half_first_order(&residual("block", 1037), dtype)
-        });
-    }
-    suite.test("layer_norm::f32_parameters_of_bf16::cuda", || {
-        let x = tensor("x", &[5, 46], -1.0, 1.0, DType::BF16)?;
-        let w = tensor("w", &[46], 0.5, 1.5, DType::F32)?;
-        let device = emulated(Schedule::Forward)?;
-        let run = |x: &Tensor, w: &Tensor| -> Result<Vec<Vec<f64>>> {
-            let (x, w) = (x.variable(), w.variable());
-            let y = ops::layer_norm(&x, 1, Some(&w), None, EPS)?;
-            let mut all = vec![y.to_f64_vec()?];
-            all.extend(gradients(&y, &[&x, &w], false)?);
-            Ok(all)
-        };
-        let got = run(&x.to(&device)?, &w.to(&device)?)?;
-        for (got, want) in got.iter().zip(run(&x, &w)?) {
-            // One rounding of 8 bits.
-            assert!(relative_l2(got, &want) < 1.0 / 256.0);
-        }
-        Ok(())
-    });
-    suite.test("add_layer_norm::wrong_input", || {
-        let zeros = |s: &[usize]| Tensor::zeros(s, DType::F32);
-        let (a, b) = (zeros(&[2, 3])?, zeros(&[3])?);
-        let error = ops::add_layer_norm(&a, &b, 1, None, None, EPS).expect_err("two shapes");
-        assert_eq!(
-            error.to_string(),
-            "add_layer_norm: shapes [2, 3], [3] do not fit: equal shapes and dtypes, \
-             not f32 and f32"
-        );
-        assert!(ops::add_layer_norm(&a, &a, 3, None, None, EPS).is_err());
-        assert!(ops::add_layer_norm(&a, &a, 1, Some(&zeros(&[2])?), None, EPS).is_err());
-        let (sum, y) = ops::add_layer_norm(&zeros(&[0, 3])?, &zeros(&[0, 3])?, 1, None, None, EPS)?;
-        assert_eq!((sum.shape(), y.shape()), (&[0, 3][..], &[0, 3][..]));
         Ok(())
     });
     suite.test("layer_norm::wrong_input", || {

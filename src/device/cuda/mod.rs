@@ -68,6 +68,9 @@ struct Shared {
     wgmma: AtomicU8,
 }
 
+/// A mirror of `ARRIVALS` in kernels/common/arrival.cuh.
+pub(crate) const ARRIVALS: usize = 4096;
+
 /// What kernels and host share, at the start of a block of device memory. A
 /// mirror of `eosin::Control` in kernels/common/base.cuh.
 #[repr(C)]
@@ -75,6 +78,8 @@ struct Shared {
 struct Control {
     fault: Fault,
     random: Philox,
+    /// 0 between launches.
+    arrivals: [u32; ARRIVALS],
 }
 
 /// An index that a kernel found outside its bound.
@@ -282,6 +287,19 @@ impl CudaDevice {
     pub(crate) fn control(&self) -> Address {
         self.0.faults.store(true, Ordering::Release);
         Address(self.0.control)
+    }
+
+    /// For kernels whose last blocks add what the others left: this many counters.
+    ///
+    /// # Errors
+    /// More than there are.
+    pub(crate) fn arrivals(&self, op: &'static str, counters: usize) -> Result<Address> {
+        if counters > ARRIVALS {
+            let problem = format!("{counters} groups of channels, more than {ARRIVALS}");
+            return Err(Error::op(op, problem));
+        }
+        let at = std::mem::offset_of!(Control, arrivals) as u64;
+        Ok(Address(self.0.control + at))
     }
 
     /// For kernels that draw random numbers: where a replay finds its stream,

@@ -2,6 +2,7 @@
 //! it. One in front of a convolution cannot be, since the ReLU is between them; it
 //! becomes a scale and a shift per channel.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{DenseLayer, DenseNet, STEM_POOL, TRANSITION_POOL, Transition};
@@ -9,7 +10,7 @@ use crate::device::Device;
 use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::models::folding::{Place, folded, numbers};
+use crate::models::folding::{Place, by_few_images, folded, numbers};
 use crate::nn::{BatchNorm, Linear, Module, Pass};
 use crate::ops::half::wide;
 use crate::ops::{self, Activation, PreparedConv};
@@ -155,6 +156,9 @@ impl PreparedTransition {
     }
 }
 
+/// Blocks whose results are the widest.
+const WIDE: usize = 2;
+
 /// (N, 3, H, W) -> features (N, 1024) and logits.
 pub struct DenseNetFeatures {
     dtype: DType,
@@ -196,14 +200,25 @@ impl DenseNetFeatures {
     /// channels-last.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
         let x = ops::cast(x, self.dtype)?;
-        let mut x = ops::max_pool2d(&self.stem.apply(&x, None)?, STEM_POOL)?;
+        let x = by_few_images(&x, |x| {
+            let x = ops::max_pool2d(&self.stem.apply(x, None)?, STEM_POOL)?;
+            self.in_turn(0..WIDE.min(self.blocks.len()), x)
+        })?;
+        let x = self.in_turn(WIDE.min(self.blocks.len())..self.blocks.len(), x)?;
+        ops::mean(&self.last.apply(&wide(&x)?)?, &[2, 3], false)
+    }
+}
+
+impl DenseNetFeatures {
+    /// Some blocks with their transitions, one after the other.
+    fn in_turn(&self, blocks: Range<usize>, mut x: Tensor) -> Result<Tensor> {
         // Where layers can write into a growing image, none copies what was before it.
         let in_place = x.device() == Device::Cpu && self.dtype == DType::F32;
-        for (i, block) in self.blocks.iter().enumerate() {
+        for i in blocks {
             if in_place {
-                x = grown(&x, block)?;
+                x = grown(&x, &self.blocks[i])?;
             } else {
-                for layer in block {
+                for layer in &self.blocks[i] {
                     x = ops::cat(&[&x, &layer.apply(&x)?], 1)?;
                 }
             }
@@ -211,7 +226,7 @@ impl DenseNetFeatures {
                 x = transition.apply(&x)?;
             }
         }
-        ops::mean(&self.last.apply(&wide(&x)?)?, &[2, 3], false)
+        Ok(x)
     }
 }
 

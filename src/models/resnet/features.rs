@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::device::cuda::CudaDevice;
 use crate::dtype::DType;
 use crate::error::Result;
-use crate::models::folding::{Place, folded};
+use crate::models::folding::{Place, by_few_images, folded};
 use crate::nn::{Module, Pass};
 use crate::ops::half::wide;
 use crate::ops::{self, Activation, PreparedConv};
@@ -26,6 +26,8 @@ pub struct ResNetFeatures {
     dtype: DType,
     stem: PreparedConv,
     blocks: Vec<PreparedBlock>,
+    /// Blocks up to the first of the third stage, whose results are the widest.
+    wide: usize,
     fc: crate::nn::Linear,
 }
 
@@ -37,6 +39,25 @@ impl PreparedBlock {
             downsample: self.downsample.as_ref().map(moved).transpose()?,
         })
     }
+}
+
+/// The blocks, one after the other.
+fn in_turn(blocks: &[PreparedBlock], mut x: Tensor) -> Result<Tensor> {
+    for block in blocks {
+        let shortcut = match &block.downsample {
+            Some(d) => d.apply(&x, None)?,
+            None => x.clone(),
+        };
+        let (last, first) = match block.layers.split_last() {
+            Some(parts) => parts,
+            None => continue,
+        };
+        for layer in first {
+            x = layer.apply(&x, None)?;
+        }
+        x = last.apply_onto(&x, shortcut)?;
+    }
+    Ok(x)
 }
 
 fn prepare(layer: &ConvNorm, activation: Activation, place: Place) -> Result<PreparedConv> {
@@ -77,6 +98,7 @@ impl ResNetFeatures {
             blocks: (model.stages.iter().flatten())
                 .map(|b| prepare_block(b, place))
                 .collect::<Result<_>>()?,
+            wide: model.stages.iter().take(2).map(Vec::len).sum::<usize>() + 1,
             fc: model.fc.to(device)?,
         })
     }
@@ -85,21 +107,12 @@ impl ResNetFeatures {
     /// channels-last.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
         let x = ops::cast(x, self.dtype)?;
-        let mut x = ops::max_pool2d(&self.stem.apply(&x, None)?, STEM_POOL)?;
-        for block in &self.blocks {
-            let shortcut = match &block.downsample {
-                Some(d) => d.apply(&x, None)?,
-                None => x.clone(),
-            };
-            let (last, first) = match block.layers.split_last() {
-                Some(parts) => parts,
-                None => continue,
-            };
-            for layer in first {
-                x = layer.apply(&x, None)?;
-            }
-            x = last.apply_onto(&x, shortcut)?;
-        }
+        let (first, rest) = self.blocks.split_at(self.wide.min(self.blocks.len()));
+        let x = by_few_images(&x, |x| {
+            let x = ops::max_pool2d(&self.stem.apply(x, None)?, STEM_POOL)?;
+            in_turn(first, x)
+        })?;
+        let x = in_turn(rest, x)?;
         ops::mean(&wide(&x)?, &[2, 3], false)
     }
 }
@@ -122,6 +135,7 @@ impl Predict for ResNetFeatures {
             blocks: (self.blocks.iter())
                 .map(|b| b.on_stream(stream))
                 .collect::<Result<_>>()?,
+            wide: self.wide,
             fc: self.fc.to(&Device::Cuda(stream.clone()))?,
         }))
     }

@@ -17,7 +17,7 @@ use crate::tensor::Tensor;
 pub struct Critic {
     /// Without batch norm.
     first: Conv2d,
-    inner: Vec<(Conv2d, BatchNorm)>,
+    inner: Vec<(Conv2d, Option<BatchNorm>)>,
     /// 4 x 4 -> a number
     last: Conv2d,
     sizes: Sizes,
@@ -29,6 +29,19 @@ impl Critic {
     /// # Errors
     /// Sizes that a tensor cannot have.
     pub fn new(sizes: Sizes, random: &mut Philox) -> Result<Self> {
+        Self::with_norms(sizes, true, random)
+    }
+
+    /// The same without batch norms, so that a score is of its image alone: Gulrajani et al.
+    /// 2017 leave them out, since their penalty is of single images.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn plain(sizes: Sizes, random: &mut Philox) -> Result<Self> {
+        Self::with_norms(sizes, false, random)
+    }
+
+    fn with_norms(sizes: Sizes, norms: bool, random: &mut Philox) -> Result<Self> {
         let widths = sizes.widths()?;
         let halving = ConvGeometry {
             stride: [2, 2],
@@ -38,7 +51,8 @@ impl Critic {
         let first = Conv2d::new([3, sizes.step], [4, 4], halving, true, random)?;
         let inner = widths.windows(2).map(|pair| {
             let conv = Conv2d::new([pair[0], pair[1]], [4, 4], halving, false, random)?;
-            Ok((conv, BatchNorm::new(pair[1])?))
+            let norm = norms.then(|| BatchNorm::new(pair[1])).transpose()?;
+            Ok((conv, norm))
         });
         let inner = inner.collect::<Result<_>>()?;
         let widest = widths.last().copied().unwrap_or(0);
@@ -64,7 +78,11 @@ impl Critic {
     pub fn features(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
         let mut y = ops::leaky_relu(&self.first.forward(x, pass)?, LAYER_SLOPE)?;
         for (conv, norm) in &self.inner {
-            y = ops::leaky_relu(&norm.forward(&conv.forward(&y, pass)?, pass)?, LAYER_SLOPE)?;
+            y = conv.forward(&y, pass)?;
+            if let Some(norm) = norm {
+                y = norm.forward(&y, pass)?;
+            }
+            y = ops::leaky_relu(&y, LAYER_SLOPE)?;
         }
         Ok(y)
     }
@@ -88,7 +106,9 @@ impl State for Critic {
         for (i, (conv, norm)) in self.inner.iter().enumerate() {
             let at = key(&model, &(i + 1).to_string());
             conv.visit(&key(&at, "0"), visit);
-            norm.visit(&key(&at, "1"), visit);
+            if let Some(norm) = norm {
+                norm.visit(&key(&at, "1"), visit);
+            }
         }
     }
 }
@@ -103,7 +123,8 @@ impl Predict for Critic {
     }
 
     fn on_stream(&self, stream: &CudaDevice) -> Result<Arc<dyn Predict>> {
-        let twin = Self::new(self.sizes, &mut Philox::new(0))?;
+        let norms = self.inner.iter().any(|(_, norm)| norm.is_some());
+        let twin = Self::with_norms(self.sizes, norms, &mut Philox::new(0))?;
         self.share(&twin, &Device::Cuda(stream.clone()))?;
         Ok(Arc::new(twin))
     }

@@ -12,7 +12,10 @@ pub use critic::Critic;
 pub use generator::{Generator, Growth};
 
 use crate::error::{Error, Result};
+use crate::models::initial::{he_normal, narrow_normal};
+use crate::nn::State;
 use crate::ops;
+use crate::random::Philox;
 use crate::tensor::Tensor;
 
 /// Of every leaky ReLU of generator and critic.
@@ -20,6 +23,32 @@ const LAYER_SLOPE: f64 = 0.2;
 
 /// Half the width of the uniform noise that is added to the latent of a profile.
 pub const NOISE: f32 = 0.3;
+
+/// From what distribution the weights of convolutions are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "formats", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "formats", serde(rename_all = "lowercase"))]
+pub enum Initial {
+    /// Normal of variance 2 / fan_in, as torchgan and so the published code.
+    #[default]
+    Torchgan,
+    /// Normal of deviation 0.02, as DCGAN's paper. torchgan's weights in front of the tanh give
+    /// it inputs of deviation 2, so that a new generator's levels are nearly all black or white.
+    Dcgan,
+}
+
+impl Initial {
+    /// Draws the weights of a new model anew.
+    ///
+    /// # Errors
+    /// No memory left.
+    pub fn draw(self, model: &dyn State, random: &mut Philox) -> Result<()> {
+        match self {
+            Self::Torchgan => he_normal(model, random),
+            Self::Dcgan => narrow_normal(model, random),
+        }
+    }
+}
 
 /// Sizes of a generator and its critic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

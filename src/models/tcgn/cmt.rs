@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::nn::{
     BatchNorm, Conv2d, ConvGeometry, LayerNorm, Linear, Module, Param, Slot, State, key,
 };
-use crate::ops;
+use crate::ops::{self, Activation, Around};
 use crate::random::Philox;
 use crate::tensor::Tensor;
 
@@ -144,7 +144,8 @@ impl Attention {
         let pass = context.pass;
         let small = match &self.reduce {
             Some((conv, norm)) => {
-                let small = norm.forward(&conv.forward(&image(x, size)?, pass)?, pass)?;
+                let plain = Around::default();
+                let small = conv.forward_normed(&image(x, size)?, false, norm, &plain, pass)?;
                 context.show("sr", &small);
                 tokens(&small)?.0
             }
@@ -171,16 +172,37 @@ struct Mlp {
 }
 
 impl Mlp {
-    fn forward(&self, x: &Tensor, size: [usize; 2], context: &Context) -> Result<Tensor> {
+    /// What it makes of `x`, added to `onto` unless somebody watches, to whom it is
+    /// shown alone.
+    fn forward(
+        &self,
+        x: &Tensor,
+        size: [usize; 2],
+        onto: &Tensor,
+        context: &Context,
+    ) -> Result<Tensor> {
         let pass = context.pass;
+        let activated = Around {
+            activation: Activation::Gelu,
+            ..Around::default()
+        };
         let (conv, norm) = &self.conv1;
-        let x = norm.forward(&ops::gelu(&conv.forward(&image(x, size)?, pass)?)?, pass)?;
+        let x = conv.forward_normed(&image(x, size)?, false, norm, &activated, pass)?;
         let (conv, norm) = &self.proj;
-        let local = ops::add(&conv.forward(&x, pass)?, &x)?;
-        let x = norm.forward(&ops::gelu(&local)?, pass)?;
+        let x = conv.forward_normed(&x, true, norm, &activated, pass)?;
         let (conv, norm) = &self.conv2;
-        let x = norm.forward(&conv.forward(&x, pass)?, pass)?;
-        Ok(tokens(&x)?.0)
+        if context.watched() {
+            let y = conv.forward_normed(&x, false, norm, &Around::default(), pass)?;
+            let y = tokens(&y)?.0;
+            context.show("mlp", &y);
+            return ops::add(onto, &y);
+        }
+        let onto = image(onto, size)?;
+        let around = Around {
+            residual: Some(&onto),
+            ..Around::default()
+        };
+        Ok(tokens(&conv.forward_normed(&x, false, norm, &around, pass)?)?.0)
     }
 }
 
@@ -252,17 +274,19 @@ impl Block {
         context: &Context,
     ) -> Result<Tensor> {
         let pass = context.pass;
-        let local = self.proj.forward(&image(x, size)?, pass)?;
-        context.show("proj", &local);
-        let x = ops::add(&tokens(&local)?.0, x)?;
+        let x = if context.watched() {
+            let local = self.proj.forward(&image(x, size)?, pass)?;
+            context.show("proj", &local);
+            ops::add(&tokens(&local)?.0, x)?
+        } else {
+            tokens(&self.proj.forward_shortcut(&image(x, size)?, pass)?)?.0
+        };
         let y = self.norm1.forward(&x, pass)?;
         let y = self.attn.forward(&y, size, bias, &context.at("attn"))?;
         context.show("attn", &y);
         let x = ops::add(&x, &y)?;
         let y = self.norm2.forward(&x, pass)?;
-        let y = self.mlp.forward(&y, size, context)?;
-        context.show("mlp", &y);
-        ops::add(&x, &y)
+        self.mlp.forward(&y, size, &x, context)
     }
 }
 

@@ -80,6 +80,11 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Whether somebody wants to see what would otherwise be one pass with what follows.
+    pub fn watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
     /// Shows what the module `name` below this one computed.
     pub fn show(&self, name: &str, value: &Tensor) {
         if let Some(watch) = self.watch {

@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 use crate::nn::{
     BatchNorm, Conv2d, ConvGeometry, Dropout, Linear, Module, Param, Pass, Slot, State, key,
 };
-use crate::ops::{self, Activation, half::wide};
+use crate::ops::{self, Activation, Around, half::wide};
 use crate::random::Philox;
 use crate::session::Predict;
 use crate::shape::Format;
@@ -202,7 +202,11 @@ impl Tcgn {
         let context = Context::new(pass, &self.tables, watch);
         let mut x = x.to_format(Format::ChannelsLast)?;
         for (i, (conv, norm)) in self.stem.iter().enumerate() {
-            x = norm.forward(&ops::gelu(&conv.forward(&x, pass)?)?, pass)?;
+            let activated = Around {
+                activation: Activation::Gelu,
+                ..Around::default()
+            };
+            x = conv.forward_normed(&x, false, norm, &activated, pass)?;
             context.show(&format!("stem_norm{}", i + 1), &x);
         }
         let mut graphs = Vec::with_capacity(self.graphs.len());
@@ -241,9 +245,13 @@ impl Tcgn {
     /// The last stage's image -> expression (B, G).
     fn read_out(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         let pass = context.pass;
-        let y = self.fc.forward(x, pass)?;
-        context.show("_fc", &y);
-        let y = self.norm.forward(&y, pass)?;
+        let y = if context.watched() {
+            let y = self.fc.forward(x, pass)?;
+            context.show("_fc", &y);
+            self.norm.forward(&y, pass)?
+        } else {
+            (self.fc).forward_normed(x, false, &self.norm, &Around::default(), pass)?
+        };
         context.show("_bn", &y);
         let y = ops::silu(&y)?;
         context.show("_swish", &y);

@@ -97,6 +97,17 @@ impl He2Rna {
         ops::reshape(&y, &[y.shape()[0], y.shape()[2]])
     }
 
+    /// Scores (B, T, `len`), f32, of the tiles for the genes from `start` on: what
+    /// [`Self::genes`] takes the highest of.
+    ///
+    /// # Errors
+    /// Features of another shape; genes that there are not.
+    pub fn scores(&self, features: &Tensor, start: usize, len: usize) -> Result<Tensor> {
+        let pass = Pass::eval();
+        let (x, _) = self.hidden(features, &pass)?;
+        wide(&self.last()?.part(&x, start, len, &pass)?)
+    }
+
     fn pooled(&self, features: &Tensor, shares: &Shares) -> Result<Tensor> {
         let pass = Pass::eval();
         let (x, mask) = self.hidden(features, &pass)?;

@@ -112,18 +112,12 @@ impl Block {
         })
     }
 
-    /// x and `norm1` of it -> the block's result, and `next` of that: each norm takes
-    /// the sum before it along.
-    fn forward(
-        &self,
-        (x, normed): (Tensor, Tensor),
-        next: &LayerNorm,
-        pass: &Pass,
-    ) -> Result<(Tensor, Tensor)> {
-        let y = self.attn.forward(&normed, pass)?;
-        let (x, normed) = self.norm2.of_sum(&x, &y, pass)?;
-        let y = self.fc1.activated(&normed, Activation::Gelu, pass)?;
-        next.of_sum(&x, &self.fc2.forward(&y, pass)?, pass)
+    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
+        let y = self.attn.forward(&self.norm1.forward(x, pass)?, pass)?;
+        let x = ops::add(x, &y)?;
+        let y = self.norm2.forward(&x, pass)?;
+        let y = self.fc1.activated(&y, Activation::Gelu, pass)?;
+        ops::add(&x, &self.fc2.forward(&y, pass)?)
     }
 }
 
@@ -226,14 +220,10 @@ impl Trnasformer {
         if let Some(positions) = &self.pos_embed {
             x = ops::add(&x, &pass.tensor_in(positions, x.dtype())?)?;
         }
-        let norms = self.blocks.iter().map(|block| &block.norm1);
-        let mut norms = norms.chain([&self.norm]);
-        let first = norms.next().unwrap_or(&self.norm);
-        let mut both = (x.clone(), first.forward(&x, pass)?);
-        for (block, next) in self.blocks.iter().zip(norms) {
-            both = block.forward(both, next, pass)?;
+        for block in &self.blocks {
+            x = block.forward(&x, pass)?;
         }
-        Ok(both.1)
+        self.norm.forward(&x, pass)
     }
 
     /// The class token (B, E) of [`Self::tokens`]: the vector that a slide is
@@ -303,6 +293,16 @@ impl Trnasformer {
     pub fn genes(&self, tokens: &Tensor) -> Result<Tensor> {
         let y = (self.gene_head()?).top_means(&Self::tiles(tokens)?, &KS, true)?;
         ops::reshape(&y, &[y.shape()[0], y.shape()[2]])
+    }
+
+    /// Scores (B, T, `len`), f32, of the tiles of [`Self::tokens`] for the genes from
+    /// `start` on: what [`Self::genes`] takes the highest of.
+    ///
+    /// # Errors
+    /// No gene head; genes that there are not.
+    pub fn scores(&self, tokens: &Tensor, start: usize, len: usize) -> Result<Tensor> {
+        let head = self.gene_head()?;
+        wide(&head.part(&Self::tiles(tokens)?, start, len, &Pass::eval())?)
     }
 
     /// The loss of a batch, one f32: half the mean squared error of the expression,

@@ -1,38 +1,40 @@
 use bytemuck::{Pod, Zeroable};
 
-use super::{EVAL, TRAIN, Trained};
+use super::{Around, EVAL, Running, TRAIN, Trained};
 use crate::device::cuda::kernels::{self, Kernel};
 use crate::device::cuda::{Address, CudaDevice, count, device_of, f32_only};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::ops::Activation;
 use crate::ops::half::wide;
 use crate::ops::images::format_of;
+use crate::ops::matmul::cuda::Epilogue;
 use crate::ops::normalise::{Columns, address_or_none};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
 
 /// Elements of a block in element-wise kernels.
 const BLOCK: usize = 1024;
+/// Channels of a block that joins what a convolution left.
+const TOTAL_WIDTH: usize = 8;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Moments {
-    parts: Address,
-    x: Address,
-    columns: Columns,
-}
-
+/// A mirror of `BatchNormStatistics` in kernels/batch_norm.cu, and so on.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Statistics {
     mean: Address,
     scale: Address,
     var: Address,
+    running_mean: Address,
+    running_var: Address,
+    batches: Address,
     parts: Address,
     x: Address,
+    arrivals: Address,
     columns: Columns,
     eps: f32,
-    padding: u32,
+    momentum: f32,
+    before: Epilogue,
 }
 
 #[repr(C)]
@@ -40,33 +42,30 @@ struct Statistics {
 struct Output {
     out: Address,
     x: Address,
+    residual: Address,
     mean: Address,
     scale: Address,
     weight: Address,
     bias: Address,
     columns: Columns,
+    before: Epilogue,
     elements: u32,
     padding: u32,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Parts {
+struct Sums {
+    weight_gradient: Address,
+    bias_gradient: Address,
     parts: Address,
     g: Address,
     x: Address,
     mean: Address,
-    columns: Columns,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Total {
-    weight_gradient: Address,
-    bias_gradient: Address,
-    parts: Address,
     scale: Address,
+    arrivals: Address,
     columns: Columns,
+    before: Epilogue,
 }
 
 #[repr(C)]
@@ -81,16 +80,16 @@ struct Backward {
     weight_gradient: Address,
     bias_gradient: Address,
     columns: Columns,
+    before: Epilogue,
     elements: u32,
     padding: u32,
 }
 
 /// The kernels for one dtype of images.
 struct Kernels {
-    train_parts: &'static Kernel,
-    train_total: &'static Kernel,
+    train_sums: &'static Kernel,
     output: &'static Kernel,
-    backward_parts: &'static Kernel,
+    backward_sums: &'static Kernel,
     backward: &'static Kernel,
 }
 
@@ -99,26 +98,23 @@ struct Kernels {
 fn kernels_for(op: &'static str, x: &Tensor) -> Result<Kernels> {
     Ok(match x.dtype() {
         DType::BF16 => Kernels {
-            train_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_PARTS_BF16,
-            train_total: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_TOTAL_BF16,
+            train_sums: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_SUMS_BF16,
             output: &kernels::EOSIN_BATCH_NORM_FORWARD_BF16,
-            backward_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_PARTS_BF16,
+            backward_sums: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_SUMS_BF16,
             backward: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_BF16,
         },
         DType::F16 => Kernels {
-            train_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_PARTS_F16,
-            train_total: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_TOTAL_F16,
+            train_sums: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_SUMS_F16,
             output: &kernels::EOSIN_BATCH_NORM_FORWARD_F16,
-            backward_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_PARTS_F16,
+            backward_sums: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_SUMS_F16,
             backward: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_F16,
         },
         _ => {
             f32_only(op, &[x])?;
             Kernels {
-                train_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_PARTS_F32,
-                train_total: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_TOTAL_F32,
+                train_sums: &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_SUMS_F32,
                 output: &kernels::EOSIN_BATCH_NORM_FORWARD_F32,
-                backward_parts: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_PARTS_F32,
+                backward_sums: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_SUMS_F32,
                 backward: &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_F32,
             }
         }
@@ -157,36 +153,55 @@ pub(super) fn train(
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
     eps: f64,
+    around: &Around,
+    running: Option<&Running>,
 ) -> Result<Trained> {
-    let operands: Vec<&Tensor> = [x].into_iter().chain(weight).chain(bias).collect();
+    let mut operands: Vec<&Tensor> = [x].into_iter().chain(weight).chain(bias).collect();
+    operands.extend(around.residual);
+    if let Some(running) = running {
+        operands.extend([running.mean, running.var, running.batches]);
+    }
     let device = device_of(TRAIN, &operands)?;
     let by = kernels_for(TRAIN, x)?;
     let x = x.detach().to_format(format_of(x))?;
-    let columns = cut(TRAIN, &x)?;
     let c = x.shape()[1];
-    let parts = empty(&device, &[columns.parts(), c, 3])?;
-    let params = Moments {
-        parts: parts.address(TRAIN)?,
-        x: x.address(TRAIN)?,
-        columns,
+    let columns = match around.moments {
+        Some(left) => cut(TRAIN, &x)?.of_parts(TRAIN, left.parts.shape()[0])?,
+        None => cut(TRAIN, &x)?,
     };
-    device.launch(by.train_parts, columns.grid(), 0, &params)?;
+    let parts = match around.moments {
+        Some(left) => left.parts.clone(),
+        None => empty(&device, &[columns.parts(), c, 3])?,
+    };
     let mean = empty(&device, &[c])?;
     let scale = empty(&device, &[c])?;
     let var = empty(&device, &[c])?;
+    let before = Epilogue::new(around.activation);
     let params = Statistics {
         mean: mean.address(TRAIN)?,
         scale: scale.address(TRAIN)?,
         var: var.address(TRAIN)?,
+        running_mean: address_or_none(TRAIN, running.map(|r| r.mean))?,
+        running_var: address_or_none(TRAIN, running.map(|r| r.var))?,
+        batches: address_or_none(TRAIN, running.map(|r| r.batches))?,
         parts: parts.address(TRAIN)?,
         x: x.address(TRAIN)?,
+        arrivals: columns.arrivals(TRAIN, &device)?,
         columns,
         eps: eps as f32,
-        padding: 0,
+        momentum: running.map_or(0.0, |r| r.momentum as f32),
+        before,
     };
-    device.launch(by.train_total, columns.total_grid(), 0, &params)?;
+    let (kernel, blocks) = match around.moments {
+        Some(_) => {
+            let total = &kernels::EOSIN_BATCH_NORM_TRAIN_FORWARD_TOTAL_F32;
+            (total, c.div_ceil(TOTAL_WIDTH))
+        }
+        None => (by.train_sums, columns.blocks()),
+    };
+    device.launch(kernel, [blocks, 1, 1], 0, &params)?;
     Ok(Trained {
-        output: normalised(TRAIN, &device, &x, &mean, &scale, weight, bias)?,
+        output: normalised(TRAIN, &device, &x, [&mean, &scale], [weight, bias], around)?,
         mean,
         scale,
         var,
@@ -204,31 +219,41 @@ pub(super) fn eval(
     let operands: Vec<&Tensor> = [x, mean, scale].into_iter().chain(parameters).collect();
     let device = device_of(EVAL, &operands)?;
     let x = x.detach().to_format(format_of(x))?;
-    normalised(EVAL, &device, &x, mean, scale, weight, bias)
+    normalised(
+        EVAL,
+        &device,
+        &x,
+        [mean, scale],
+        [weight, bias],
+        &Around::default(),
+    )
 }
 
-/// (x - mean) scale w + b.
+/// (f(x) - mean) scale w + b + residual.
 fn normalised(
     op: &'static str,
     device: &CudaDevice,
     x: &Tensor,
-    mean: &Tensor,
-    scale: &Tensor,
-    weight: Option<&Tensor>,
-    bias: Option<&Tensor>,
+    [mean, scale]: [&Tensor; 2],
+    [weight, bias]: [Option<&Tensor>; 2],
+    around: &Around,
 ) -> Result<Tensor> {
     let by = kernels_for(op, x)?;
     let (mean, scale) = (vector(op, mean)?, vector(op, scale)?);
     let (weight, bias) = (vectors(op, weight)?, vectors(op, bias)?);
+    let residual = around.residual.map(|r| r.detach().to_format(format_of(x)));
+    let residual = residual.transpose()?;
     let out = device.empty(x.layout().packed(), x.dtype())?;
     let params = Output {
         out: out.address(op)?,
         x: x.address(op)?,
+        residual: address_or_none(op, residual.as_ref())?,
         mean: mean.address(op)?,
         scale: scale.address(op)?,
         weight: address_or_none(op, weight.as_ref())?,
         bias: address_or_none(op, bias.as_ref())?,
         columns: cut(op, x)?,
+        before: Epilogue::new(around.activation),
         elements: count(op, x.elements())?,
         padding: 0,
     };
@@ -242,8 +267,8 @@ pub(super) fn backward(
     g: &Tensor,
     x: &Tensor,
     weight: Option<&Tensor>,
-    mean: &Tensor,
-    scale: &Tensor,
+    [mean, scale]: [&Tensor; 2],
+    activation: Activation,
 ) -> Result<[Tensor; 3]> {
     let operands: Vec<&Tensor> = [g, x, mean, scale].into_iter().chain(weight).collect();
     let device = device_of(TRAIN, &operands)?;
@@ -258,24 +283,21 @@ pub(super) fn backward(
     let columns = cut(TRAIN, &x)?;
     let c = x.shape()[1];
     let parts = empty(&device, &[columns.parts(), c, 2])?;
-    let params = Parts {
+    let (dw, db) = (empty(&device, &[c])?, empty(&device, &[c])?);
+    let before = Epilogue::new(activation);
+    let params = Sums {
+        weight_gradient: dw.address(TRAIN)?,
+        bias_gradient: db.address(TRAIN)?,
         parts: parts.address(TRAIN)?,
         g: g.address(TRAIN)?,
         x: x.address(TRAIN)?,
         mean: mean.address(TRAIN)?,
-        columns,
-    };
-    device.launch(by.backward_parts, columns.grid(), 0, &params)?;
-    let (dw, db) = (empty(&device, &[c])?, empty(&device, &[c])?);
-    let params = Total {
-        weight_gradient: dw.address(TRAIN)?,
-        bias_gradient: db.address(TRAIN)?,
-        parts: parts.address(TRAIN)?,
         scale: scale.address(TRAIN)?,
+        arrivals: columns.arrivals(TRAIN, &device)?,
         columns,
+        before,
     };
-    let kernel = &kernels::EOSIN_BATCH_NORM_TRAIN_BACKWARD_TOTAL_F32;
-    device.launch(kernel, columns.total_grid(), 0, &params)?;
+    device.launch(by.backward_sums, [columns.blocks(), 1, 1], 0, &params)?;
     let dx = device.empty(x.layout().packed(), x.dtype())?;
     let params = Backward {
         out: dx.address(TRAIN)?,
@@ -287,6 +309,7 @@ pub(super) fn backward(
         weight_gradient: dw.address(TRAIN)?,
         bias_gradient: db.address(TRAIN)?,
         columns,
+        before,
         elements: count(TRAIN, x.elements())?,
         padding: 0,
     };

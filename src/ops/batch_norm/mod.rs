@@ -14,9 +14,10 @@ use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops;
-use crate::ops::Operand;
 use crate::ops::arithmetic::sum_to;
 use crate::ops::normalise::recorded_gradients;
+use crate::ops::pointwise::apply_derivative;
+use crate::ops::{Activation, Operand};
 use crate::profile;
 use crate::tensor::Tensor;
 
@@ -93,6 +94,66 @@ fn per_channel(op: &'static str, x: &Tensor, parameters: &[&Tensor]) -> Result<V
     Err(Error::shape(op, &shapes, expected))
 }
 
+/// What surrounds a normalisation in training: `y = batch_norm(activation(x)) + residual`.
+/// On CUDA the activation is computed again wherever x is read, so that it is neither
+/// stored nor a launch of its own.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    pub activation: Activation,
+    /// Of x's shape and dtype.
+    pub residual: Option<&'a Tensor>,
+    /// Those of `activation(x)`, where what made x left them.
+    pub moments: Option<&'a Moments>,
+}
+
+/// What a convolution leaves of its result for the batch norm that follows: per channel
+/// and part of the pixels the count, mean and scatter of `activation` of it, so that the
+/// statistics need not read it again. See [`ops::conv2d_measured`].
+pub struct Moments {
+    /// (parts, C, 3), f32, on CUDA.
+    pub(crate) parts: Tensor,
+    pub(crate) activation: Activation,
+}
+
+impl Default for Around<'_> {
+    fn default() -> Self {
+        Self {
+            activation: Activation::None,
+            residual: None,
+            moments: None,
+        }
+    }
+}
+
+/// Running statistics that lie on a CUDA device: the batch's launch moves them in
+/// place, as [`BatchNorm::updated`], and counts it.
+pub(crate) struct Running<'a> {
+    /// (C), f32 and contiguous, as the variance.
+    pub mean: &'a Tensor,
+    pub var: &'a Tensor,
+    /// One i64.
+    pub batches: &'a Tensor,
+    pub momentum: f64,
+}
+
+impl Running<'_> {
+    /// Whether a launch can move them: of x's device, and laid out as it reads them.
+    pub fn suits(&self, x: &Tensor) -> bool {
+        let plain = |t: &Tensor| {
+            let contiguous = t.dtype() == DType::F32 && t.layout().is_contiguous();
+            contiguous && Some(&t.elements()) == x.shape().get(1)
+        };
+        let here = [self.mean, self.var, self.batches];
+        let here = here.iter().all(|t| t.device() == x.device());
+        let counts = self.batches.dtype() == DType::I64 && self.batches.elements() == 1;
+        matches!(x.device(), Device::Cuda(_))
+            && here
+            && counts
+            && plain(self.mean)
+            && plain(self.var)
+    }
+}
+
 /// Normalises with the statistics of the batch; weight (C), bias (C).
 ///
 /// # Errors
@@ -103,6 +164,33 @@ pub fn batch_norm_train(
     bias: Option<&Tensor>,
     eps: f64,
 ) -> Result<BatchNorm> {
+    trained(x, weight, bias, eps, &Around::default(), None)
+}
+
+/// [`batch_norm_train`] with what surrounds it in one pass.
+///
+/// # Errors
+/// As [`batch_norm_train`], and a residual of another shape or dtype than x.
+pub fn batch_norm_train_around(
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+    around: &Around,
+) -> Result<BatchNorm> {
+    trained(x, weight, bias, eps, around, None)
+}
+
+/// [`batch_norm_train_around`], which moves `running`, if it is given and
+/// [`Running::suits`].
+pub(crate) fn trained(
+    x: &Tensor,
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+    around: &Around,
+    running: Option<&Running>,
+) -> Result<BatchNorm> {
     let given: Vec<&Tensor> = weight.into_iter().chain(bias).collect();
     let shape = per_channel(TRAIN, x, &given)?;
     let count = x.shape()[0] * x.shape()[2..].iter().product::<usize>();
@@ -110,8 +198,40 @@ pub fn batch_norm_train(
         let expected = "training needs more than one value per channel";
         return Err(Error::shape(TRAIN, &[x.shape()], expected));
     }
+    let &Around {
+        activation,
+        residual,
+        moments,
+    } = around;
+    if let Some(m) = moments {
+        let of_x = m.parts.shape().get(1) == x.shape().get(1) && m.activation == activation;
+        if !of_x || x.device() == Device::Cpu {
+            let problem = "internal: moments of something else";
+            return Err(Error::op(TRAIN, problem));
+        }
+    }
+    if let Some(r) = residual {
+        if r.shape() != x.shape() {
+            let expected = "a residual of x's shape";
+            return Err(Error::shape(TRAIN, &[x.shape(), r.shape()], expected));
+        }
+        if r.dtype() != x.dtype() {
+            let expected = "a residual of x's dtype";
+            return Err(Error::dtype(TRAIN, &[x.dtype(), r.dtype()], expected));
+        }
+    }
+    if x.device() == Device::Cpu && (residual.is_some() || activation != Activation::None) {
+        let plain = Around::default();
+        let normed = trained(&activation.apply(x)?, weight, bias, eps, &plain, None)?;
+        let output = match residual {
+            Some(r) => ops::add(&normed.output, r)?,
+            None => normed.output,
+        };
+        return Ok(BatchNorm { output, ..normed });
+    }
     let mut inputs = vec![x];
     inputs.extend(&given);
+    inputs.extend(residual);
     let Trained {
         output,
         mean,
@@ -119,9 +239,9 @@ pub fn batch_norm_train(
         var,
     } = profile::call(TRAIN, &inputs, || match x.device() {
         Device::Cpu => cpu::train(x, weight, bias, eps),
-        Device::Cuda(_) => cuda::train(x, weight, bias, eps),
+        Device::Cuda(_) => cuda::train(x, weight, bias, eps, around, running),
     })?;
-    let weighted = weight.is_some();
+    let (weighted, biased, added) = (weight.is_some(), bias.is_some(), residual.is_some());
     let dtypes: Vec<DType> = inputs.iter().map(|t| t.dtype()).collect();
     let axes: Vec<isize> = (0..x.rank() as isize).filter(|&i| i != 1).collect();
     let save = Save::inputs(if weighted { 0b11 } else { 0b1 });
@@ -130,20 +250,27 @@ pub fn batch_norm_train(
         let x = b.input(0)?;
         let w = weighted.then(|| b.input(1)).transpose()?;
         let [dx, dw, db] = if b.create_graph {
-            let [dx, dw, db] = recorded_gradients(&b.grad, &x, w.as_ref(), &axes, &shape, eps)?;
+            let a = activation.apply(&x)?;
+            let [da, dw, db] = recorded_gradients(&b.grad, &a, w.as_ref(), &axes, &shape, eps)?;
             let flat = |t: &Tensor| ops::reshape(t, &shape[..1]);
+            let dx = match activation.function() {
+                Some(f) => apply_derivative(f, 1, &da, &x)?,
+                None => da,
+            };
             [dx, flat(&dw)?, flat(&db)?]
         } else {
             let mut read = vec![&b.grad, &x, &batch_mean, &scale];
             read.extend(&w);
+            let statistics = [&batch_mean, &scale];
             profile::call(TRAIN, &read, || match x.device() {
                 Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &batch_mean, &scale),
-                Device::Cuda(_) => cuda::backward(&b.grad, &x, w.as_ref(), &batch_mean, &scale),
+                Device::Cuda(_) => cuda::backward(&b.grad, &x, w.as_ref(), statistics, activation),
             })?
         };
         let mut gradients = vec![dx];
         gradients.extend(weighted.then_some(dw));
-        gradients.push(db);
+        gradients.extend(biased.then_some(db));
+        gradients.extend(added.then(|| b.grad.clone()));
         let matching = gradients.iter().zip(&dtypes);
         matching.map(|(g, &t)| ops::cast(g, t).map(Some)).collect()
     });

@@ -3,16 +3,18 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::Sizes;
 use super::cpu::depth_multiplier;
+use super::depthwise::{self, Depthwise};
 use super::tensor_cores::{self, Kernels, Patches};
+use super::{Conv2d, Sizes};
 use crate::device::Device;
 use crate::device::cuda::kernels::{self, Kernel};
 use crate::device::cuda::{Address, CudaDevice, count, device_of, f32_only};
 use crate::dtype::DType;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::ops::matmul::cuda::{Epilogue, JoinParams};
+use crate::ops::matmul::gradients::{self as linear, fits};
 use crate::ops::matmul::tensor_cores::JoinParams as HalfJoinParams;
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
@@ -47,8 +49,7 @@ impl ConvSizes {
         for shape in [sizes.x_shape(), sizes.y_shape(), sizes.w_shape()] {
             count(op, shape.iter().product())?;
         }
-        let pair =
-            |[a, b]: [usize; 2]| Ok::<_, crate::error::Error>([count(op, a)?, count(op, b)?]);
+        let pair = |[a, b]: [usize; 2]| Ok::<_, Error>([count(op, a)?, count(op, b)?]);
         let geometry = &sizes.geometry;
         Ok(Self {
             batch: count(op, sizes.batch)?,
@@ -75,6 +76,38 @@ struct ConvParams {
     y: Address,
     sizes: ConvSizes,
     epilogue: Epilogue,
+    moments: LeftMoments,
+}
+
+/// A mirror of `LeftMoments` in kernels/common/moments.cuh.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Pod, Zeroable)]
+pub(super) struct LeftMoments {
+    parts: Address,
+    of: Epilogue,
+}
+
+impl LeftMoments {
+    /// Of `of` of the result, in `parts` parts of the pixels, if it is asked for: a
+    /// tensor (parts, K, 3) for them, and what tells the kernel.
+    pub fn new(
+        op: &'static str,
+        device: &CudaDevice,
+        of: Option<Activation>,
+        parts: usize,
+        sizes: &Sizes,
+    ) -> Result<(Option<Tensor>, Self)> {
+        let Some(of) = of else {
+            return Ok((None, Self::default()));
+        };
+        let room = Layout::contiguous(Shape::new(&[parts, sizes.channels[1], 3])?);
+        let parts = device.empty(room, DType::F32)?;
+        let left = Self {
+            parts: parts.address(op)?,
+            of: Epilogue::new(of),
+        };
+        Ok((Some(parts), left))
+    }
 }
 
 /// A mirror of `InputParams` in kernels/conv2d.cu.
@@ -127,17 +160,33 @@ impl Weights {
         self.w.device()
     }
 
-    /// `activation(conv2d(x, w) + bias + residual)` by the f32 kernels for any
-    /// filters and for groups of one channel, or by those of bf16 and f16.
+    /// `activation(conv2d(x, w) + bias + residual)`, dense filters of f32 by the
+    /// kernel `dense`.
     pub fn run(
         &self,
         op: &'static str,
-        [dense, depthwise]: [&'static Kernel; 2],
+        dense: &'static Kernel,
         x: &Tensor,
         residual: Option<&Tensor>,
         activation: Activation,
         sizes: &Sizes,
     ) -> Result<Tensor> {
+        Ok(self
+            .measured(op, dense, (x, residual), activation, None, sizes)?
+            .0)
+    }
+
+    /// The same, and the moments of `of` of the result, (parts, K, 3), if they are asked
+    /// for and the sums are whole.
+    fn measured(
+        &self,
+        op: &'static str,
+        dense: &'static Kernel,
+        (x, residual): (&Tensor, Option<&Tensor>),
+        activation: Activation,
+        of: Option<Activation>,
+        sizes: &Sizes,
+    ) -> Result<(Tensor, Option<Tensor>)> {
         let mut operands = vec![x, &self.w];
         operands.extend(&self.bias);
         operands.extend(residual);
@@ -148,7 +197,6 @@ impl Weights {
         let address = |t: Option<&Tensor>| t.map_or(Ok(Address::default()), |t| t.address(op));
         let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
         let y = device.empty(layout, x.dtype())?;
-        let depthwise = half.map_or(depthwise, |by| by.depthwise[0]);
         let groups_of_one = depth_multiplier(sizes).is_some();
         if let (Some(by), false) = (half, groups_of_one) {
             let product = Patches {
@@ -160,9 +208,28 @@ impl Weights {
                 out: &y,
                 epilogue: Epilogue::new(activation),
             };
-            product.forward(&device, by, sizes)?;
-            return Ok(y);
+            let moments = product.forward(&device, by, of, sizes)?;
+            return Ok((y, moments));
         }
+        if depthwise::suits(sizes) {
+            let convolution = Depthwise {
+                op,
+                x: &x,
+                w: &self.w,
+                bias: self.bias.as_ref(),
+                residual: residual.as_ref(),
+                y: &y,
+                epilogue: Epilogue::new(activation),
+            };
+            if let Some(moments) = convolution.forward(&device, of, sizes)? {
+                return Ok((y, moments));
+            }
+        }
+        let groups = sizes.geometry.groups;
+        let pixels = sizes.batch * sizes.output[0] * sizes.output[1];
+        let of = of.filter(|_| !groups_of_one);
+        let down = pixels.div_ceil(TILE);
+        let (left, moments) = LeftMoments::new(op, &device, of, down, sizes)?;
         let params = ConvParams {
             x: x.address(op)?,
             w: self.w.address(op)?,
@@ -171,16 +238,17 @@ impl Weights {
             y: y.address(op)?,
             sizes: ConvSizes::new(op, sizes)?,
             epilogue: Epilogue::new(activation),
+            moments,
         };
         if groups_of_one {
-            device.launch(depthwise, [y.elements().div_ceil(256), 1, 1], 0, &params)?;
-            return Ok(y);
+            let f32_kernel = &kernels::EOSIN_CONV2D_FORWARD_DEPTHWISE_F32;
+            let by = half.map_or(f32_kernel, |by| by.depthwise[0]);
+            device.launch(by, [y.elements().div_ceil(256), 1, 1], 0, &params)?;
+            return Ok((y, None));
         }
-        let groups = sizes.geometry.groups;
-        let pixels = sizes.batch * sizes.output[0] * sizes.output[1];
-        let tiles = pixels.div_ceil(TILE) * (sizes.channels[1] / groups).div_ceil(TILE);
+        let tiles = down * (sizes.channels[1] / groups).div_ceil(TILE);
         device.launch(dense, [tiles, groups, 1], 0, &params)?;
-        Ok(y)
+        Ok((y, left))
     }
 }
 
@@ -188,17 +256,91 @@ pub(super) fn forward(
     x: &Tensor,
     w: &Tensor,
     bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+    of: Option<Activation>,
     sizes: &Sizes,
-) -> Result<Tensor> {
-    let by = [
-        &kernels::EOSIN_CONV2D_FORWARD_F32,
-        &kernels::EOSIN_CONV2D_FORWARD_DEPTHWISE_F32,
-    ];
+) -> Result<(Tensor, Option<Tensor>)> {
+    let by = &kernels::EOSIN_CONV2D_FORWARD_F32;
     let mut operands = vec![x, w];
     operands.extend(bias);
     device_of("conv2d", &operands)?;
-    Weights::new(w, bias)?.run("conv2d", by, x, None, Activation::None, sizes)
+    let weights = Weights::new(w, bias)?;
+    weights.measured("conv2d", by, (x, residual), Activation::None, of, sizes)
 }
+
+static BACKWARD_1X1: linear::Kernels = [
+    [
+        &kernels::EOSIN_CONV2D_BACKWARD_1X1_64_F32,
+        &kernels::EOSIN_CONV2D_BACKWARD_1X1_128_F32,
+    ],
+    [
+        &kernels::EOSIN_CONV2D_BACKWARD_1X1_64_BF16,
+        &kernels::EOSIN_CONV2D_BACKWARD_1X1_128_BF16,
+    ],
+    [
+        &kernels::EOSIN_CONV2D_BACKWARD_1X1_64_F16,
+        &kernels::EOSIN_CONV2D_BACKWARD_1X1_128_F16,
+    ],
+];
+
+/// Whether [`gradients`] has a kernel for these sizes.
+pub(super) fn has_gradients(dtype: DType, sizes: &Sizes) -> bool {
+    depthwise::has_backward(sizes) || pixels(sizes).is_some_and(|sizes| fits(dtype, sizes))
+}
+
+/// Pixels, filters and channels of a convolution that is a linear map of the pixels.
+fn pixels(sizes: &Sizes) -> Option<[usize; 3]> {
+    let plain = Conv2d {
+        dilation: sizes.geometry.dilation,
+        ..Conv2d::default()
+    };
+    let [c, k] = sizes.channels;
+    let pixels = sizes.batch * sizes.input[0] * sizes.input[1];
+    (sizes.kernel == [1, 1] && sizes.geometry == plain).then_some([pixels, k, c])
+}
+
+/// The gradients of x, w and, if asked for, the bias in one launch; `more`, of x's
+/// shape, is added to the first.
+pub(super) fn gradients(
+    [x, gy, w]: [&Tensor; 3],
+    more: Option<&Tensor>,
+    biased: bool,
+    sizes: &Sizes,
+) -> Result<Gradients> {
+    let op = "conv2d_gradient";
+    let mut operands = vec![x, gy, w];
+    operands.extend(more);
+    let device = device_of(op, &operands)?;
+    halves(op, &operands)?;
+    let (x, gy, w) = (channels_last(x)?, channels_last(gy)?, channels_last(w)?);
+    let more = more.map(channels_last).transpose()?;
+    let empty =
+        |shape: &[usize], format| device.empty(Layout::new(Shape::new(shape)?, format)?, x.dtype());
+    let gx = empty(&sizes.x_shape(), Format::ChannelsLast)?;
+    let gw = empty(&sizes.w_shape(), Format::Contiguous)?;
+    let gb = biased.then(|| empty(&sizes.channels[1..], Format::Contiguous));
+    let gb = gb.transpose()?;
+    let (more, bias) = (more.as_ref(), gb.as_ref());
+    if depthwise::has_backward(sizes) {
+        let into = [Some(&gx), Some(&gw), bias];
+        depthwise::backward(&device, [&x, &gy, &w], more, into, sizes)?;
+        return Ok((gx, (gw, gb)));
+    }
+    let product = linear::Gradients {
+        op,
+        kernels: &BACKWARD_1X1,
+        x: &x,
+        g: &gy,
+        w: &w,
+        more,
+        sizes: pixels(sizes).ok_or_else(|| Error::op(op, "internal: not one tap"))?,
+    };
+    product.run(&device, &gx, &gw, bias)?;
+    Ok((gx, (gw, gb)))
+}
+
+/// Those of x, of w and of the bias.
+pub(super) type Gradients = (Tensor, (Tensor, Option<Tensor>));
 
 pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<Tensor> {
     let op = "conv2d_input_gradient";

@@ -16,6 +16,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+mod depthwise;
 mod tensor_cores;
 
 use crate::autograd::{Save, record};
@@ -23,6 +24,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::ops::matmul::equal_floats;
+use crate::ops::{Activation, Moments};
 use crate::profile;
 use crate::tensor::Tensor;
 
@@ -154,26 +156,126 @@ pub(crate) fn forward_sizes(
 /// # Errors
 /// Shapes that do not fit each other or the geometry, or two dtypes.
 pub fn conv2d(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, geometry: Conv2d) -> Result<Tensor> {
+    Ok(convolved(x, w, bias, geometry, (false, None))?.0)
+}
+
+/// [`conv2d`], and with `shortcut` [`conv2d_shortcut`], with the moments of `of` of the
+/// result for [`ops::batch_norm_train_around`], where the device leaves them: on CUDA
+/// everywhere but where few pixels make it cut its sums.
+///
+/// # Errors
+/// As [`conv2d`] and [`conv2d_shortcut`].
+pub fn conv2d_measured(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Conv2d,
+    shortcut: bool,
+    of: Activation,
+) -> Result<(Tensor, Option<Moments>)> {
+    if x.device() == Device::Cpu || x.elements() == 0 {
+        let y = match shortcut {
+            true => conv2d_shortcut(x, w, bias, geometry),
+            false => conv2d(x, w, bias, geometry),
+        };
+        return Ok((y?, None));
+    }
+    if shortcut {
+        let sizes = shortcut_sizes(x, w, bias, geometry)?;
+        if !depthwise::suits(&sizes) {
+            return Ok((conv2d_shortcut(x, w, bias, geometry)?, None));
+        }
+    }
+    convolved(x, w, bias, geometry, (shortcut, Some(of)))
+}
+
+/// `x + conv2d(x, w, bias)`: a convolution that keeps the size, with a shortcut past it.
+/// On CUDA one launch for a channel and a filter in each group.
+///
+/// # Errors
+/// As [`conv2d`], and a result of another shape than x.
+pub fn conv2d_shortcut(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Conv2d,
+) -> Result<Tensor> {
+    let sizes = shortcut_sizes(x, w, bias, geometry)?;
+    if matches!(x.device(), Device::Cuda(_)) && depthwise::suits(&sizes) {
+        return Ok(convolved(x, w, bias, geometry, (true, None))?.0);
+    }
+    ops::add(&conv2d(x, w, bias, geometry)?, x)
+}
+
+fn shortcut_sizes(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Conv2d,
+) -> Result<Sizes> {
+    let sizes = forward_sizes("conv2d", x.shape(), w, bias, geometry)?;
+    if sizes.y_shape() == sizes.x_shape() {
+        return Ok(sizes);
+    }
+    let shapes = [x.shape(), w.shape()];
+    let problem = format!(
+        "a shortcut needs a result of the image's shape, not {:?} ({geometry:?})",
+        sizes.y_shape()
+    );
+    Err(Error::shape("conv2d", &shapes, problem))
+}
+
+fn convolved(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Conv2d,
+    (shortcut, of): (bool, Option<Activation>),
+) -> Result<(Tensor, Option<Moments>)> {
     let sizes = forward_sizes("conv2d", x.shape(), w, bias, geometry)?;
     let mut inputs = vec![x, w];
     inputs.extend(bias);
     equal_floats("conv2d", &inputs)?;
-    let y = profile::call("conv2d", &inputs, || match x.device() {
-        Device::Cpu => cpu::forward(x, w, bias, &sizes),
-        Device::Cuda(_) => cuda::forward(x, w, bias, &sizes),
+    let (y, parts) = profile::call("conv2d", &inputs, || match x.device() {
+        Device::Cpu => Ok((cpu::forward(x, w, bias, &sizes)?, None)),
+        Device::Cuda(_) => cuda::forward(x, w, bias, shortcut.then_some(x), of, &sizes),
     })?;
-    Ok(record("conv2d", &inputs, y, Save::inputs(0b11), move |b| {
+    let moments = of
+        .zip(parts)
+        .map(|(activation, parts)| Moments { parts, activation });
+    let y = record("conv2d", &inputs, y, Save::inputs(0b11), move |b| {
         let (x, w) = (b.input(0)?, b.input(1)?);
+        let at_once =
+            matches!(x.device(), Device::Cuda(_)) && cuda::has_gradients(x.dtype(), &sizes);
+        if at_once && !b.create_graph && b.wants(0) && b.wants(1) {
+            let earlier = match shortcut {
+                true => None,
+                false => b.take_earlier(0),
+            };
+            let more = earlier.as_ref().or(shortcut.then_some(&b.grad));
+            let mut read = vec![&x, &b.grad, &w];
+            read.extend(more);
+            let (gx, (gw, gb)) = profile::call("conv2d_gradient", &read, || {
+                cuda::gradients([&x, &b.grad, &w], more, b.wants(2), &sizes)
+            })?;
+            return Ok(vec![Some(gx), Some(gw), gb]);
+        }
+        let through = || {
+            let gx = conv2d_input_gradient(&b.grad, &w, sizes.input, geometry)?;
+            match shortcut {
+                true => ops::add(&gx, &b.grad),
+                false => Ok(gx),
+            }
+        };
         Ok(vec![
-            b.when(0, || {
-                conv2d_input_gradient(&b.grad, &w, sizes.input, geometry)
-            })?,
+            b.when(0, through)?,
             b.when(1, || {
                 conv2d_weight_gradient(&x, &b.grad, sizes.kernel, geometry)
             })?,
             b.when(2, || ops::sum(&b.grad, &[0, 2, 3], false))?,
         ])
-    }))
+    });
+    Ok((y, moments))
 }
 
 /// The gradient of [`conv2d`] with respect to x, an image of `input` pixels:

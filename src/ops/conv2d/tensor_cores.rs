@@ -3,11 +3,12 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Sizes;
-use super::cuda::ConvSizes;
+use super::cuda::{ConvSizes, LeftMoments};
 use crate::device::cuda::kernels::{self, Kernel};
 use crate::device::cuda::{Address, CudaDevice, count};
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::ops::Activation;
 use crate::ops::matmul::cuda::Epilogue;
 use crate::ops::matmul::tensor_cores::{Cut, JoinParams, width};
 use crate::shape::{Layout, Shape};
@@ -104,6 +105,7 @@ struct ConvParams {
     w_width: u32,
     padding: u32,
     epilogue: Epilogue,
+    moments: LeftMoments,
 }
 
 /// A mirror of `HalfWeightParams` in kernels/conv2d_half.cu.
@@ -145,12 +147,19 @@ pub(super) struct Patches<'a> {
 }
 
 impl Patches<'_> {
-    /// The convolution of `image`, x, into `out`, y.
-    pub fn forward(self, device: &CudaDevice, by: &Kernels, sizes: &Sizes) -> Result<()> {
+    /// The convolution of `image`, x, into `out`, y; the moments of `of` of it, if they
+    /// are asked for and sums are not cut.
+    pub fn forward(
+        self,
+        device: &CudaDevice,
+        by: &Kernels,
+        of: Option<Activation>,
+        sizes: &Sizes,
+    ) -> Result<Option<Tensor>> {
         let [c, k] = per_group(sizes);
         let rows = sizes.batch * sizes.output[0] * sizes.output[1];
         let shape = [rows, k, sizes.taps() * padded(c)];
-        self.launch(device, (by.forward, by.join), sizes, 1, shape, c)
+        self.launch(device, (by.forward, by.join), sizes, (1, of), shape, c)
     }
 
     /// The gradient with respect to x of `image`, gy, into `out`, gx.
@@ -170,11 +179,13 @@ impl Patches<'_> {
             device,
             (by.input_gradient, by.join),
             sizes,
-            phases,
+            (phases, None),
             shape,
             k,
-        )
+        )?;
+        Ok(())
     }
+
     /// `shape` has the rows of a phase, and the columns and the inner index of a
     /// group; `channels` are those of a group of `image`.
     fn launch(
@@ -182,15 +193,18 @@ impl Patches<'_> {
         device: &CudaDevice,
         (tiles, join): (Tiles, &'static Kernel),
         sizes: &Sizes,
-        phases: usize,
+        (phases, of): (usize, Option<Activation>),
         shape: [usize; 3],
         channels: usize,
-    ) -> Result<()> {
+    ) -> Result<Option<Tensor>> {
         let op = self.op;
         let groups = sizes.geometry.groups;
         let cut = Cut::new(&SIZES, phases * groups, shape);
         let (image, w) = (self.image.address(op)?, self.w.address(op)?);
         let address = |t: Option<&Tensor>| t.map_or(Ok(Address::default()), |t| t.address(op));
+        let of = of.filter(|_| cut.parts == 1);
+        let down = shape[0].div_ceil(SIZES[cut.size][0]);
+        let (left, moments) = LeftMoments::new(op, device, of, down, sizes)?;
         let mut params = ConvParams {
             image,
             w,
@@ -203,11 +217,13 @@ impl Patches<'_> {
             w_width: width(w, [per_group(sizes)[0]]) as u32,
             padding: 0,
             epilogue: self.epilogue,
+            moments,
         };
         let (kernel, shared) = (tiles[cut.size], cut.shared());
         let grid = [cut.tiles / groups, groups, cut.parts];
         if cut.parts == 1 {
-            return device.launch(kernel, grid, shared, &params);
+            device.launch(kernel, grid, shared, &params)?;
+            return Ok(left);
         }
         let elements = self.out.elements();
         let room = Layout::contiguous(Shape::new(&[cut.parts, elements])?);
@@ -226,7 +242,8 @@ impl Patches<'_> {
         };
         params.out = finish.parts;
         device.launch(kernel, grid, shared, &params)?;
-        device.launch(join, [elements.div_ceil(256), 1, 1], 0, &finish)
+        device.launch(join, [elements.div_ceil(256), 1, 1], 0, &finish)?;
+        Ok(None)
     }
 }
 

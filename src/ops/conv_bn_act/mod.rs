@@ -169,10 +169,7 @@ impl PreparedConv {
                 weights.run(&wide(x)?, residual.as_ref(), self.activation, &sizes)
             }
             Weights::Cuda(weights) => {
-                let by = [
-                    &kernels::EOSIN_CONV_BN_ACT_FORWARD_F32,
-                    &kernels::EOSIN_CONV_BN_ACT_FORWARD_DEPTHWISE_F32,
-                ];
+                let by = &kernels::EOSIN_CONV_BN_ACT_FORWARD_F32;
                 weights.run(OP, by, x, residual, self.activation, &sizes)
             }
         })?;

@@ -1,4 +1,3 @@
-use super::OP;
 use crate::device::cpu;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
@@ -7,6 +6,8 @@ use crate::ops::normalise::{parameter, wide};
 use crate::ops::vector::{sum_pairs, vectorised};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
+
+const OP: &str = "layer_norm";
 
 /// The result, and mean and 1 / standard deviation of each row, (rows, 2).
 pub(super) fn forward(
@@ -168,11 +169,13 @@ vectorised! {
             let rows = g.chunks_exact(columns).zip(x.chunks_exact(columns));
             for (((g, x), dx), s) in rows.zip(dx.chunks_exact_mut(columns)).zip(s.chunks_exact(2)) {
                 let (mean, scale) = (s[0], s[1]);
-                let parts = w_part.iter_mut().zip(&mut b_part);
-                for (((dx, (&g, &x)), &w), (dw, db)) in
-                    dx.iter_mut().zip(g.iter().zip(x)).zip(w).zip(parts)
-                {
+                // Two loops: one that writes to three places has more pairs of places
+                // that might overlap than the compiler checks, and no vectors.
+                for ((dx, &g), &w) in dx.iter_mut().zip(g).zip(w) {
                     *dx = g * w;
+                }
+                let parts = w_part.iter_mut().zip(&mut b_part);
+                for ((dw, db), (&g, &x)) in parts.zip(g.iter().zip(x)) {
                     *dw += g * ((x - mean) * scale);
                     *db += g;
                 }

@@ -1,14 +1,14 @@
 use bytemuck::{Pod, Zeroable};
 
-use super::OP;
 use crate::device::cuda::kernels::{self, Kernel};
 use crate::device::cuda::{Address, count, device_of, f32_only};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops::half::wide;
-use crate::ops::normalise::{Columns, address_or_none};
+use crate::ops::normalise::{Columns, address_or_none, wide};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
+
+const OP: &str = "layer_norm";
 
 /// The most columns of a row that one warp takes.
 const WARP_COLUMNS: usize = 1024;
@@ -19,10 +19,8 @@ const BLOCK_ROWS: usize = 8;
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Forward {
     out: Address,
-    sum: Address,
     statistics: Address,
     x: Address,
-    added: Address,
     weight: Address,
     bias: Address,
     rows: u32,
@@ -35,32 +33,76 @@ struct Forward {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Backward {
     out: Address,
-    g: Address,
-    x: Address,
-    carried: Address,
-    weight: Address,
-    statistics: Address,
-    rows: u32,
-    columns: u32,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Parts {
-    parts: Address,
-    g: Address,
-    x: Address,
-    statistics: Address,
-    columns: Columns,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Total {
     weight_gradient: Address,
     bias_gradient: Address,
+    g: Address,
+    x: Address,
+    more: Address,
+    weight: Address,
+    statistics: Address,
     parts: Address,
-    columns: Columns,
+    arrivals: Address,
+    rows: u32,
+    columns: u32,
+    sums: Columns,
+    row_blocks: u32,
+    padding: u32,
+}
+
+/// The kernels for one dtype, each for rows by warp and by block.
+struct Kernels {
+    forward: [&'static Kernel; 2],
+    backward: [&'static Kernel; 2],
+}
+
+/// # Errors
+/// Another dtype than f32, bf16 and f16.
+fn kernels_for(x: &Tensor) -> Result<Kernels> {
+    Ok(match x.dtype() {
+        DType::BF16 => Kernels {
+            forward: [
+                &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_BF16,
+                &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_BF16,
+            ],
+            backward: [
+                &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_BF16,
+                &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_BF16,
+            ],
+        },
+        DType::F16 => Kernels {
+            forward: [
+                &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_F16,
+                &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_F16,
+            ],
+            backward: [
+                &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_F16,
+                &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_F16,
+            ],
+        },
+        _ => {
+            f32_only(OP, &[x])?;
+            Kernels {
+                forward: [
+                    &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_F32,
+                    &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_F32,
+                ],
+                backward: [
+                    &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_F32,
+                    &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_F32,
+                ],
+            }
+        }
+    })
+}
+
+/// A weight or bias as kernels read it: f32.
+fn vector(t: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let plain = |t: &Tensor| -> Result<Tensor> {
+        let t = wide(t)?;
+        f32_only(OP, &[&t])?;
+        t.to_format(Format::Contiguous)
+    };
+    t.map(plain).transpose()
 }
 
 /// Rows of x and blocks for them.
@@ -73,103 +115,29 @@ fn rows_of(x: &Tensor, columns: usize) -> (usize, [usize; 3]) {
     (rows, [blocks, 1, 1])
 }
 
-fn contiguous(t: Option<&Tensor>) -> Result<Option<Tensor>> {
-    t.map(|t| t.detach().to_format(Format::Contiguous))
-        .transpose()
-}
-
-/// Weight or bias, which kernels read in f32.
-fn parameter(t: Option<&Tensor>) -> Result<Option<Tensor>> {
-    contiguous(t)?.map(|t| wide(&t)).transpose()
-}
-
-/// The kernels of a dtype: forward and backward, by warps and by blocks, and the
-/// parts of the sums over rows.
-struct Kernels {
-    forward: [&'static Kernel; 2],
-    backward: [&'static Kernel; 2],
-    parts: &'static Kernel,
-}
-
-impl Kernels {
-    fn of(operands: &[&Tensor]) -> Result<Self> {
-        let dtype = operands[0].dtype();
-        if operands.iter().any(|t| t.dtype() != dtype) {
-            let dtypes: Vec<DType> = operands.iter().map(|t| t.dtype()).collect();
-            return Err(Error::dtype(OP, &dtypes, "one dtype is needed"));
-        }
-        Ok(match dtype {
-            DType::BF16 => Self {
-                forward: [
-                    &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_BF16,
-                    &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_BF16,
-                ],
-                backward: [
-                    &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_BF16,
-                    &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_BF16,
-                ],
-                parts: &kernels::EOSIN_LAYER_NORM_BACKWARD_PARTS_BF16,
-            },
-            DType::F16 => Self {
-                forward: [
-                    &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_F16,
-                    &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_F16,
-                ],
-                backward: [
-                    &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_F16,
-                    &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_F16,
-                ],
-                parts: &kernels::EOSIN_LAYER_NORM_BACKWARD_PARTS_F16,
-            },
-            _ => {
-                f32_only(OP, operands)?;
-                Self {
-                    forward: [
-                        &kernels::EOSIN_LAYER_NORM_FORWARD_WARP_F32,
-                        &kernels::EOSIN_LAYER_NORM_FORWARD_BLOCK_F32,
-                    ],
-                    backward: [
-                        &kernels::EOSIN_LAYER_NORM_BACKWARD_WARP_F32,
-                        &kernels::EOSIN_LAYER_NORM_BACKWARD_BLOCK_F32,
-                    ],
-                    parts: &kernels::EOSIN_LAYER_NORM_BACKWARD_PARTS_F32,
-                }
-            }
-        })
-    }
-}
-
-/// The result, and mean and 1 / standard deviation of each row, (rows, 2): of x, or
-/// of its sum with `added`, which is written into the tensor beside it, row-major.
+/// The result, and mean and 1 / standard deviation of each row, (rows, 2).
 pub(super) fn forward(
     x: &Tensor,
-    added: Option<(&Tensor, &Tensor)>,
     parameters: &[usize],
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
     eps: f64,
 ) -> Result<(Tensor, Tensor)> {
-    let mut operands = vec![x];
-    operands.extend(added.map(|(other, _)| other));
-    let of_dtype = Kernels::of(&operands)?;
-    operands.extend(weight);
-    operands.extend(bias);
+    let operands: Vec<&Tensor> = [x].into_iter().chain(weight).chain(bias).collect();
     let device = device_of(OP, &operands)?;
+    let by = kernels_for(x)?;
     let columns: usize = parameters.iter().product();
     let (rows, grid) = rows_of(x, columns);
     let x = x.detach().to_format(Format::Contiguous)?;
-    let other = contiguous(added.map(|(other, _)| other))?;
-    let (weight, bias) = (parameter(weight)?, parameter(bias)?);
+    let (weight, bias) = (vector(weight)?, vector(bias)?);
     let out = device.empty(Layout::contiguous(*x.layout().shape()), x.dtype())?;
     let layout = Layout::contiguous(Shape::new(&[rows, 2])?);
     let statistics = device.empty(layout, DType::F32)?;
-    let kernel = of_dtype.forward[usize::from(columns > WARP_COLUMNS)];
+    let kernel = by.forward[usize::from(columns > WARP_COLUMNS)];
     let params = Forward {
         out: out.address(OP)?,
-        sum: address_or_none(OP, added.map(|(_, sum)| sum))?,
         statistics: statistics.address(OP)?,
         x: x.address(OP)?,
-        added: address_or_none(OP, other.as_ref())?,
         weight: address_or_none(OP, weight.as_ref())?,
         bias: address_or_none(OP, bias.as_ref())?,
         rows: count(OP, rows)?,
@@ -181,60 +149,54 @@ pub(super) fn forward(
     Ok((out, statistics))
 }
 
-/// Gradients of x, to which `carried` is added, and of weight and bias, in f32.
+/// Gradients of x, to which `more` is added, weight and bias.
 pub(super) fn backward(
-    [g, x]: [&Tensor; 2],
-    carried: Option<&Tensor>,
+    g: &Tensor,
+    x: &Tensor,
+    more: Option<&Tensor>,
     weight: Option<&Tensor>,
     parameters: &[usize],
     statistics: &Tensor,
 ) -> Result<[Tensor; 3]> {
-    let mut operands = vec![g, x];
-    operands.extend(carried);
-    let of_dtype = Kernels::of(&operands)?;
-    operands.push(statistics);
-    operands.extend(weight);
+    let mut operands: Vec<&Tensor> = [g, x, statistics].into_iter().chain(weight).collect();
+    operands.extend(more);
     let device = device_of(OP, &operands)?;
+    let by = kernels_for(x)?;
+    if g.dtype() != x.dtype() {
+        let problem = "the gradient must have the dtype of x";
+        return Err(Error::dtype(OP, &[g.dtype(), x.dtype()], problem));
+    }
     let columns: usize = parameters.iter().product();
     let (rows, grid) = rows_of(x, columns);
     let g = g.detach().to_format(Format::Contiguous)?;
     let x = x.detach().to_format(Format::Contiguous)?;
-    let (carried, weight) = (contiguous(carried)?, parameter(weight)?);
+    let more = more.map(|t| t.detach().to_format(Format::Contiguous));
+    let (more, weight) = (more.transpose()?, vector(weight)?);
     let dx = device.empty(Layout::contiguous(*x.layout().shape()), x.dtype())?;
-    let kernel = of_dtype.backward[usize::from(columns > WARP_COLUMNS)];
-    let params = Backward {
-        out: dx.address(OP)?,
-        g: g.address(OP)?,
-        x: x.address(OP)?,
-        carried: address_or_none(OP, carried.as_ref())?,
-        weight: address_or_none(OP, weight.as_ref())?,
-        statistics: statistics.address(OP)?,
-        rows: count(OP, rows)?,
-        columns: count(OP, columns)?,
-    };
-    device.launch(kernel, grid, 0, &params)?;
-
-    let cut = Columns::new(OP, columns, 1, rows)?;
-    let layout = Layout::contiguous(Shape::new(&[cut.parts(), columns, 2])?);
+    let sums = Columns::new(OP, columns, 1, rows)?;
+    let layout = Layout::contiguous(Shape::new(&[sums.parts(), columns, 2])?);
     let parts = device.empty(layout, DType::F32)?;
-    let params = Parts {
-        parts: parts.address(OP)?,
-        g: g.address(OP)?,
-        x: x.address(OP)?,
-        statistics: statistics.address(OP)?,
-        columns: cut,
-    };
-    device.launch(of_dtype.parts, cut.grid(), 0, &params)?;
     let layout = Layout::contiguous(Shape::new(parameters)?);
     let dw = device.empty(layout, DType::F32)?;
     let db = device.empty(layout, DType::F32)?;
-    let params = Total {
+    let params = Backward {
+        out: dx.address(OP)?,
         weight_gradient: dw.address(OP)?,
         bias_gradient: db.address(OP)?,
+        g: g.address(OP)?,
+        x: x.address(OP)?,
+        more: address_or_none(OP, more.as_ref())?,
+        weight: address_or_none(OP, weight.as_ref())?,
+        statistics: statistics.address(OP)?,
         parts: parts.address(OP)?,
-        columns: cut,
+        arrivals: sums.arrivals(OP, &device)?,
+        rows: count(OP, rows)?,
+        columns: count(OP, columns)?,
+        sums,
+        row_blocks: count(OP, grid[0])?,
+        padding: 0,
     };
-    let kernel = &kernels::EOSIN_LAYER_NORM_BACKWARD_TOTAL_F32;
-    device.launch(kernel, cut.total_grid(), 0, &params)?;
+    let kernel = by.backward[usize::from(columns > WARP_COLUMNS)];
+    device.launch(kernel, [grid[0] + sums.blocks(), 1, 1], 0, &params)?;
     Ok([dx, dw, db])
 }

@@ -5,6 +5,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::ops::Activation;
 use crate::ops::matmul::cuda::{Epilogue, Kernels, Product};
+use crate::ops::matmul::gradients::{self, Gradients, fits};
 use crate::ops::matmul::tensor_cores;
 use crate::shape::{Format, Layout, MAX_RANK, Shape};
 use crate::tensor::Tensor;
@@ -69,6 +70,62 @@ pub(super) fn linear(
         keep: keep && activation != Activation::None,
     };
     product.run(&device, shape)
+}
+
+static BACKWARD: gradients::Kernels = [
+    [
+        &kernels::EOSIN_LINEAR_BACKWARD_64_F32,
+        &kernels::EOSIN_LINEAR_BACKWARD_128_F32,
+    ],
+    [
+        &kernels::EOSIN_LINEAR_BACKWARD_64_BF16,
+        &kernels::EOSIN_LINEAR_BACKWARD_128_BF16,
+    ],
+    [
+        &kernels::EOSIN_LINEAR_BACKWARD_64_F16,
+        &kernels::EOSIN_LINEAR_BACKWARD_128_F16,
+    ],
+];
+
+/// Whether [`gradients`] has a kernel for these operands.
+pub(super) fn has_gradients(x: &Tensor, w: &Tensor) -> bool {
+    x.dtype() == w.dtype() && fits(x.dtype(), sizes(x, w))
+}
+
+/// M, N, K
+fn sizes(x: &Tensor, w: &Tensor) -> [usize; 3] {
+    let (n, k) = (w.shape()[0], w.shape()[1]);
+    [x.elements().checked_div(k).unwrap_or(0), n, k]
+}
+
+/// Those of x, to which `more` is added, w and, if asked for, the bias.
+pub(super) fn gradients(
+    [x, g, w]: [&Tensor; 3],
+    more: Option<&Tensor>,
+    biased: bool,
+) -> Result<(Tensor, (Tensor, Option<Tensor>))> {
+    let op = "linear_gradient";
+    let mut operands = vec![x, g, w];
+    operands.extend(more);
+    let device = device_of(op, &operands)?;
+    let sizes = sizes(x, w);
+    let dense = |t: &Tensor| t.detach().to_format(Format::Contiguous);
+    let (x, g, w) = (dense(x)?, dense(g)?, dense(w)?);
+    let more = more.map(dense).transpose()?;
+    let empty = |shape: &[usize]| device.empty(Layout::contiguous(Shape::new(shape)?), x.dtype());
+    let (gx, gw) = (empty(x.shape())?, empty(w.shape())?);
+    let gb = biased.then(|| empty(&sizes[1..2])).transpose()?;
+    let product = Gradients {
+        op,
+        kernels: &BACKWARD,
+        x: &x,
+        g: &g,
+        w: &w,
+        more: more.as_ref(),
+        sizes,
+    };
+    product.run(&device, &gx, &gw, gb.as_ref())?;
+    Ok((gx, (gw, gb)))
 }
 
 fn half_kernels(dtype: DType) -> Option<tensor_cores::Kernels> {

@@ -99,6 +99,16 @@ pub fn linear(
         let (x, w) = (b.input(0)?, b.input(1)?);
         let (n, k) = (w.shape()[0], w.shape()[1]);
         let rows = x.elements().checked_div(k).unwrap_or(0);
+        let at_once = matches!(x.device(), Device::Cuda(_)) && cuda::has_gradients(&x, &w);
+        if at_once && !b.create_graph && b.wants(0) && b.wants(1) {
+            let more = b.take_earlier(0);
+            let mut read = vec![&x, &b.grad, &w];
+            read.extend(&more);
+            let (gx, (gw, gb)) = profile::call("linear_gradient", &read, || {
+                cuda::gradients([&x, &b.grad, &w], more.as_ref(), b.wants(2))
+            })?;
+            return Ok(vec![Some(gx), Some(gw), gb]);
+        }
         let g = ops::reshape(&b.grad, &[rows, n])?;
         Ok(vec![
             b.when(0, || ops::reshape(&ops::matmul(&g, &w)?, x.shape()))?,

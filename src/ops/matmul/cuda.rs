@@ -13,9 +13,9 @@ use crate::shape::{Layout, MAX_RANK, Shape};
 use crate::tensor::Tensor;
 
 /// Tiles that keep a large GPU busy.
-const ENOUGH_TILES: usize = 256;
+pub(super) const ENOUGH_TILES: usize = 256;
 /// The shortest part of K that is worth a launch of its own.
-const SHORTEST_PART: usize = 256;
+pub(super) const SHORTEST_PART: usize = 256;
 
 /// A mirror of `Epilogue` in kernels/common/activation.cuh.
 #[repr(C)]

@@ -6,6 +6,7 @@
 
 pub(crate) mod cpu;
 pub(crate) mod cuda;
+pub(crate) mod gradients;
 pub(crate) mod tensor_cores;
 mod wgmma;
 

@@ -6,7 +6,7 @@
 
 use super::Function;
 use crate::dtype::Float;
-use crate::ops::vector::{exp, gaussian};
+use crate::ops::vector::{Vectors, exp, gaussian, widest};
 
 /// A loop that takes a formula.
 pub(crate) trait Loop<T> {
@@ -112,10 +112,22 @@ pub(crate) fn visit<T: Float, L: Loop<T>>(f: Function, order: u32, body: L) -> L
 
 struct InPlace<'a, T>(&'a mut [T]);
 
+/// [`InPlace`] with its formula.
+struct Each<'a, T, F>(&'a mut [T], F);
+
+impl<T: Float, F: Fn(T) -> T> Vectors for Each<'_, T, F> {
+    #[inline(always)]
+    fn run(self) {
+        for v in self.0 {
+            *v = (self.1)(*v);
+        }
+    }
+}
+
 impl<T: Float> Loop<T> for InPlace<'_, T> {
     type Output = ();
     fn run(self, f: impl Fn(T) -> T + Copy + Sync) {
-        self.0.iter_mut().for_each(|v| *v = f(*v));
+        widest(Each(self.0, f));
     }
 }
 

@@ -20,10 +20,12 @@ fn beats<T: Float>(new: T, old: T) -> bool {
     (new > old) | (new.is_nan() & !old.is_nan())
 }
 
-/// The larger of each pair of elements.
-fn raise<T: Float>(out: &mut [T], by: &[T]) {
-    for (o, &v) in out.iter_mut().zip(by) {
-        *o = if beats(v, *o) { v } else { *o };
+vectorised! {
+    /// The larger of each pair of elements.
+    fn raise<T: Float>(out: &mut [T], by: &[T]) {
+        for (o, &v) in out.iter_mut().zip(by) {
+            *o = if beats(v, *o) { v } else { *o };
+        }
     }
 }
 

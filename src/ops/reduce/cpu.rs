@@ -7,6 +7,7 @@ use crate::device::cpu;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::half::{is_half, widened};
+use crate::ops::vector::vectorised;
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
 
@@ -114,24 +115,26 @@ fn sum_of<T: Float>(x: &Tensor, reduced: &[usize], kept: &[usize]) -> Result<Ten
     }))
 }
 
-/// Adds each row of `x` to `sums`.
-fn add_rows<T: Float>(x: &[T], sums: &mut [f64]) {
-    if let [total] = sums {
-        // Eight lanes, so that the additions do not wait for each other.
-        let mut lanes = [0.0f64; 8];
-        let chunks = x.chunks_exact(8);
-        let rest: f64 = chunks.remainder().iter().map(|v| v.to_f64()).sum();
-        for c in chunks {
-            for (lane, v) in lanes.iter_mut().zip(c) {
-                *lane += v.to_f64();
+vectorised! {
+    /// Adds each row of `x` to `sums`.
+    fn add_rows<T: Float>(x: &[T], sums: &mut [f64]) {
+        if let [total] = sums {
+            // Eight lanes, so that the additions do not wait for each other.
+            let mut lanes = [0.0f64; 8];
+            let chunks = x.chunks_exact(8);
+            let rest: f64 = chunks.remainder().iter().map(|v| v.to_f64()).sum();
+            for c in chunks {
+                for (lane, v) in lanes.iter_mut().zip(c) {
+                    *lane += v.to_f64();
+                }
             }
+            *total += lanes.iter().sum::<f64>() + rest;
+            return;
         }
-        *total += lanes.iter().sum::<f64>() + rest;
-        return;
-    }
-    for row in x.chunks_exact(sums.len()) {
-        for (s, v) in sums.iter_mut().zip(row) {
-            *s += v.to_f64();
+        for row in x.chunks_exact(sums.len()) {
+            for (s, v) in sums.iter_mut().zip(row) {
+                *s += v.to_f64();
+            }
         }
     }
 }

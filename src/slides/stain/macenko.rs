@@ -38,8 +38,7 @@ impl Fit {
             let mut amounts: Vec<f64> = (densities.iter())
                 .map(|d| (0..3).map(|c| row[c] * d[c]).sum())
                 .collect();
-            amounts.sort_unstable_by(f64::total_cmp);
-            percentile(&amounts, 1.0 - ALPHA)
+            percentile(&mut amounts, 1.0 - ALPHA)
         });
         most.iter()
             .all(|&m| m.is_finite() && m > 1e-3)
@@ -79,9 +78,8 @@ pub fn fit(pixels: &[u8]) -> Option<Fit> {
     let mut angles: Vec<f64> = (densities.iter())
         .map(|d| dot(d, &y).atan2(dot(d, &x)))
         .collect();
-    angles.sort_unstable_by(f64::total_cmp);
-    let direction = |share: f64| -> [f64; 3] {
-        let (sin, cos) = percentile(&angles, share).sin_cos();
+    let mut direction = |share: f64| -> [f64; 3] {
+        let (sin, cos) = percentile(&mut angles, share).sin_cos();
         std::array::from_fn(|c| x[c] * cos + y[c] * sin)
     };
     let (low, high) = (direction(ALPHA), direction(1.0 - ALPHA));

@@ -31,11 +31,24 @@ pub enum Method {
     Vahadane,
 }
 
+impl Method {
+    /// As the command line and run files name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Macenko => "macenko",
+            Self::Reinhard => "reinhard",
+            Self::Vahadane => "vahadane",
+        }
+    }
+}
+
 /// Transmitted light, in levels: as Macenko's published code has it.
 const LIGHT: f64 = 240.0;
 /// Pixels whose optical density (natural logarithm) is below this in any channel
 /// are no stain.
 const BETA: f64 = 0.15;
+/// Tiles on which a slide's stains are fitted.
+pub const STAIN_TILES: usize = 64;
 /// Fewer pixels with stain than this fit nothing.
 const FEWEST: usize = 100;
 
@@ -134,10 +147,17 @@ fn stained(pixels: &[u8]) -> Vec<[f64; 3]> {
 }
 
 /// The value below which `share` of the values are, between neighbours in
-/// proportion, as NumPy's `percentile` has it. The values are sorted.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    let at = share * (sorted.len() - 1) as f64;
+/// proportion, as NumPy's `percentile` has it. The values, of which there is one at
+/// least, come in any order and are left in another: to sort them all would be most
+/// of a fit.
+fn percentile(values: &mut [f64], share: f64) -> f64 {
+    let at = share * (values.len() - 1) as f64;
     let (low, part) = (at.floor() as usize, at.fract());
-    let high = (low + 1).min(sorted.len() - 1);
-    sorted[low] + (sorted[high] - sorted[low]) * part
+    let (_, &mut lower, above) = values.select_nth_unstable_by(low, f64::total_cmp);
+    let upper = above
+        .iter()
+        .copied()
+        .min_by(f64::total_cmp)
+        .unwrap_or(lower);
+    lower + (upper - lower) * part
 }

@@ -13,6 +13,9 @@ pub struct GridRule {
     pub overlap: usize,
     /// A square with a smaller share of tissue is left out.
     pub min_tissue: f64,
+    /// So many squares at random places in place of a grid; they may overlap.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random: Option<usize>,
     /// At most so many; chosen at random among those that qualify.
     pub max_tiles: Option<usize>,
     pub seed: u64,
@@ -24,11 +27,15 @@ impl Default for GridRule {
             overlap: 0,
             // Over 60 % background is dropped, as RNA-GAN does.
             min_tissue: 0.4,
+            random: None,
             max_tiles: None,
             seed: 0,
         }
     }
 }
+
+/// Draws for each random square that is wanted.
+const TRIES: usize = 50;
 
 /// Counts of tissue above and left of each corner of a mask's pixels.
 struct Sums {
@@ -54,6 +61,20 @@ impl Sums {
         let at = |x: usize, y: usize| self.sums[y * self.width + x];
         at(x1, y1) + at(x0, y0) - at(x0, y1) - at(x1, y0)
     }
+
+    /// The share of tissue in a square of level 0: of the mask's pixels whose centres it
+    /// covers, at least one.
+    fn share(&self, mask: &Mask, (x, y): (i64, i64), side: f64) -> f64 {
+        let span = |at: i64, step: f64, bound: usize| {
+            let first = ((at as f64 / step + 0.5) as usize).min(bound.saturating_sub(1));
+            let last = ((at as f64 + side) / step + 0.5) as usize;
+            (first, last.clamp(first + 1, bound.max(first + 1)))
+        };
+        let columns = span(x, mask.step.0, mask.width);
+        let rows = span(y, mask.step.1, mask.height);
+        let all = (columns.1 - columns.0) * (rows.1 - rows.0);
+        f64::from(self.within(columns, rows)) / all as f64
+    }
 }
 
 /// Top-left corners of squares of `side` px of level 0, in pixels of level 0, row
@@ -78,6 +99,9 @@ pub fn squares(
             "the overlap is smaller than the tile, the share between 0 and 1",
         ));
     }
+    if let Some(count) = rule.random {
+        return Ok(anywhere((width, height), side, mask, rule, count));
+    }
     let step = side * (px - rule.overlap) as f64 / px as f64;
     let starts = |len: usize| {
         let last = len as f64 - side;
@@ -87,23 +111,14 @@ pub fn squares(
             .map(|at| at as i64)
     };
     let sums = Sums::new(mask);
-    // Pixels of the mask whose centres the square covers; at least one.
-    let span = |at: i64, step: f64, bound: usize| {
-        let first = ((at as f64 / step + 0.5) as usize).min(bound.saturating_sub(1));
-        let last = ((at as f64 + side) / step + 0.5) as usize;
-        (first, last.clamp(first + 1, bound.max(first + 1)))
-    };
     let mut chosen = Vec::new();
     if mask.width == 0 || mask.height == 0 {
         return Ok(chosen);
     }
     for y in starts(height) {
-        let rows = span(y, mask.step.1, mask.height);
         for x in starts(width) {
-            let columns = span(x, mask.step.0, mask.width);
-            let all = (columns.1 - columns.0) * (rows.1 - rows.0);
-            let tissue = sums.within(columns, rows);
-            if tissue > 0 && f64::from(tissue) >= rule.min_tissue * all as f64 {
+            let tissue = sums.share(mask, (x, y), side);
+            if tissue > 0.0 && tissue >= rule.min_tissue {
                 chosen.push((x, y));
             }
         }
@@ -116,4 +131,40 @@ pub fn squares(
         chosen = order.into_iter().map(|i| chosen[i]).collect();
     }
     Ok(chosen)
+}
+
+/// Squares whose centres are uniform over the tissue, as many as are found among
+/// [`TRIES`] times that many draws; a function of the seed. In the order of a grid.
+fn anywhere(
+    (width, height): (usize, usize),
+    side: f64,
+    mask: &Mask,
+    rule: &GridRule,
+    count: usize,
+) -> Vec<(i64, i64)> {
+    let tissue: Vec<usize> = (0..mask.tissue.len()).filter(|&i| mask.tissue[i]).collect();
+    let sums = Sums::new(mask);
+    let mut random = Philox::fork(rule.seed, "random tiles");
+    let mut found = std::collections::BTreeSet::new();
+    for _ in 0..count.saturating_mul(TRIES) {
+        if found.len() == count || tissue.is_empty() {
+            break;
+        }
+        let pixel = tissue[random.below(tissue.len())];
+        let mut within = [0.0f32; 2];
+        random.fill_uniform(&mut within, 0.0, 1.0);
+        let corner = |pixel: usize, within: f32, step: f64| {
+            ((pixel as f64 + f64::from(within)) * step - side / 2.0).round() as i64
+        };
+        let x = corner(pixel % mask.width, within[0], mask.step.0);
+        let y = corner(pixel / mask.width, within[1], mask.step.1);
+        let inside = |at: i64, len: usize| at >= 0 && at as f64 + side <= len as f64 + 1e-6;
+        if inside(x, width)
+            && inside(y, height)
+            && sums.share(mask, (x, y), side) >= rule.min_tissue
+        {
+            found.insert((y, x));
+        }
+    }
+    found.into_iter().map(|(y, x)| (x, y)).collect()
 }

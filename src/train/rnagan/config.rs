@@ -8,14 +8,12 @@ use crate::cohort::tiles::read_of_slides;
 use crate::error::{Error, Result};
 use crate::expression::{Orientation, Table, Transform, table};
 use crate::models::rnagan::losses::{Adversarial, Norm, Objective};
-use crate::models::rnagan::{Growth, NOISE, Sizes};
+use crate::models::rnagan::{Growth, Initial, NOISE, Sizes};
 use crate::slides::augment::Augment;
 use crate::train::config::{
-    DataConfig, ExpressionConfig, GroupBy, Precision, at_least_one, default_checkpoint_seconds,
-    is_share, read_toml, to_toml,
+    DataConfig, ExpressionConfig, GroupBy, Precision, RunFile, Said, at_least_one,
+    default_checkpoint_seconds, is_share,
 };
-
-const README: &str = "src/models/rnagan/README.md";
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -209,27 +207,21 @@ impl Default for VaeTrainingConfig {
     }
 }
 
-impl BetaVaeConfig {
-    /// As [`crate::train::config::DeepPtConfig::read`].
-    ///
-    /// # Errors
-    /// TOML that does not parse, an unknown key, a value out of its range.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_toml(path, README)?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        config.validate()?;
-        Ok(config)
+impl RunFile for BetaVaeConfig {
+    const README: &'static str = "src/models/rnagan/README.md";
+
+    fn overrule(&mut self, said: &Said) -> Result<()> {
+        self.seed = said.seed.unwrap_or(self.seed);
+        self.dtype = said.dtype.unwrap_or(self.dtype);
+        said.without_stain("RNA-GAN's beta-VAE")
     }
 
-    /// Makes relative paths relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
+    fn resolve(&mut self, base: &Path) {
         self.profiles.resolve(base);
         self.expression.resolve(base);
     }
 
-    /// # Errors
-    /// A value out of its range.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         at_least_one(&[
             ("model.latent", self.model.latent),
             ("training.epochs", self.training.epochs),
@@ -251,14 +243,6 @@ impl BetaVaeConfig {
             ));
         }
         Ok(())
-    }
-
-    /// The resolved configuration as TOML.
-    ///
-    /// # Errors
-    /// A value that TOML does not have.
-    pub fn to_toml(&self) -> Result<String> {
-        to_toml(self)
     }
 }
 
@@ -318,6 +302,19 @@ pub struct GanModelConfig {
     /// Channels next to the image.
     pub step: usize,
     pub growth: Growth,
+    pub initial: Initial,
+    pub critic_norm: CriticNorm,
+}
+
+/// What stands behind the critic's inner convolutions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CriticNorm {
+    /// Batch norm, as published. Real and generated tiles are scored in batches of their own, so
+    /// a score depends on its batch mates, which the penalty of single tiles does not bound.
+    #[default]
+    Batch,
+    None,
 }
 
 impl Default for GanModelConfig {
@@ -326,6 +323,8 @@ impl Default for GanModelConfig {
             image: 256,
             step: 64,
             growth: Growth::Transposed,
+            initial: Initial::default(),
+            critic_norm: CriticNorm::default(),
         }
     }
 }
@@ -474,29 +473,23 @@ impl Default for WatchConfig {
     }
 }
 
-impl GanConfig {
-    /// As [`BetaVaeConfig::read`].
-    ///
-    /// # Errors
-    /// As [`BetaVaeConfig::read`].
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_toml(path, README)?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        config.validate()?;
-        Ok(config)
+impl RunFile for GanConfig {
+    const README: &'static str = "src/models/rnagan/README.md";
+
+    fn overrule(&mut self, said: &Said) -> Result<()> {
+        self.seed = said.seed.unwrap_or(self.seed);
+        said.in_f32_alone("RNA-GAN")?;
+        said.without_stain("RNA-GAN")
     }
 
-    /// Makes relative paths relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
+    fn resolve(&mut self, base: &Path) {
         self.data.resolve(base);
         if let Some(vae) = &mut self.vae {
             *vae = base.join(&*vae);
         }
     }
 
-    /// # Errors
-    /// A value out of its range; a VAE missing or not needed.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         at_least_one(&[
             ("input.latent", self.input.latent),
             ("training.epochs", self.training.epochs),
@@ -530,13 +523,5 @@ impl GanConfig {
             ));
         }
         Ok(())
-    }
-
-    /// The resolved configuration as TOML.
-    ///
-    /// # Errors
-    /// A value that TOML does not have.
-    pub fn to_toml(&self) -> Result<String> {
-        to_toml(self)
     }
 }

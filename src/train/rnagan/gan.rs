@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::config::{GanConfig, Start};
+use super::config::{CriticNorm, GanConfig, Start};
 use super::input::Input;
 use super::picture::{grid, pictures};
 use super::vae::Vae;
@@ -21,17 +21,20 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::{create_dir_all, write_bytes};
 use crate::formats::hash::sha256_bytes;
+use crate::formats::tensorboard::{Event, Value, Writer};
 use crate::formats::{Weights, read_weights, safetensors};
 use crate::models::registry::generator_of;
-use crate::models::rnagan::{Critic, Generator};
+use crate::models::rnagan::{Critic, Generator, Initial};
 use crate::nn::{self, Pass, State};
 use crate::ops;
 use crate::optim::{Adam, Optimizer};
 use crate::random::Philox;
 use crate::shape::Format;
+use crate::slides::Rgb8;
 use crate::slides::augment::Augment;
-use crate::slides::image::write_png;
+use crate::slides::image::{png_bytes, write_png};
 use crate::tensor::Tensor;
+use crate::train::config::RunFile;
 use crate::train::features::images;
 use crate::train::fit::{
     DEVICE, checkpoint_path, load_optimizer, part, put, put_optimizer, same_device,
@@ -161,7 +164,17 @@ pub fn train(
     let mut random = Philox::fork(config.seed, "generator and critic");
     let sizes = config.model.sizes();
     let generator = Generator::new(input.latent, sizes, config.model.growth, &mut random)?;
-    let critic = Critic::new(sizes, &mut random)?;
+    let critic = match config.model.critic_norm {
+        CriticNorm::Batch => Critic::new(sizes, &mut random)?,
+        CriticNorm::None => Critic::plain(sizes, &mut random)?,
+    };
+    if config.model.initial == Initial::Dcgan {
+        Initial::Dcgan.draw(&generator, &mut random)?;
+        // Without norms so narrow weights would leave nothing of an image at the score.
+        if config.model.critic_norm == CriticNorm::Batch {
+            Initial::Dcgan.draw(&critic, &mut random)?;
+        }
+    }
     generator.to_device(device)?;
     critic.to_device(device)?;
     create_dir_all(run.join("samples"))?;
@@ -312,6 +325,7 @@ impl Training<'_> {
         }
         let (mut record, mut good) = self.resume(&mut steps)?.unwrap_or_default();
         let watched = self.watched()?;
+        let mut events = Writer::new(self.run, record.signs.len() as u64 + 1)?;
         let mut saved = Instant::now();
         self.control
             .progress
@@ -356,7 +370,8 @@ impl Training<'_> {
                 }
             }
             record.signs.push(signs);
-            self.sample(epoch)?;
+            let samples = self.sample(epoch)?;
+            events.add(&self.event(epoch, &signs, &samples)?)?;
             self.history(&record)?;
             let stopping = self.control.check("").is_err();
             let every = Duration::from_secs(config.checkpoint_seconds);
@@ -485,7 +500,7 @@ impl Training<'_> {
     }
 
     /// A row of tiles for each of a few samples, with the same noise in a column.
-    fn sample(&self, epoch: usize) -> Result<()> {
+    fn sample(&self, epoch: usize) -> Result<Rgb8> {
         let samples: Vec<usize> = self.spread(GRID).iter().map(|&(_, s)| s).collect();
         let mut all = Vec::new();
         for &sample in &samples {
@@ -493,19 +508,47 @@ impl Training<'_> {
             let z = self.of_samples(vec![sample; GRID], random)?;
             all.extend(pictures(&self.generator.forward(&z, &Pass::eval())?)?);
         }
+        let picture = grid(&all, GRID)?;
         let path = self.run.join(format!("samples/epoch-{:04}.png", epoch + 1));
         let names: Vec<&str> = (samples.iter())
             .map(|&s| self.cohort.samples[s].id.as_str())
             .collect();
         write_png(
             path,
-            &grid(&all, GRID)?,
+            &picture,
             &[
                 ("eosin seed", &self.config.seed.to_string()),
                 ("eosin epoch", &(epoch + 1).to_string()),
                 ("eosin rows", &names.join(", ")),
             ],
-        )
+        )?;
+        Ok(picture)
+    }
+
+    /// An epoch's signs and samples for TensorBoard.
+    fn event(&self, epoch: usize, signs: &Signs, samples: &Rgb8) -> Result<Event> {
+        let scalar = |(name, value): (&str, f64)| (name.to_owned(), Value::Scalar(value as f32));
+        let mut values: Vec<(String, Value)> = [
+            ("loss/generator", signs.generator_loss),
+            ("loss/critic", signs.critic_loss),
+            ("critic/gap", signs.gap),
+            ("diversity/generated", signs.diversity),
+            ("diversity/real", signs.real_diversity),
+            ("gradient/generator", signs.generator_gradient),
+            ("gradient/critic", signs.critic_gradient),
+        ]
+        .map(scalar)
+        .to_vec();
+        let image = Value::Png {
+            width: samples.width as u64,
+            height: samples.height as u64,
+            bytes: png_bytes(samples)?,
+        };
+        values.push(("samples".into(), image));
+        Ok(Event {
+            step: epoch as u64 + 1,
+            values,
+        })
     }
 
     fn history(&self, record: &Record) -> Result<()> {

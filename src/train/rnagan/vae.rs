@@ -20,7 +20,7 @@ use crate::ops;
 use crate::optim::{Adam, Optimizer, Schedule};
 use crate::random::Philox;
 use crate::tensor::Tensor;
-use crate::train::config::{GroupBy, Precision};
+use crate::train::config::{GroupBy, Precision, RunFile};
 use crate::train::evaluate::Scores;
 use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::progress::Control;
@@ -118,6 +118,7 @@ pub fn train(
         fingerprint: &fingerprint,
         genes: &names,
         features: "",
+        seen: None,
         control,
     };
     let fit = Fit {
@@ -197,6 +198,7 @@ impl Fit<'_> {
             schedule: None,
             checkpoint: &checkpoint_path(run),
             checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+            steps: None,
         };
         let steps = self.fold.train.len().div_ceil(batch) as u64;
         let rates = Schedule::CosineWarmup {

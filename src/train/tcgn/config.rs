@@ -7,9 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::cohort::her2st::Unit;
 use crate::error::{Error, Result};
 use crate::expression::Transform;
+use crate::slides::stain::Method;
 use crate::train::config::{
-    DataConfig, ExpressionConfig, GroupBy, Layout, Precision, at_least_one,
-    default_checkpoint_seconds, is_share, read_expression, read_toml, to_toml,
+    DataConfig, ExpressionConfig, GroupBy, Layout, Precision, RunFile, Said, at_least_one,
+    default_checkpoint_seconds, is_share, read_expression,
 };
 
 /// TCGN on the spots of sections.
@@ -26,6 +27,9 @@ pub struct TcgnConfig {
     #[serde(default = "default_checkpoint_seconds")]
     pub checkpoint_seconds: u64,
     pub data: DataConfig,
+    /// How colours are normalised, section by section.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stain: Option<Method>,
     #[serde(
         default = "per_ten_thousand",
         deserialize_with = "read_per_ten_thousand"
@@ -183,25 +187,13 @@ impl TcgnConfig {
             dtype: Precision::F32,
             checkpoint_seconds: default_checkpoint_seconds(),
             data,
+            stain: None,
             expression: per_ten_thousand(),
             genes: GeneConfig::default(),
             split: SpotSplit::default(),
             model: ModelConfig::default(),
             training: SpotTraining::default(),
         }
-    }
-
-    /// As [`crate::train::config::DeepPtConfig::read`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn read(path: &Path) -> Result<Self> {
-        let mut config: Self = read_toml(path, "src/models/tcgn/README.md")?;
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        // A sample is a spot, always.
-        config.data.unit = Unit::Spot;
-        config.validate()?;
-        Ok(config)
     }
 
     /// Whether the folder `run` is a run of TCGN.
@@ -211,9 +203,21 @@ impl TcgnConfig {
         // The other families have no choice between genes that sections lack.
         table.contains_key("genes")
     }
+}
 
-    /// Makes relative paths relative to `base`.
-    pub fn resolve(&mut self, base: &Path) {
+impl RunFile for TcgnConfig {
+    const README: &'static str = "src/models/tcgn/README.md";
+
+    fn overrule(&mut self, said: &Said) -> Result<()> {
+        self.seed = said.seed.unwrap_or(self.seed);
+        self.dtype = said.dtype.unwrap_or(self.dtype);
+        self.stain = said.stain.or(self.stain);
+        Ok(())
+    }
+
+    fn resolve(&mut self, base: &Path) {
+        // A sample is a spot, always.
+        self.data.unit = Unit::Spot;
         self.data.resolve(base);
         self.expression.resolve(base);
         let others = [&mut self.genes.report, &mut self.model.start];
@@ -222,9 +226,7 @@ impl TcgnConfig {
         }
     }
 
-    /// # Errors
-    /// A value out of its range.
-    pub fn validate(&self) -> Result<()> {
+    fn validate(&self) -> Result<()> {
         at_least_one(&[
             ("training.epochs", self.training.epochs),
             ("training.batch", self.training.batch),
@@ -249,13 +251,5 @@ impl TcgnConfig {
             ));
         }
         Ok(())
-    }
-
-    /// The resolved configuration as TOML.
-    ///
-    /// # Errors
-    /// A value that TOML does not have.
-    pub fn to_toml(&self) -> Result<String> {
-        to_toml(self)
     }
 }

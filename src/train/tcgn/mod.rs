@@ -37,11 +37,13 @@ use crate::ops;
 use crate::optim::{Adam, Optimizer};
 use crate::random::Philox;
 use crate::tensor::Tensor;
+use crate::train::config::RunFile;
 use crate::train::fit::{History, Plan, Task, Validation, checkpoint_path};
 use crate::train::progress::Control;
 use crate::train::run::{
     Fold, HeldOut, Part, Predicted, claim, epoch, expression, held_out, json, places, targets,
 };
+use crate::train::seen::Seen;
 use crate::train::step::TrainingStep;
 
 /// What a fold gave.
@@ -108,7 +110,7 @@ pub fn train_on(
     let report = reported(config)?;
     let image = network_config(config, 1).image;
     control.progress.begin("cutting tiles", 0);
-    let tiles = Tiles::read(&mut cohort, image)?;
+    let tiles = Tiles::read(&mut cohort, image, config.stain)?;
     control.progress.end();
     control.progress.note(&format!(
         "{} spots of {} sections; their tiles take {:.0} MiB",
@@ -134,6 +136,8 @@ pub fn train_on(
     // Only now: a mistake found so far leaves no folder that is in the way
     // when it is mended.
     claim(&config.to_toml()?, run, resume, device)?;
+    let seen = Seen::of(&cohort, image, config.stain);
+    seen.begin(run, control)?;
     let pixels = tiles.sha256();
     let mut results = Vec::with_capacity(folds.len());
     for (number, fold) in folds.iter().enumerate() {
@@ -143,6 +147,7 @@ pub fn train_on(
             table: &table,
             tiles: &tiles,
             pixels: &pixels,
+            seen: &seen,
             fold,
             name: format!("fold {}/{}", number + 1, folds.len()),
             folder: run.join(format!("fold{number}")),
@@ -358,6 +363,7 @@ struct FoldRun<'a> {
     tiles: &'a Tiles,
     /// Hash of the tiles.
     pixels: &'a str,
+    seen: &'a Seen,
     fold: &'a Fold,
     name: String,
     folder: PathBuf,
@@ -469,6 +475,7 @@ impl FoldRun<'_> {
             fingerprint,
             genes: &names,
             features: "TCGN",
+            seen: Some(self.seen),
             control: self.control,
         };
         let measured = scaled.rows(validation);
@@ -492,6 +499,7 @@ impl FoldRun<'_> {
                 // Ties make the graphs grow by what the values are.
                 step = step.uncaptured();
             }
+            let steps = self.folder.join("model-steps.csv");
             let task = Task {
                 name: &self.name,
                 fingerprint,
@@ -503,6 +511,7 @@ impl FoldRun<'_> {
                 schedule: None,
                 checkpoint: &self.checkpoint,
                 checkpoint_every: Duration::from_secs(self.config.checkpoint_seconds),
+                steps: Some(&steps),
             };
             task.run(
                 &mut |number, steps| {

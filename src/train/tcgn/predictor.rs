@@ -5,20 +5,24 @@ use std::path::Path;
 
 use super::FoldRecord;
 use super::config::{TcgnConfig, per_ten_thousand};
-use crate::cohort::{Cohort, TileSpec, for_each_batch};
+use crate::cohort::{Cohort, Colours, TileSpec, for_each_batch_in};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::genes::read_list;
 use crate::expression::{FittedTransforms, Table};
+use crate::formats::hash::{sha256_bytes, sha256_file};
 use crate::formats::{Weights, read_weights};
 use crate::models::tcgn::{Config, Tcgn};
 use crate::nn::{self, Pass, State};
 use crate::ops;
 use crate::random::Philox;
-use crate::train::config::Precision;
+use crate::slides::stain::Method;
+use crate::tensor::Tensor;
+use crate::train::config::{Precision, RunFile};
 use crate::train::features::images;
 use crate::train::progress::Control;
-use crate::train::run::{common_genes, fold_records, on_scale, places};
+use crate::train::run::{OfSlide, common_genes, fold_records, on_scale, places};
+use crate::train::seen::Seen;
 
 /// Networks whose mean is the prediction.
 pub struct Predictor {
@@ -29,6 +33,12 @@ pub struct Predictor {
     genes: Vec<String>,
     /// Of a run.
     pub config: Option<TcgnConfig>,
+    /// Of which tiles they learned, if the run or the file says.
+    pub seen: Option<Seen>,
+    /// How colours are normalised: as in training.
+    stain: Option<Method>,
+    /// Of the files of weights.
+    pub sha256: String,
     device: Device,
     dtype: Precision,
 }
@@ -58,9 +68,11 @@ impl Predictor {
     pub fn of_run(run: &Path, device: &Device, dtype: Precision) -> Result<Self> {
         let config = TcgnConfig::read(&run.join("config.toml"))?;
         let (mut networks, mut patients) = (Vec::new(), BTreeSet::new());
+        let mut hashes = String::new();
         for (folder, record) in fold_records::<FoldRecord>(run)? {
             let path = folder.join("model.safetensors");
             let weights = read_weights(&path)?;
+            hashes += &sha256_file(&path)?;
             let model = Network::model(&weights, &path, config.model.reference_quirks)?;
             same_number(&path, model.config().genes, record.genes.len())?;
             networks.push(Network {
@@ -69,22 +81,33 @@ impl Predictor {
             });
             patients.extend(record.patients);
         }
-        Self::new(networks, patients, Some(config), device, dtype)
+        let seen = Seen::read(run)?;
+        Self::new(networks, dtype, device).map(|made| Self {
+            patients,
+            stain: config.stain,
+            config: Some(config),
+            seen,
+            sha256: sha256_bytes(hashes.as_bytes()),
+            ..made
+        })
     }
 
     /// One file of weights. Its genes are those of `list`, one a line, or those that
-    /// the file of a run names; measured counts are taken to the published scale.
+    /// the file of a run names; measured counts are taken to the published scale. Colours
+    /// are normalised as the file says, or as `stain` where it does not.
     ///
     /// # Errors
     /// A file that is missing or broken; no names of genes, or another number of them
-    /// than the network predicts.
+    /// than the network predicts; another `stain` than the file says.
     pub fn of_weights(
         path: &Path,
         list: Option<&Path>,
+        stain: Option<Method>,
         device: &Device,
         dtype: Precision,
     ) -> Result<Self> {
         let weights = read_weights(path)?;
+        let sha256 = sha256_file(path)?;
         let named = weights.metadata.get("genes");
         let genes: Vec<String> = match (list, named.map(|g| serde_json::from_str(g))) {
             (Some(list), _) => read_list(list)?,
@@ -109,17 +132,18 @@ impl Predictor {
             values,
         };
         let transforms = FittedTransforms::fit(&per_ten_thousand().transforms, &one, &[0])?;
+        let seen = Seen::of_weights(&weights);
+        let stain = Seen::stain_of(seen.as_ref(), stain)?;
         let networks = vec![Network { model, transforms }];
-        Self::new(networks, BTreeSet::new(), None, device, dtype)
+        Self::new(networks, dtype, device).map(|made| Self {
+            seen,
+            stain,
+            sha256,
+            ..made
+        })
     }
 
-    fn new(
-        networks: Vec<Network>,
-        patients: BTreeSet<String>,
-        config: Option<TcgnConfig>,
-        device: &Device,
-        dtype: Precision,
-    ) -> Result<Self> {
+    fn new(networks: Vec<Network>, dtype: Precision, device: &Device) -> Result<Self> {
         for network in &networks {
             network.model.to_device(device)?;
             dtype.narrow(&network.model)?;
@@ -127,8 +151,11 @@ impl Predictor {
         Ok(Self {
             genes: common_genes(networks.iter().map(|n| &n.transforms)),
             networks,
-            patients,
-            config,
+            patients: BTreeSet::new(),
+            config: None,
+            seen: None,
+            stain: None,
+            sha256: String::new(),
             device: device.clone(),
             dtype,
         })
@@ -162,32 +189,27 @@ impl Predictor {
 
     /// The mean prediction of all networks for each spot: (spots, genes). Spots whose
     /// tile cannot be used are taken out of the cohort. Images are decoded as in
-    /// [`for_each_batch`], tiles are made `batch` at a time.
+    /// [`crate::cohort::for_each_batch`], tiles are made `batch` at a time.
     ///
     /// # Errors
     /// No spot left; a stop request.
     pub fn predict(&self, cohort: &mut Cohort, batch: usize, control: Control) -> Result<Vec<f32>> {
         let (px, width) = (self.image_px(), self.genes.len());
-        let place = places(&self.genes);
-        let share = 1.0 / self.networks.len().max(1) as f64;
         let mut of_tile = vec![0.0f64; cohort.tiles.len() * width];
+        let colours = Colours::fit(cohort, self.stain, px)?;
+        for slide in colours.unfitted() {
+            let note = format!("{slide}: its stain cannot be fitted, so it is left as it is");
+            control.progress.note(&note);
+        }
         control.progress.begin("predicting", cohort.tiles.len());
         let mut done = 0;
-        let unused = for_each_batch(cohort, &TileSpec::imagenet(px, batch), |pixels, tiles| {
+        let spec = TileSpec::imagenet(px, batch);
+        let unused = for_each_batch_in(cohort, &spec, &colours, |pixels, tiles| {
             control.check("nothing was written")?;
             let x = images(pixels, tiles.len(), px)?.to(&self.device)?;
-            let x = ops::cast(&x, self.dtype.dtype())?;
-            for network in &self.networks {
-                let y = network.model.forward(&x, &Pass::eval())?.to_f64_vec()?;
-                let genes = network.transforms.genes();
-                for (&tile, y) in tiles.iter().zip(y.chunks(genes.len().max(1))) {
-                    let row = &mut of_tile[tile * width..(tile + 1) * width];
-                    for (gene, v) in genes.iter().zip(y) {
-                        if let Some(&at) = place.get(gene.as_str()) {
-                            row[at] += share * v;
-                        }
-                    }
-                }
+            let rows = self.tiles(&x)?;
+            for (&tile, row) in tiles.iter().zip(rows.chunks(width.max(1))) {
+                of_tile[tile * width..(tile + 1) * width].copy_from_slice(row);
             }
             done += tiles.len();
             control.progress.at(done, "");
@@ -198,6 +220,56 @@ impl Predictor {
         let own = cohort.samples.iter().filter_map(|s| s.tiles.first());
         let rows = own.flat_map(|&t| &of_tile[t * width..(t + 1) * width]);
         Ok(rows.map(|&v| v as f32).collect())
+    }
+
+    /// The mean prediction of all networks for each tile of a batch (N, 3, px, px) on the
+    /// device: (N, genes).
+    ///
+    /// # Errors
+    /// Tiles of another size.
+    pub fn tiles(&self, x: &Tensor) -> Result<Vec<f64>> {
+        let (width, place) = (self.genes.len(), places(&self.genes));
+        let share = 1.0 / self.networks.len().max(1) as f64;
+        let x = ops::cast(x, self.dtype.dtype())?;
+        let mut rows = vec![0.0f64; x.shape().first().map_or(0, |n| n * width)];
+        for network in &self.networks {
+            let y = network.model.forward(&x, &Pass::eval())?.to_f64_vec()?;
+            let genes = network.transforms.genes();
+            for (row, y) in rows
+                .chunks_mut(width.max(1))
+                .zip(y.chunks(genes.len().max(1)))
+            {
+                for (gene, v) in genes.iter().zip(y) {
+                    if let Some(&at) = place.get(gene.as_str()) {
+                        row[at] += share * v;
+                    }
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// A slide from the predictions (tiles, genes) of its tiles: their mean, and of each
+    /// tile the genes `chosen`.
+    pub fn slide(&self, predicted: &[f32], chosen: &[usize]) -> OfSlide {
+        let width = self.genes.len();
+        let rows = || predicted.chunks_exact(width.max(1));
+        let mut sums = vec![0.0f64; width];
+        for row in rows() {
+            (sums.iter_mut().zip(row)).for_each(|(sum, &v)| *sum += f64::from(v));
+        }
+        let tiles = rows().len().max(1) as f64;
+        OfSlide {
+            genes: sums.into_iter().map(|sum| (sum / tiles) as f32).collect(),
+            tiles: rows()
+                .flat_map(|row| chosen.iter().map(|&gene| row[gene]))
+                .collect(),
+        }
+    }
+
+    /// Where they compute.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Predictions (spots, genes) without their logarithm: counts per 10,000 of the

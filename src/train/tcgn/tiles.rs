@@ -5,12 +5,15 @@
 //! for 112 px: 11 MiB for 300 spots), the images that are decoded together at the
 //! start (see [`crate::cohort::for_each_batch`]), and two batches of f32.
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
 
-use crate::cohort::{Cohort, cut_tiles};
+use crate::cohort::{Cohort, Colours, cut_tiles};
 use crate::error::{Error, Result};
 use crate::formats::hash::sha256_bytes;
 use crate::random::Philox;
+use crate::slides::stain::{Method, Normaliser};
 use crate::slides::{Rgb8, tile};
 use crate::tensor::Tensor;
 use crate::train::features::images;
@@ -81,17 +84,20 @@ impl Turn {
 pub struct Tiles {
     names: Vec<String>,
     tiles: Vec<Rgb8>,
+    /// What is done to each tile's colours.
+    colours: Vec<Option<Arc<Normaliser>>>,
     /// Side in pixels that networks are given.
     out_px: usize,
 }
 
 impl Tiles {
     /// Decodes the images of `cohort`, in parallel, and cuts the tiles. Tiles that
-    /// cannot be used are taken out of the cohort, and samples that lose theirs.
+    /// cannot be used are taken out of the cohort, and samples that lose theirs. With
+    /// `stain` they come in the colours of its reference.
     ///
     /// # Errors
     /// No sample left; a size of 0.
-    pub fn read(cohort: &mut Cohort, out_px: usize) -> Result<Self> {
+    pub fn read(cohort: &mut Cohort, out_px: usize, stain: Option<Method>) -> Result<Self> {
         if out_px == 0 {
             return Err(Error::usage(
                 "tiles of 0 px have no content",
@@ -100,12 +106,17 @@ impl Tiles {
         }
         let (mut cut, unused) = cut_tiles(cohort)?;
         cohort.drop_tiles(&unused)?;
+        let colours = Colours::fit(cohort, stain, out_px)?;
         let mut out = Self {
             names: Vec::with_capacity(cohort.samples.len()),
             tiles: Vec::with_capacity(cohort.samples.len()),
+            colours: Vec::with_capacity(cohort.samples.len()),
             out_px,
         };
         for sample in &cohort.samples {
+            let own = sample.tiles.first().and_then(|&i| cohort.tiles.get(i));
+            out.colours
+                .push(own.and_then(|t| colours.of(t.image)).cloned());
             let tile = sample.tiles.first().and_then(|&i| cut.get_mut(i)?.take());
             let Some(tile) = tile else {
                 return Err(Error::op(
@@ -145,7 +156,10 @@ impl Tiles {
                 else {
                     return Err(Error::op("tiles", format!("there is no sample {sample}")));
                 };
-                let resized = tile::resize(tile, px, px)?;
+                let mut resized = tile::resize(tile, px, px)?;
+                if let Some(Some(normaliser)) = self.colours.get(sample) {
+                    normaliser.apply(&mut resized);
+                }
                 let (mean, std) = (tile::IMAGENET_MEAN, tile::IMAGENET_STD);
                 match augmentation {
                     None => tile::normalise(&resized, mean, std, out),

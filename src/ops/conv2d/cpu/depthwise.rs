@@ -4,22 +4,24 @@
 //! A group with several outputs is brought to one output per channel by
 //! repeating its input channel.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::epilogue::Epilogue;
+use super::epilogue::{Epilogue, Residual};
 use super::map::Map;
 use crate::device::cpu;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::conv2d::Sizes;
+use crate::ops::matmul::cpu::kernel::has_wide_vectors;
 use crate::tensor::Tensor;
 
-/// Pixels of a row that are summed together: each weight is then read once for
-/// all of them.
-const PIXELS: usize = 4;
+/// Pixels of a row that are summed together, where there are as many: each weight is
+/// then read once for all of them.
+const PIXELS: [usize; 2] = [8, 4];
 
-/// Channels that are summed in registers at a time: with [`PIXELS`], half of the
-/// registers.
+/// Channels that are summed in registers at a time.
 const LANES: usize = 16;
 
 /// Partial sums of the weight gradient: enough for any pool, and so few that
@@ -79,24 +81,36 @@ pub fn run<T: Float>(x: &[T], map: &Map, weights: &[T], epilogue: &Epilogue<T>, 
         for (i, row) in chunk.chunks_mut(k * width).enumerate() {
             let start = start + i * k * width;
             let mut j = 0;
+            // The pixel behind a block of whole ones, where it reads so much further on.
+            let (mut next, mut further) = (usize::MAX, 0);
             while j < width {
-                let end = (j + PIXELS).min(width);
-                let together = alike && end - j == PIXELS && whole[j..end].iter().all(|&w| w);
-                let pixels = if together { PIXELS } else { 1 };
-                reads(map, start / k + j, k, &mut taps);
+                let together =
+                    |n: &usize| alike && whole.get(j..j + n).is_some_and(|w| w.iter().all(|&w| w));
+                let pixels = PIXELS.into_iter().find(together).unwrap_or(1);
+                if together(&1) && j == next {
+                    (taps.iter_mut()).for_each(|t: &mut (_, usize)| t.1 += further);
+                } else {
+                    reads(map, start / k + j, k, &mut taps);
+                }
+                next = if together(&1) { j + pixels } else { usize::MAX };
+                further = pixels * step * k;
                 let task = Task {
                     x,
                     taps: &taps,
+                    row: match step * map.geometry.dilation[1] {
+                        1 if pixels > 1 => map.kernel[1],
+                        _ => 0,
+                    },
                     step: step * k,
                     weights,
                     epilogue,
                     start: start + j * k,
                 };
                 let out = &mut row[j * k..(j + pixels) * k];
-                if together {
-                    task.run::<PIXELS>(out);
-                } else {
-                    task.run::<1>(out);
+                match pixels {
+                    8 => task.run::<8>(out),
+                    4 => task.run::<4>(out),
+                    _ => task.run::<1>(out),
                 }
                 j += pixels;
             }
@@ -109,6 +123,8 @@ struct Task<'a, T> {
     x: &'a [T],
     /// Of the first pixel, see [`reads`].
     taps: &'a [(usize, usize)],
+    /// Taps of a kernel row, if these read neighbours and so do the pixels; else 0.
+    row: usize,
     /// Elements from a pixel's source to that of the next.
     step: usize,
     weights: &'a [T],
@@ -121,28 +137,119 @@ impl<T: Float> Task<'_, T> {
     /// Writes P pixels.
     fn run<const P: usize>(&self, out: &mut [T]) {
         #[cfg(target_arch = "x86_64")]
+        if has_wide_vectors() {
+            // SAFETY: the processor has the instructions.
+            unsafe { self.run_avx512::<P>(out) };
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
             // SAFETY: the processor has the instructions.
             unsafe { self.run_avx2::<P>(out) };
             return;
         }
-        self.body::<P, { cfg!(target_arch = "aarch64") }>(out);
+        self.body::<P, LANES, { cfg!(target_arch = "aarch64") }>(out);
     }
 
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn run_avx2<const P: usize>(&self, out: &mut [T]) {
-        self.body::<P, true>(out);
+        self.body::<P, LANES, true>(out);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+    fn run_avx512<const P: usize>(&self, out: &mut [T]) {
+        // Neighbouring pixels read most of what the last one read. (Of wider kernels the
+        // compiler leaves the loops rolled, and sums go through memory.)
+        let back = self.taps.len() > 1 && self.taps[1].1 < self.taps[0].1;
+        match (self.row, back) {
+            (3, false) => self.rows::<P, 3, false>(out),
+            (3, true) => self.rows::<P, 3, true>(out),
+            // As many channels as keep several additions under way.
+            _ if P == 1 => self.body::<P, { 4 * LANES }, true>(out),
+            _ if P == 4 => self.body::<P, { 2 * LANES }, true>(out),
+            _ => self.body::<P, LANES, true>(out),
+        }
+    }
+
+    /// [`Self::body`] for pixels and taps that read neighbours: each is read once.
+    #[inline(always)]
+    fn rows<const P: usize, const S: usize, const BACK: bool>(&self, out: &mut [T]) {
+        let k = out.len() / P;
+        let mut at = 0;
+        while at + LANES <= k {
+            self.neighbours::<P, S, BACK>(at, out);
+            at += LANES;
+        }
+        if at < k && k >= LANES && !matches!(self.epilogue.residual, Residual::Within) {
+            return self.neighbours::<P, S, BACK>(k - LANES, out);
+        }
+        self.few::<P, true>(at, out);
+    }
+
+    /// LANES channels from `at` on. Of each row of S taps, to the right or with BACK to
+    /// the left, every pixel is read once, in the order in which its taps come.
+    #[inline(always)]
+    fn neighbours<const P: usize, const S: usize, const BACK: bool>(
+        &self,
+        at: usize,
+        out: &mut [T],
+    ) {
+        let k = out.len() / P;
+        let mut sums = self.start_sums::<P, LANES>(at);
+        for taps in self.taps.chunks_exact(S) {
+            let first = if BACK { taps[S - 1].1 } else { taps[0].1 };
+            let x = self.x[first + at..][..(P + S - 2) * k + LANES].as_ptr();
+            let w = self.weights[taps[0].0 + at..][..(S - 1) * k + LANES].as_ptr();
+            let mut weights = [[T::ZERO; LANES]; S];
+            for (s, weights) in weights.iter_mut().enumerate() {
+                // SAFETY: of LANES elements each, which end with the slice or before.
+                *weights = unsafe { *w.add(s * k).cast() };
+            }
+            for i in 0..P + S - 1 {
+                let i = if BACK { P + S - 2 - i } else { i };
+                // SAFETY: as above.
+                let x: [T; LANES] = unsafe { *x.add(i * k).cast() };
+                for (s, weights) in weights.iter().enumerate() {
+                    // Pixel p reads, by tap s, neighbour p + s, or with BACK p + S - 1 - s.
+                    let before = if BACK { S - 1 - s } else { s };
+                    if i < before || i - before >= P {
+                        continue;
+                    }
+                    let sums = &mut sums[i - before];
+                    for l in 0..LANES {
+                        sums[l] = x[l].mul_add(weights[l], sums[l]);
+                    }
+                }
+            }
+        }
+        self.finish(at, &sums, out);
     }
 
     #[inline(always)]
-    fn body<const P: usize, const FUSED: bool>(&self, out: &mut [T]) {
+    fn body<const P: usize, const WIDE: usize, const FUSED: bool>(&self, out: &mut [T]) {
         let k = out.len() / P;
         let mut at = 0;
+        while at + WIDE <= k {
+            self.channels::<P, WIDE, FUSED>(at, out);
+            at += WIDE;
+        }
         while at + LANES <= k {
             self.channels::<P, LANES, FUSED>(at, out);
             at += LANES;
         }
+        if at < k && k >= LANES && !matches!(self.epilogue.residual, Residual::Within) {
+            // Some of them once more, which gives the same values.
+            return self.channels::<P, LANES, FUSED>(k - LANES, out);
+        }
+        self.few::<P, FUSED>(at, out);
+    }
+
+    /// The channels from `at` on, few at a time.
+    #[inline(always)]
+    fn few<const P: usize, const FUSED: bool>(&self, mut at: usize, out: &mut [T]) {
+        let k = out.len() / P;
         while at + 4 <= k {
             self.channels::<P, 4, FUSED>(at, out);
             at += 4;
@@ -160,13 +267,7 @@ impl<T: Float> Task<'_, T> {
         at: usize,
         out: &mut [T],
     ) {
-        let k = out.len() / P;
-        let mut sums = [[T::ZERO; N]; P];
-        if let Some(bias) = self.epilogue.bias {
-            for sums in &mut sums {
-                sums.copy_from_slice(&bias[at..at + N]);
-            }
-        }
+        let mut sums = self.start_sums::<P, N>(at);
         for &(weight, source) in self.taps {
             let weights = &self.weights[weight + at..][..N];
             let x = &self.x[source + at..][..(P - 1) * self.step + N];
@@ -184,6 +285,24 @@ impl<T: Float> Task<'_, T> {
                 }
             }
         }
+        self.finish(at, &sums, out);
+    }
+
+    /// What the sums of N channels from `at` on start from.
+    #[inline(always)]
+    fn start_sums<const P: usize, const N: usize>(&self, at: usize) -> [[T; N]; P] {
+        let mut sums = [[T::ZERO; N]; P];
+        if let Some(bias) = self.epilogue.bias {
+            for sums in &mut sums {
+                sums.copy_from_slice(&bias[at..at + N]);
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn finish<const P: usize, const N: usize>(&self, at: usize, sums: &[[T; N]; P], out: &mut [T]) {
+        let k = out.len() / P;
         for (p, sums) in sums.iter().enumerate() {
             let to = &mut out[p * k + at..][..N];
             self.epilogue
@@ -219,24 +338,187 @@ fn add_products<T: Float, const FUSED: bool>(sums: &mut [T], a: &[T], b: &[T]) {
 }
 
 /// `out` (R S, K): for each tap the sum over pixels of x times gy.
+///
+/// Pixels of a line that see all taps of a kernel row are added in registers. (Pixel by
+/// pixel, with the sums in the first-level cache, stores limited it to a third.)
 pub fn weight_gradient<T: Float>(x: &[T], gy: &[T], map: &Map, k: usize, out: &mut [T]) {
     let pixels = map.pixels();
     let parts = (pixels / 64).clamp(1, PARTS);
     let each = pixels.div_ceil(parts);
+    let width = map.target[1];
+    let whole = |&j: &usize| (0..map.kernel[1]).all(|s| map.along(1, j, s).is_some());
+    // Without a stretch of them, all are edges.
+    let first_whole = (0..width).find(whole).unwrap_or(width);
+    let whole = first_whole..first_whole + (first_whole..width).take_while(whole).count();
     let mut partial = vec![T::ZERO; parts * out.len()];
     partial
         .par_chunks_mut(out.len())
         .enumerate()
         .for_each(|(part, sums)| {
             let mut taps = Vec::new();
-            for p in part * each..((part + 1) * each).min(pixels) {
-                reads(map, p, k, &mut taps);
-                spread(x, &taps, &gy[p * k..(p + 1) * k], sums);
+            let mut edges = |pixels: Range<usize>, sums: &mut [T]| {
+                for p in pixels {
+                    reads(map, p, k, &mut taps);
+                    spread(x, &taps, &gy[p * k..(p + 1) * k], sums);
+                }
+            };
+            let mut p = part * each;
+            let last = ((part + 1) * each).min(pixels);
+            while p < last {
+                let [image, row, column] = map.place(p);
+                let end = (p + width - column).min(last);
+                // The part of the line whose pixels see all taps.
+                let at = |j: usize| (p - column + j).clamp(p, end);
+                let inner = at(whole.start)..at(whole.end);
+                if inner.is_empty() || !Line::<T>::suits(map.kernel[1], k) {
+                    edges(p..end, sums);
+                } else {
+                    edges(p..inner.start, sums);
+                    let j = inner.start + column - p;
+                    let line = Line {
+                        x,
+                        gy: &gy[inner.start * k..inner.end * k],
+                        k,
+                        step: map.geometry.stride[1] * k,
+                        tap: map.geometry.dilation[1] * k,
+                    };
+                    for r in 0..map.kernel[0] {
+                        let from = map.along(0, row, r).zip(map.along(1, j, 0));
+                        if let Some((i, j)) = from {
+                            let from = map.source_pixel(image, i, j) * k;
+                            let taps = r * map.kernel[1] * k;
+                            line.add(map.kernel[1], from, &mut sums[taps..]);
+                        }
+                    }
+                    edges(inner.end..end, sums);
+                }
+                p = end;
             }
         });
     out.fill(T::ZERO);
     for part in partial.chunks(out.len()) {
         out.iter_mut().zip(part).for_each(|(o, &p)| *o += p);
+    }
+}
+
+/// Neighbouring pixels and a row of taps that all of them see.
+struct Line<'a, T> {
+    x: &'a [T],
+    /// (pixels, K)
+    gy: &'a [T],
+    k: usize,
+    /// Elements from what a pixel reads to what the next one does, and from tap to tap.
+    step: usize,
+    tap: usize,
+}
+
+impl<T: Float> Line<'_, T> {
+    fn suits(taps: usize, k: usize) -> bool {
+        matches!(taps, 1 | 2 | 3 | 4 | 5 | 7 | 8) && k >= LANES
+    }
+
+    /// Adds to the sums of `taps` taps, (taps, K), the first of which reads from `from` on.
+    fn add(&self, taps: usize, from: usize, sums: &mut [T]) {
+        #[cfg(target_arch = "x86_64")]
+        if has_wide_vectors() {
+            // SAFETY: the processor has the instructions.
+            unsafe { self.add_avx512(taps, from, sums) };
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has the instructions.
+            unsafe { self.add_avx2(taps, from, sums) };
+            return;
+        }
+        self.body::<{ cfg!(target_arch = "aarch64") }>(taps, from, sums);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn add_avx2(&self, taps: usize, from: usize, sums: &mut [T]) {
+        self.body::<true>(taps, from, sums);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+    fn add_avx512(&self, taps: usize, from: usize, sums: &mut [T]) {
+        self.body::<true>(taps, from, sums);
+    }
+
+    /// As many channels at once as keep several additions under way.
+    #[inline(always)]
+    fn body<const FUSED: bool>(&self, taps: usize, from: usize, sums: &mut [T]) {
+        match taps {
+            1 => self.channels::<1, { 4 * LANES }, FUSED>(from, sums),
+            2 => self.channels::<2, { 4 * LANES }, FUSED>(from, sums),
+            3 => self.channels::<3, { 2 * LANES }, FUSED>(from, sums),
+            4 => self.channels::<4, { 2 * LANES }, FUSED>(from, sums),
+            5 => self.channels::<5, LANES, FUSED>(from, sums),
+            7 => self.channels::<7, LANES, FUSED>(from, sums),
+            _ => self.channels::<8, LANES, FUSED>(from, sums),
+        }
+    }
+
+    #[inline(always)]
+    fn channels<const S: usize, const N: usize, const FUSED: bool>(
+        &self,
+        from: usize,
+        sums: &mut [T],
+    ) {
+        let pixels = self.gy.len() / self.k;
+        let reach = (pixels - 1) * self.step + (S - 1) * self.tap + self.k;
+        let x = &self.x[from..][..reach];
+        let sums = &mut sums[..S * self.k];
+        let mut at = 0;
+        while at + N <= self.k {
+            self.sum::<S, N, FUSED>(x, at, 0, sums);
+            at += N;
+        }
+        while at + LANES <= self.k {
+            self.sum::<S, LANES, FUSED>(x, at, 0, sums);
+            at += LANES;
+        }
+        if at < self.k {
+            let first = self.k - LANES;
+            self.sum::<S, LANES, FUSED>(x, first, at - first, sums);
+        }
+    }
+
+    /// N channels from `at` on, of which the first `skipped` are not stored.
+    #[inline(always)]
+    fn sum<const S: usize, const N: usize, const FUSED: bool>(
+        &self,
+        x: &[T],
+        at: usize,
+        skipped: usize,
+        sums: &mut [T],
+    ) {
+        let k = self.k;
+        let mut all = [[T::ZERO; N]; S];
+        for (s, all) in all.iter_mut().enumerate() {
+            all.copy_from_slice(&sums[s * k + at..][..N]);
+        }
+        let (x, gy) = (x[at..].as_ptr(), self.gy[at..].as_ptr());
+        for p in 0..self.gy.len() / k {
+            // SAFETY: `channels` cut x for the last tap of the last pixel, and N channels
+            // from `at` on are channels.
+            let gy = unsafe { *gy.add(p * k).cast::<[T; N]>() };
+            for (s, all) in all.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let x = unsafe { *x.add(p * self.step + s * self.tap).cast::<[T; N]>() };
+                for l in 0..N {
+                    all[l] = if FUSED {
+                        x[l].mul_add(gy[l], all[l])
+                    } else {
+                        all[l] + x[l] * gy[l]
+                    };
+                }
+            }
+        }
+        for (s, all) in all.iter().enumerate() {
+            sums[s * k + at + skipped..][..N - skipped].copy_from_slice(&all[skipped..]);
+        }
     }
 }
 

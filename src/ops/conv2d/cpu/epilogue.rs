@@ -80,10 +80,14 @@ impl<T: Float> Epilogue<'_, T> {
     /// one by one, because it might overlap.
     #[inline(always)]
     pub fn write_array<const N: usize>(&self, start: usize, mut sums: [T; N], to: &mut [T]) {
+        // Of known length: otherwise what is written was copied by a call.
+        let Some(to) = to.first_chunk_mut::<N>() else {
+            unreachable!("as many outputs as sums");
+        };
         let added = match self.residual {
             Residual::None => None,
             Residual::Apart(residual) => residual[start..].first_chunk::<N>(),
-            Residual::Within => to.first_chunk::<N>(),
+            Residual::Within => Some(&*to),
         };
         if let Some(&added) = added {
             for i in 0..N {
@@ -99,11 +103,11 @@ impl<T: Float> Epilogue<'_, T> {
                 }
             }
             Some(f) => {
-                to.copy_from_slice(&sums);
+                *to = sums;
                 return scalar::apply_in_place(f, to);
             }
         }
-        to.copy_from_slice(&sums);
+        *to = sums;
     }
 }
 

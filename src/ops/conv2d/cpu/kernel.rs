@@ -10,14 +10,13 @@ use std::ops::Range;
 
 use super::epilogue::{Epilogue, Residual, leaky_relu};
 use crate::dtype::Float;
-use crate::ops::matmul::cpu::kernel::{MR, Sums, fetch_share, multiply_add, prefetch};
+use crate::ops::matmul::cpu::kernel::{
+    Sums, WIDE_ROWS, fetch_share, has_wide_vectors, multiply_add, prefetch,
+};
 use crate::ops::pointwise::Function;
 
-/// A tap that lies in the padding.
-pub const OUTSIDE: usize = usize::MAX;
-
 /// Pixels of a tile that see the same taps.
-pub struct Block {
+pub struct Block<const MR: usize> {
     /// Places in the tile; the last is repeated where fewer are left.
     pub pixels: [usize; MR],
     pub count: usize,
@@ -25,27 +24,27 @@ pub struct Block {
     pub taps: Range<usize>,
 }
 
-/// Per tap: its place among the weights, and where each pixel's run begins.
-pub type Reads = (usize, [usize; MR]);
+/// Per tap: its place among the weights, and each pixel's run, of zeros where it
+/// lies in the padding. Pointers, because a check of bounds for each run of each
+/// panel cost a tenth of short runs; who makes a table checks them once.
+pub type Reads<T, const MR: usize> = (usize, [*const T; MR]);
 
-/// One tile times one panel.
-pub struct Task<'a, T, const NR: usize> {
-    pub source: &'a [T],
-    /// As many zeros as a run is long, read in place of the padding.
-    pub zeros: &'a [T],
-    /// (taps, run, NR).
-    pub panel: &'a [T],
-    /// Elements per tap.
+/// One tile times some panels.
+pub struct Task<'a, T, const NR: usize, const MR: usize> {
+    /// Panels, each (taps, run, NR).
+    pub panels: &'a [T],
+    /// Elements of a panel, and per tap.
+    pub panel: usize,
     pub run: usize,
     /// What is read soon: asked for a little with every block.
     pub ahead: &'a [T],
-    pub blocks: &'a [Block],
-    pub table: &'a [Reads],
-    /// What the sums start from.
-    pub bias: [T; NR],
-    /// How many of the panel's channels exist.
+    pub blocks: &'a [Block<MR>],
+    pub table: &'a [Reads<T, MR>],
+    /// What the sums start from: NR for each panel.
+    pub bias: &'a [T],
+    /// Channels that the panels have together.
     pub width: usize,
-    /// Elements per pixel of the tile, and the first of the panel's.
+    /// Elements per pixel of the tile, and the first of the panels'.
     pub row: usize,
     pub column: usize,
     /// The tile's first element among all outputs.
@@ -53,100 +52,120 @@ pub struct Task<'a, T, const NR: usize> {
     pub epilogue: &'a Epilogue<'a, T>,
 }
 
-/// Bytes of weights that are multiplied with all blocks before the next ones
-/// are read: half of a small first-level cache, whose other half the runs need.
-const WEIGHT_BYTES: usize = 16 << 10;
-
-/// Writes the channels of a panel to a tile. `parked` is room for the sums of
-/// blocks that are not finished at once; it is kept between calls.
-pub fn multiply<T: Float, const NR: usize>(
-    task: &Task<T, NR>,
-    parked: &mut Vec<Sums<T, NR>>,
+/// Writes the channels of some panels to a tile.
+///
+/// All panels of a block follow each other: its pixels stay in the first-level
+/// cache, where the panels pass through from the second, and its results are
+/// written side by side. (A panel at a time for all blocks, in parts that fit the
+/// first level and with the sums parked between these, was a tenth slower: results
+/// then come in pieces of a line or two, a pixel apart.)
+///
+/// # Safety
+/// Each run of the table has `task.run` elements.
+pub unsafe fn multiply<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
     tile: &mut [T],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-        // SAFETY: the processor has the instructions.
-        unsafe { multiply_avx2(task, parked, tile) };
+    if MR == WIDE_ROWS && has_wide_vectors() {
+        // SAFETY: the processor has the instructions, and the runs are promised above.
+        unsafe { multiply_avx512(task, tile) };
         return;
     }
-    body::<T, NR, { cfg!(target_arch = "aarch64") }>(task, parked, tile);
+    #[cfg(target_arch = "x86_64")]
+    if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+        // SAFETY: the processor has the instructions, and the runs are promised above.
+        unsafe { multiply_avx2(task, tile) };
+        return;
+    }
+    // SAFETY: as promised above.
+    unsafe { body::<T, NR, MR, { cfg!(target_arch = "aarch64") }>(task, tile) };
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn multiply_avx2<T: Float, const NR: usize>(
-    task: &Task<T, NR>,
-    parked: &mut Vec<Sums<T, NR>>,
+unsafe fn multiply_avx2<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
     tile: &mut [T],
 ) {
-    body::<T, NR, true>(task, parked, tile);
+    // SAFETY: as the caller promises.
+    unsafe { body::<T, NR, MR, true>(task, tile) };
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+unsafe fn multiply_avx512<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
+    tile: &mut [T],
+) {
+    // SAFETY: as the caller promises.
+    unsafe { body::<T, NR, MR, true>(task, tile) };
 }
 
 /// `FUSED`: whether a fused multiply-add is one instruction.
 #[inline(always)]
-fn body<T: Float, const NR: usize, const FUSED: bool>(
-    task: &Task<T, NR>,
-    parked: &mut Vec<Sums<T, NR>>,
+unsafe fn body<T: Float, const NR: usize, const MR: usize, const FUSED: bool>(
+    task: &Task<T, NR, MR>,
     tile: &mut [T],
 ) {
-    let fit = (WEIGHT_BYTES / (NR * size_of::<T>())).max(1);
-    let most = task.blocks.iter().map(|b| b.taps.len()).max().unwrap_or(0);
-    if most * task.run <= fit || task.blocks.len() == 1 {
-        for (i, block) in task.blocks.iter().enumerate() {
-            fetch(task, block, tile);
-            fetch_share(task.ahead, i, task.blocks.len());
-            let taps = &task.table[block.taps.clone()];
-            let sums = add::<T, NR, FUSED>(task, taps, 0..task.run, [task.bias; MR]);
-            store(task, block, sums, tile);
+    let panels = task.panels.len() / task.panel;
+    let parts = task.blocks.len() * panels;
+    for (i, block) in task.blocks.iter().enumerate() {
+        let taps = &task.table[block.taps.clone()];
+        let places = Places::of(task, block, tile);
+        for p in 0..panels {
+            fetch_share(task.ahead, i * panels + p, parts);
+            let channel = p * NR;
+            fetch::<T, NR, MR>(&places, channel);
+            let panel = &task.panels[p * task.panel..(p + 1) * task.panel];
+            let mut bias = [T::ZERO; NR];
+            bias.copy_from_slice(&task.bias[channel..channel + NR]);
+            // SAFETY: the runs have `task.run` elements.
+            let sums = unsafe { add::<T, NR, MR, FUSED>(task.run, taps, panel, [bias; MR]) };
+            store(task, block, (&places, channel), sums);
         }
-        return;
-    }
-    // Whole taps where several fit, otherwise parts of one, so that the order
-    // of the additions stays (tap, channel).
-    let (taps, part) = ((fit / task.run).max(1), fit.min(task.run));
-    parked.clear();
-    parked.resize(task.blocks.len(), [task.bias; MR]);
-    for first in (0..most).step_by(taps) {
-        for from in (0..task.run).step_by(part) {
-            let channels = from..(from + part).min(task.run);
-            for (i, (block, sums)) in task.blocks.iter().zip(&mut *parked).enumerate() {
-                if (first, from) == (0, 0) {
-                    fetch_share(task.ahead, i, task.blocks.len());
-                }
-                let all = &task.table[block.taps.clone()];
-                let some = &all[first.min(all.len())..(first + taps).min(all.len())];
-                *sums = add::<T, NR, FUSED>(task, some, channels.clone(), *sums);
-            }
-        }
-    }
-    for (block, sums) in task.blocks.iter().zip(&*parked) {
-        store(task, block, *sums, tile);
     }
 }
 
-/// `sums` plus `channels` of the given taps times their weights.
-#[inline(always)]
-fn add<T: Float, const NR: usize, const FUSED: bool>(
-    task: &Task<T, NR>,
-    taps: &[Reads],
-    channels: Range<usize>,
-    mut sums: Sums<T, NR>,
-) -> Sums<T, NR> {
-    let run = task.run;
-    assert!(channels.start <= channels.end && channels.end <= run);
-    for &(tap, starts) in taps {
-        let weights = &task.panel[tap * run * NR..][..run * NR];
-        let mut rows = [task.zeros[channels.clone()].as_ptr(); MR];
-        for (row, start) in rows.iter_mut().zip(starts) {
-            if start != OUTSIDE {
-                *row = task.source[start..][..run][channels.clone()].as_ptr();
+/// Where the first channel of each pixel of a block lies.
+struct Places<T, const MR: usize> {
+    to: [*mut T; MR],
+    residual: Option<[*const T; MR]>,
+}
+
+impl<T: Float, const MR: usize> Places<T, MR> {
+    /// After a check that `task.width` channels from there on are in the tile, and in
+    /// the residual.
+    #[inline(always)]
+    fn of<const NR: usize>(task: &Task<T, NR, MR>, block: &Block<MR>, tile: &mut [T]) -> Self {
+        let at = block.pixels.map(|pixel| pixel * task.row + task.column);
+        let end = at.into_iter().fold(0, usize::max) + task.width;
+        let tile = tile[..end].as_mut_ptr();
+        let to = at.map(|at| tile.wrapping_add(at));
+        let residual = match task.epilogue.residual {
+            Residual::None => None,
+            Residual::Apart(residual) => {
+                let residual = residual[task.start..][..end].as_ptr();
+                Some(at.map(|at| residual.wrapping_add(at)))
             }
-        }
-        let weights = weights[channels.start * NR..].as_ptr();
-        // SAFETY: `weights` has at least as many times NR elements as there
-        // are channels, and each row as many.
-        sums = unsafe { multiply_add::<T, NR, FUSED>(rows, weights, channels.len(), sums) };
+            Residual::Within => Some(to.map(<*mut T>::cast_const)),
+        };
+        Self { to, residual }
+    }
+}
+
+/// `sums` plus the given taps times their weights.
+#[inline(always)]
+unsafe fn add<T: Float, const NR: usize, const MR: usize, const FUSED: bool>(
+    run: usize,
+    taps: &[Reads<T, MR>],
+    panel: &[T],
+    mut sums: Sums<T, NR, MR>,
+) -> Sums<T, NR, MR> {
+    for &(tap, rows) in taps {
+        let weights = panel[tap * run * NR..][..run * NR].as_ptr();
+        // SAFETY: `weights` has NR times `run` elements, and each row `run`.
+        sums = unsafe { multiply_add::<T, NR, MR, FUSED>(rows, weights, run, sums) };
     }
     sums
 }
@@ -155,12 +174,14 @@ fn add<T: Float, const NR: usize, const FUSED: bool>(
 /// block is multiplied. Lines of different pixels are far apart, which no
 /// processor foresees by itself.
 #[inline(always)]
-fn fetch<T: Float, const NR: usize>(task: &Task<T, NR>, block: &Block, tile: &[T]) {
-    for pixel in block.pixels {
-        let at = pixel * task.row + task.column;
-        prefetch(tile.as_ptr().wrapping_add(at));
-        if let Residual::Apart(residual) = task.epilogue.residual {
-            prefetch(residual.as_ptr().wrapping_add(task.start + at));
+fn fetch<T: Float, const NR: usize, const MR: usize>(places: &Places<T, MR>, channel: usize) {
+    for line in (channel..channel + NR).step_by(64 / size_of::<T>()) {
+        for to in places.to {
+            prefetch(to.wrapping_add(line));
+        }
+        // Where it lies apart: what has been asked for costs nothing.
+        for residual in places.residual.into_iter().flatten() {
+            prefetch(residual.wrapping_add(line));
         }
     }
 }
@@ -173,32 +194,24 @@ fn fetch<T: Float, const NR: usize>(task: &Task<T, NR>, block: &Block, tile: &[T
 /// or a residual read through a slice each sent them through memory, the last
 /// one by one, and cost as much as sixty multiplications of a block.
 #[inline(always)]
-fn store<T: Float, const NR: usize>(
-    task: &Task<T, NR>,
-    block: &Block,
-    mut sums: Sums<T, NR>,
-    tile: &mut [T],
+fn store<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
+    block: &Block<MR>,
+    (places, channel): (&Places<T, MR>, usize),
+    mut sums: Sums<T, NR, MR>,
 ) {
     let slope = match task.epilogue.activation {
         None => None,
         Some(Function::LeakyRelu(slope)) => Some(T::from_f64(slope)),
-        Some(_) => return store_any(task, block, &{ sums }, tile),
+        Some(_) => return store_any(task, block, (places, channel), &{ sums }),
     };
-    if task.width != NR || block.count != MR {
-        return store_any(task, block, &{ sums }, tile);
+    if task.width - channel < NR || block.count != MR {
+        return store_any(task, block, (places, channel), &{ sums });
     }
-    let at = |pixel: usize| pixel * task.row + task.column;
-    let end = at(block.pixels.into_iter().fold(0, usize::max)) + NR;
-    let to = tile[..end].as_mut_ptr();
-    let residual = match task.epilogue.residual {
-        Residual::None => None,
-        Residual::Apart(residual) => Some(residual[task.start..][..end].as_ptr()),
-        Residual::Within => Some(to.cast_const()),
-    };
-    if let Some(residual) = residual {
-        for (&pixel, sums) in block.pixels.iter().zip(&mut sums) {
-            // SAFETY: NR elements from there on end at `end` or before.
-            let added = unsafe { *residual.add(at(pixel)).cast::<[T; NR]>() };
+    if let Some(residual) = places.residual {
+        for (residual, sums) in residual.into_iter().zip(&mut sums) {
+            // SAFETY: the channel and those that follow it have been checked.
+            let added = unsafe { *residual.add(channel).cast::<[T; NR]>() };
             for (s, r) in sums.iter_mut().zip(added) {
                 *s += r;
             }
@@ -209,25 +222,27 @@ fn store<T: Float, const NR: usize>(
             *s = leaky_relu(*s, slope);
         }
     }
-    for (&pixel, sums) in block.pixels.iter().zip(&sums) {
+    for (to, sums) in places.to.into_iter().zip(&sums) {
         // SAFETY: as above.
-        unsafe { *to.add(at(pixel)).cast::<[T; NR]>() = *sums };
+        unsafe { *to.add(channel).cast::<[T; NR]>() = *sums };
     }
 }
 
 /// [`store`] of any block: not inlined, so that it takes no registers from the
 /// common one.
 #[inline(never)]
-fn store_any<T: Float, const NR: usize>(
-    task: &Task<T, NR>,
-    block: &Block,
-    sums: &Sums<T, NR>,
-    tile: &mut [T],
+fn store_any<T: Float, const NR: usize, const MR: usize>(
+    task: &Task<T, NR, MR>,
+    block: &Block<MR>,
+    (places, channel): (&Places<T, MR>, usize),
+    sums: &Sums<T, NR, MR>,
 ) {
-    for (pixel, sums) in block.pixels[..block.count].iter().zip(sums) {
-        let at = pixel * task.row + task.column;
-        let row = &mut tile[at..at + task.width];
-        task.epilogue
-            .write(task.start + at, &sums[..task.width], row);
+    let width = NR.min(task.width - channel);
+    for (i, sums) in sums.iter().enumerate().take(block.count) {
+        let at = task.start + block.pixels[i] * task.row + task.column + channel;
+        // SAFETY: the channel and those that follow it have been checked, and nothing
+        // else refers to them.
+        let row = unsafe { std::slice::from_raw_parts_mut(places.to[i].add(channel), width) };
+        task.epilogue.write(at, &sums[..width], row);
     }
 }

@@ -10,6 +10,9 @@
 //! loops of their own ([`depthwise`]), and 3x3 convolutions of stride 1 take
 //! fewer multiplications in f32 where that helps ([`winograd`], [`Way`],
 //! [`winograd_gradient`]).
+//!
+//! f32 is summed in 512-bit registers where a processor has them, by the same code
+//! with other numbers of rows and columns, and with the same bits (`same_bits`).
 
 mod dense;
 mod depthwise;
@@ -17,6 +20,8 @@ mod epilogue;
 mod kernel;
 mod map;
 mod pack;
+#[cfg(test)]
+mod same_bits;
 mod weight_gradient;
 mod winograd;
 mod winograd_gradient;
@@ -26,7 +31,9 @@ use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::Activation;
 use crate::ops::half::{is_half, widened};
-use crate::ops::matmul::cpu::kernel::{F32_COLUMNS, F64_COLUMNS};
+use crate::ops::matmul::cpu::kernel::{
+    F32_COLUMNS, F64_COLUMNS, MR, WIDE_COLUMNS, WIDE_ROWS, has_wide_vectors,
+};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
 use dense::Prologue;
@@ -52,7 +59,11 @@ pub(super) fn forward(
 }
 
 pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<Tensor> {
-    fn run<T: Float, const NR: usize>(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<Tensor> {
+    fn run<T: Float, const NR: usize, const MR: usize>(
+        gy: &Tensor,
+        w: &Tensor,
+        sizes: &Sizes,
+    ) -> Result<Tensor> {
         let op = "conv2d_input_gradient";
         let gy = channels_last(gy)?;
         let from = gy.dense_slice::<T>(op)?;
@@ -70,22 +81,23 @@ pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<T
             }));
         }
         if winograd::suits::<T>(sizes) {
-            let weights = Transformed::<T, NR>::new(w, sizes, true)?;
+            let weights = Transformed::<T, NR, 2>::new(w, sizes, true)?;
             return Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
-                winograd::run(from, &map, &weights, &Epilogue::NONE, out);
+                winograd::run::<T, NR, MR, 2>(from, &map, &weights, &Epilogue::NONE, out);
             }));
         }
         let weights = Packed::<T, NR>::transposed(w, sizes)?;
         Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
-            dense::run(from, &map, &weights, &Epilogue::NONE, out);
+            dense::run::<T, NR, MR>(from, &map, &weights, &Epilogue::NONE, out);
         }))
     }
     if is_half(gy) || is_half(w) {
         return widened([gy, w], |[gy, w]| input_gradient(gy, w, sizes));
     }
     match same_floats("conv2d_input_gradient", gy, w)? {
-        DType::F64 => run::<f64, F64_COLUMNS>(gy, w, sizes),
-        _ => run::<f32, F32_COLUMNS>(gy, w, sizes),
+        DType::F64 => run::<f64, F64_COLUMNS, MR>(gy, w, sizes),
+        _ if has_wide_vectors() => run::<f32, WIDE_COLUMNS, WIDE_ROWS>(gy, w, sizes),
+        _ => run::<f32, F32_COLUMNS, MR>(gy, w, sizes),
     }
 }
 
@@ -160,18 +172,20 @@ pub(crate) enum Way {
 
 /// Weights and bias in the order in which the CPU reads them.
 pub(crate) enum Weights {
-    F32(Prepared<f32, F32_COLUMNS>),
-    F64(Prepared<f64, F64_COLUMNS>),
+    F32(Prepared<f32, F32_COLUMNS, MR>),
+    /// For 512-bit registers.
+    Wide(Prepared<f32, WIDE_COLUMNS, WIDE_ROWS>),
+    F64(Prepared<f64, F64_COLUMNS, MR>),
 }
 
-pub(crate) struct Prepared<T, const NR: usize> {
+pub(crate) struct Prepared<T, const NR: usize, const MR: usize> {
     kind: Kind<T, NR>,
     bias: Option<Vec<T>>,
 }
 
 enum Kind<T, const NR: usize> {
     Dense(Packed<T, NR>),
-    Winograd(Transformed<T, NR>),
+    Winograd(Transformed<T, NR, 4>),
     Depthwise { taps: Vec<T>, times: usize },
 }
 
@@ -182,6 +196,7 @@ impl Weights {
     /// Not f32 or f64, or a bias of another dtype.
     pub fn new(w: &Tensor, bias: Option<&Tensor>, sizes: &Sizes, way: Way) -> Result<Self> {
         match w.dtype() {
+            DType::F32 if has_wide_vectors() => Ok(Self::Wide(Prepared::new(w, bias, sizes, way)?)),
             DType::F32 => Ok(Self::F32(Prepared::new(w, bias, sizes, way)?)),
             DType::F64 => Ok(Self::F64(Prepared::new(w, bias, sizes, way)?)),
             other => Err(Error::dtype("conv2d", &[other], "f32 or f64 is needed")),
@@ -198,6 +213,7 @@ impl Weights {
     ) -> Result<Tensor> {
         match self {
             Self::F32(p) => p.run(x, residual, activation, sizes),
+            Self::Wide(p) => p.run(x, residual, activation, sizes),
             Self::F64(p) => p.run(x, residual, activation, sizes),
         }
     }
@@ -207,6 +223,7 @@ impl Weights {
     pub fn activates(&self, x: &Tensor, sizes: &Sizes) -> bool {
         let dense = match self {
             Self::F32(p) => matches!(p.kind, Kind::Dense(_)),
+            Self::Wide(p) => matches!(p.kind, Kind::Dense(_)),
             Self::F64(p) => matches!(p.kind, Kind::Dense(_)),
         };
         let pointwise = sizes.kernel == [1, 1] && sizes.geometry == Conv2d::default();
@@ -227,6 +244,7 @@ impl Weights {
     ) -> Result<Tensor> {
         match self {
             Self::F32(p) => p.run_activated(x, numbers, activation, sizes),
+            Self::Wide(p) => p.run_activated(x, numbers, activation, sizes),
             Self::F64(p) => p.run_activated(x, numbers, activation, sizes),
         }
     }
@@ -241,6 +259,7 @@ impl Weights {
     ) -> Result<()> {
         match self {
             Self::F32(p) => p.run_into(x, activation, sizes, y),
+            Self::Wide(p) => p.run_into(x, activation, sizes, y),
             Self::F64(p) => p.run_into(x, activation, sizes, y),
         }
     }
@@ -255,12 +274,13 @@ impl Weights {
     ) -> Result<Tensor> {
         match self {
             Self::F32(p) => p.run_onto(x, residual, activation, sizes),
+            Self::Wide(p) => p.run_onto(x, residual, activation, sizes),
             Self::F64(p) => p.run_onto(x, residual, activation, sizes),
         }
     }
 }
 
-impl<T: Float, const NR: usize> Prepared<T, NR> {
+impl<T: Float, const NR: usize, const MR: usize> Prepared<T, NR, MR> {
     fn new(w: &Tensor, bias: Option<&Tensor>, sizes: &Sizes, way: Way) -> Result<Self> {
         let kind = match depth_multiplier(sizes) {
             Some(times) => Kind::Depthwise {
@@ -331,7 +351,13 @@ impl<T: Float, const NR: usize> Prepared<T, NR> {
         Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
             let whole = Window::whole(sizes.channels[1]);
             let map = Map::forward(sizes);
-            dense::run_into((xs, Some(prologue)), &map, weights, &epilogue, (out, whole));
+            dense::run_into::<T, NR, MR>(
+                (xs, Some(prologue)),
+                &map,
+                weights,
+                &epilogue,
+                (out, whole),
+            );
         }))
     }
 
@@ -352,8 +378,12 @@ impl<T: Float, const NR: usize> Prepared<T, NR> {
         let epilogue = self.epilogue(activation);
         let out = (y.dense_mut::<T>("conv2d")?, window);
         match &self.kind {
-            Kind::Dense(weights) => dense::run_into((xs, None), &map, weights, &epilogue, out),
-            Kind::Winograd(weights) => winograd::run_into(xs, &map, weights, &epilogue, out),
+            Kind::Dense(weights) => {
+                dense::run_into::<T, NR, MR>((xs, None), &map, weights, &epilogue, out)
+            }
+            Kind::Winograd(weights) => {
+                winograd::run_into::<T, NR, MR, 4>(xs, &map, weights, &epilogue, out)
+            }
             Kind::Depthwise { .. } => {
                 return Err(Error::op("conv2d", "internal: depthwise into a window"));
             }
@@ -398,8 +428,10 @@ impl<T: Float, const NR: usize> Prepared<T, NR> {
     fn write(&self, x: &[T], sizes: &Sizes, epilogue: &Epilogue<T>, out: &mut [T]) {
         let map = Map::forward(sizes);
         match &self.kind {
-            Kind::Dense(weights) => dense::run(x, &map, weights, epilogue, out),
-            Kind::Winograd(weights) => winograd::run(x, &map, weights, epilogue, out),
+            Kind::Dense(weights) => dense::run::<T, NR, MR>(x, &map, weights, epilogue, out),
+            Kind::Winograd(weights) => {
+                winograd::run::<T, NR, MR, 4>(x, &map, weights, epilogue, out)
+            }
             Kind::Depthwise { taps, times: 1 } => depthwise::run(x, &map, taps, epilogue, out),
             Kind::Depthwise { taps, times } => {
                 let wide = depthwise::repeated(x, *times);

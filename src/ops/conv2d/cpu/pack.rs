@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::ops::conv2d::Sizes;
 use crate::tensor::Tensor;
 
-/// Below this many input channels the taps of a pixel are gathered to one run.
+/// Below this many input channels the taps of a kernel's row are one run.
 const FEW_CHANNELS: usize = 8;
 
 /// Weights as panels of NR output channels, (group, panel, tap, run, NR) with
@@ -21,7 +21,8 @@ pub struct Packed<T, const NR: usize> {
     taps: usize,
     /// Elements per tap.
     pub run: usize,
-    /// Whether all taps are one, whose run is a patch in the order (tap, channel).
+    /// Whether a tap is a row of the kernel, whose run is in the order (column,
+    /// channel).
     pub merged: bool,
 }
 
@@ -35,17 +36,22 @@ fn merges(sizes: &Sizes) -> bool {
 }
 
 impl<T: Float, const NR: usize> Packed<T, NR> {
-    /// For [`Map::forward`]: a tap's run is the input channels of a group.
+    /// For [`Map::forward`]: a tap's run is the input channels of a group, or of all
+    /// columns of the kernel.
     pub fn forward(w: &Tensor, sizes: &Sizes) -> Result<Self> {
         let [k, c, r, s] = sizes.w_shape();
         let outputs = k / sizes.geometry.groups;
         let merged = merges(sizes);
         let strides = strides(w);
-        let (taps, run) = if merged { (1, r * s * c) } else { (r * s, c) };
+        let (taps, run) = if merged { (r, s * c) } else { (r * s, c) };
         let mut packed = Self::empty(sizes, outputs, c, taps, run);
         packed.merged = merged;
         packed.fill(w, |group, output, tap, i| {
-            let (tap, channel) = if merged { (i / c, i % c) } else { (tap, i) };
+            let (tap, channel) = if merged {
+                (tap * s + i / c, i % c)
+            } else {
+                (tap, i)
+            };
             (group * outputs + output) * strides[0]
                 + channel * strides[1]
                 + tap / s * strides[2]
@@ -114,10 +120,9 @@ impl<T: Float, const NR: usize> Packed<T, NR> {
     }
 
     /// The panels of a group, in order.
-    pub fn of_group(&self, group: usize) -> impl Iterator<Item = &[T]> {
-        let panels = self.outputs.div_ceil(NR);
-        let size = self.panel_size();
-        self.panels[group * panels * size..(group + 1) * panels * size].chunks_exact(size)
+    pub fn of_group(&self, group: usize) -> &[T] {
+        let size = self.outputs.div_ceil(NR) * self.panel_size();
+        &self.panels[group * size..(group + 1) * size]
     }
 }
 

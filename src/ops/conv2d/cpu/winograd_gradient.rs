@@ -222,7 +222,7 @@ impl<T: Float> Task<'_, T> {
         for (i, tile) in tiles.enumerate() {
             let (image, rest) = (tile / (down * along), tile % (down * along));
             let tile = [image, rest / along * 2, rest % along * 2];
-            self.images.transform(
+            self.images.transform::<LANES, 2, false>(
                 tile,
                 &mut inputs[i * LANES..],
                 [count * self.blocks.inputs, count * LANES],

@@ -5,7 +5,8 @@
 //! the left matrix (for the second-level cache) and panels of 16 columns of the
 //! right one (each for the first-level cache), without gaps, so that the
 //! innermost loop ([`multiply_add`]) reads memory in sequence whatever the
-//! strides were.
+//! strides were. Where there are 512-bit registers panels have 32 columns, and rows
+//! are multiplied 12 at a time.
 //!
 //! An element of the result is the sum, in order, over blocks of the inner
 //! dimension of chains of fused multiply-adds. That depends neither on the
@@ -16,7 +17,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::kernel::{F32_COLUMNS, F64_COLUMNS, MR, multiply_add, prefetch, prefetch_far};
+use super::kernel::{
+    F32_COLUMNS, F64_COLUMNS, MR, WIDE_COLUMNS, WIDE_ROWS, has_wide_vectors, multiply_add,
+    prefetch, prefetch_far,
+};
 use super::transpose::transpose;
 use crate::device::cpu::with_scratch;
 use crate::dtype::{DType, Float};
@@ -77,7 +81,7 @@ impl Matrix {
 }
 
 /// What is done with finished elements while they are warm: it gets the row and
-/// the column of the first and up to 16 of a row.
+/// the column of the first and up to [`WIDE_COLUMNS`] of a row.
 pub(crate) type Finish<'a, T> = &'a (dyn Fn(usize, usize, &mut [T]) + Sync);
 
 /// `out = finish(a b)`, or `out = finish(out + a b)` with `accumulate`, of
@@ -139,7 +143,11 @@ impl<T: Float> Product<'_, T> {
         if tasks == 1 {
             return self.part(0..m, 0..n, out);
         }
-        let ([by_row, by_column], [height, width]) = grid([m, n], tasks);
+        let unit = match T::DTYPE {
+            DType::F32 if has_wide_vectors() => [WIDE_ROWS, WIDE_COLUMNS],
+            _ => [MR, F32_COLUMNS],
+        };
+        let ([by_row, by_column], [height, width]) = grid([m, n], tasks, unit);
         (0..by_row * by_column).into_par_iter().for_each(|i| {
             let (i, j) = (i / by_column * height, i % by_column * width);
             self.part(i..(i + height).min(m), j..(j + width).min(n), out);
@@ -148,8 +156,11 @@ impl<T: Float> Product<'_, T> {
 
     fn part(&self, rows: Range<usize>, columns: Range<usize>, out: Out<T>) {
         match T::DTYPE {
-            DType::F64 => part::<T, F64_COLUMNS>(self, rows, columns, out),
-            _ => part::<T, F32_COLUMNS>(self, rows, columns, out),
+            DType::F64 => part::<T, F64_COLUMNS, MR>(self, rows, columns, out),
+            DType::F32 if has_wide_vectors() => {
+                part::<T, WIDE_COLUMNS, WIDE_ROWS>(self, rows, columns, out);
+            }
+            _ => part::<T, F32_COLUMNS, MR>(self, rows, columns, out),
         }
     }
 }
@@ -157,15 +168,13 @@ impl<T: Float> Product<'_, T> {
 /// About `tasks` rectangles of a result (m, n): how many by row and column, and
 /// their sides. Of the possible cuts the one that copies least: every row of
 /// tasks copies the right matrix, and every column of tasks the left.
-fn grid([m, n]: [usize; 2], tasks: usize) -> ([usize; 2], [usize; 2]) {
+/// Sides are multiples of `unit`, the rows and columns of a tile.
+fn grid([m, n]: [usize; 2], tasks: usize, [tall, wide]: [usize; 2]) -> ([usize; 2], [usize; 2]) {
     let side = |size: usize, parts: usize, unit: usize| {
         size.div_ceil(parts).next_multiple_of(unit).min(size)
     };
     let cuts = (1..=tasks).map(|by_row| {
-        let sides = [
-            side(m, by_row, MR),
-            side(n, tasks.div_ceil(by_row), F32_COLUMNS),
-        ];
+        let sides = [side(m, by_row, tall), side(n, tasks.div_ceil(by_row), wide)];
         ([m.div_ceil(sides[0]), n.div_ceil(sides[1])], sides)
     });
     // Fewer tasks than wanted idle a thread, which costs more than any copy.
@@ -176,7 +185,7 @@ fn grid([m, n]: [usize; 2], tasks: usize) -> ([usize; 2], [usize; 2]) {
     cuts.min_by_key(cost).unwrap_or(([1, 1], [m, n]))
 }
 
-fn part<T: Float, const NR: usize>(
+fn part<T: Float, const NR: usize, const TALL: usize>(
     product: &Product<T>,
     rows: Range<usize>,
     columns: Range<usize>,
@@ -188,31 +197,49 @@ fn part<T: Float, const NR: usize>(
     with_scratch(left + right, |scratch: &mut [T]| {
         let room = scratch.split_at_mut(right);
         #[cfg(target_arch = "x86_64")]
-        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+        if TALL == WIDE_ROWS && has_wide_vectors() {
             // SAFETY: the processor has the instructions.
-            unsafe { part_avx2::<T, NR>(product, rows, columns, out, room) };
+            unsafe { part_avx512::<T, NR, TALL>(product, rows, columns, out, room) };
             return;
         }
-        body::<T, NR, { cfg!(target_arch = "aarch64") }>(product, rows, columns, out, room);
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has the instructions.
+            unsafe { part_avx2::<T, NR, TALL>(product, rows, columns, out, room) };
+            return;
+        }
+        body::<T, NR, TALL, { cfg!(target_arch = "aarch64") }>(product, rows, columns, out, room);
     });
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn part_avx2<T: Float, const NR: usize>(
+fn part_avx2<T: Float, const NR: usize, const TALL: usize>(
     product: &Product<T>,
     rows: Range<usize>,
     columns: Range<usize>,
     out: Out<T>,
     room: (&mut [T], &mut [T]),
 ) {
-    body::<T, NR, true>(product, rows, columns, out, room);
+    body::<T, NR, TALL, true>(product, rows, columns, out, room);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+fn part_avx512<T: Float, const NR: usize, const TALL: usize>(
+    product: &Product<T>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    out: Out<T>,
+    room: (&mut [T], &mut [T]),
+) {
+    body::<T, NR, TALL, true>(product, rows, columns, out, room);
 }
 
 /// One rectangle of the result. `FUSED`: whether a fused multiply-add is one
 /// instruction.
 #[inline(always)]
-fn body<T: Float, const NR: usize, const FUSED: bool>(
+fn body<T: Float, const NR: usize, const TALL: usize, const FUSED: bool>(
     product: &Product<T>,
     rows: Range<usize>,
     columns: Range<usize>,
@@ -232,30 +259,65 @@ fn body<T: Float, const NR: usize, const FUSED: bool>(
             };
             for (i, rows) in cut(rows.clone(), ROWS).enumerate() {
                 copy_rows::<T, FUSED>(product.a, rows.clone(), inner.clone(), left);
-                let tiles = rows.len().div_ceil(MR);
                 for (j, columns) in cut(columns.clone(), NR).enumerate() {
                     // Kept only if there are rows to come; otherwise one place
                     // serves for all, and stays in the first-level cache.
                     let place = if once { 0 } else { j };
                     let panel = &mut panels[place * NR * depth..][..NR * depth];
-                    if i == 0 {
-                        copy_panel::<T, NR, FUSED>(
-                            product.b,
-                            inner.clone(),
-                            columns.clone(),
-                            panel,
-                        );
-                    }
-                    for (t, some) in cut(rows.clone(), MR).enumerate() {
-                        if i == 0 {
-                            let next = columns.end;
-                            fetch_panel::<T, NR>(product.b, inner.clone(), next, [t, tiles]);
-                        }
-                        let left = &left[(some.start - rows.start) * depth..];
-                        let from = (&left[..some.len() * depth], &*panel);
-                        store.tile::<NR, FUSED>(from, some, columns.clone());
+                    let step = Step {
+                        b: product.b,
+                        inner: inner.clone(),
+                        rows: rows.clone(),
+                        columns,
+                        first: i == 0,
+                    };
+                    // The last columns of many are often few: half a panel then does.
+                    if NR == WIDE_COLUMNS && step.columns.len() <= F32_COLUMNS {
+                        let panel = &mut panel[..F32_COLUMNS * depth];
+                        step.run::<F32_COLUMNS, TALL, FUSED>(&store, left, panel);
+                    } else {
+                        step.run::<NR, TALL, FUSED>(&store, left, panel);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Some rows times a panel.
+struct Step<'a, T> {
+    b: (&'a [T], Matrix),
+    inner: Range<usize>,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    /// Whether the panel is still to be copied.
+    first: bool,
+}
+
+impl<T: Float> Step<'_, T> {
+    #[inline(always)]
+    fn run<const NR: usize, const TALL: usize, const FUSED: bool>(
+        &self,
+        store: &Store<T>,
+        left: &[T],
+        panel: &mut [T],
+    ) {
+        let (depth, columns) = (self.inner.len(), self.columns.clone());
+        if self.first {
+            copy_panel::<T, NR, FUSED>(self.b, self.inner.clone(), columns.clone(), panel);
+        }
+        let tiles = self.rows.len().div_ceil(TALL);
+        for (t, some) in cut(self.rows.clone(), TALL).enumerate() {
+            if self.first {
+                let next = columns.end;
+                fetch_panel::<T, NR>(self.b, self.inner.clone(), next, [t, tiles]);
+            }
+            let left = &left[(some.start - self.rows.start) * depth..];
+            let from = (&left[..some.len() * depth], &*panel);
+            if TALL > MR && some.len() <= MR {
+                store.tile::<NR, MR, FUSED>(from, some, columns.clone());
+            } else {
+                store.tile::<NR, TALL, FUSED>(from, some, columns.clone());
             }
         }
     }
@@ -284,9 +346,9 @@ struct Store<'a, T> {
 }
 
 impl<T: Float> Store<'_, T> {
-    /// Up to MR rows of the left matrix times a panel.
+    /// Up to TALL rows of the left matrix times a panel.
     #[inline(always)]
-    fn tile<const NR: usize, const FUSED: bool>(
+    fn tile<const NR: usize, const TALL: usize, const FUSED: bool>(
         &self,
         (left, panel): (&[T], &[T]),
         rows: Range<usize>,
@@ -294,7 +356,7 @@ impl<T: Float> Store<'_, T> {
     ) {
         let (height, width, row) = (rows.len(), columns.len(), self.out.row);
         let depth = left.len() / height;
-        assert!(height <= MR && width <= NR && panel.len() == depth * NR);
+        assert!(height <= TALL && width <= NR && panel.len() == depth * NR);
         // SAFETY: `Product::on` has checked that rows and columns lie in the
         // result.
         let first = unsafe { self.out.first.add(rows.start * row + columns.start) };
@@ -302,15 +364,19 @@ impl<T: Float> Store<'_, T> {
         // are made: its rows are far apart, which no processor foresees.
         for r in 0..height {
             prefetch(first.wrapping_add(r * row));
+            if NR > F32_COLUMNS {
+                prefetch(first.wrapping_add(r * row + width / 2));
+            }
             prefetch(first.wrapping_add(r * row + width - 1));
         }
         // The last row stands in for those that are missing.
         let starts = std::array::from_fn(|r| left[r.min(height - 1) * depth..].as_ptr());
-        let zeros = [[T::ZERO; NR]; MR];
+        let zeros = [[T::ZERO; NR]; TALL];
         // SAFETY: `left` has `depth` elements from each of the starts on, and
         // the panel NR times as many.
-        let sums = unsafe { multiply_add::<T, NR, FUSED>(starts, panel.as_ptr(), depth, zeros) };
-        if (height, width) == (MR, NR) {
+        let sums =
+            unsafe { multiply_add::<T, NR, TALL, FUSED>(starts, panel.as_ptr(), depth, zeros) };
+        if (height, width) == (TALL, NR) {
             // Of known size, so that the sums never leave their registers. (What is there
             // added in a loop of its own, as a convolution's residual is: every sum went
             // through memory in the innermost loop, and products took four times as long.)

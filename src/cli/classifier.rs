@@ -1,0 +1,126 @@
+//! `eosin train classifier` and `eosin train simclr`.
+
+use super::run::run_file;
+use super::{TrainArgs, console};
+use crate::device::Device;
+use crate::error::Result;
+use crate::train::classes::Level;
+use crate::train::classifier::config::{ClassifierConfig, SimclrConfig};
+use crate::train::classifier::{self, Spread, simclr};
+use crate::train::config::Precision;
+use crate::train::progress::Control;
+
+pub fn train_classifier(
+    args: &TrainArgs,
+    dtype: Option<Precision>,
+    device: &Device,
+    json: bool,
+    control: Control,
+) -> Result<()> {
+    let config: ClassifierConfig = run_file(args, dtype)?;
+    let made = classifier::train(&config, &args.out, args.resume, device, control)?;
+    let mut text = format!(
+        "tiles              {} of {} slides\nclasses            {}",
+        made.tiles,
+        made.slides,
+        made.classes.join(", ")
+    );
+    for start in &made.starts {
+        let from = match start.from.as_str() {
+            "weights" => "from given weights",
+            _ => "from random weights",
+        };
+        text += &format!("\n\n{from}");
+        let same_patient = start.folds.iter().any(|f| f.same_patient);
+        let mark = if same_patient { " (same patient)" } else { "" };
+        match &start.folds[..] {
+            [fold] => {
+                let [train, validation, test] = fold.tiles;
+                text += &format!(
+                    "\ntiles              {train} training, {validation} validation, {test} \
+                     test\nepochs             {}, kept {}",
+                    fold.history.train.len(),
+                    fold.history.best + 1
+                );
+                text += &level("held out", mark, &fold.scores.bags, &made.classes);
+                text += &level("slides by vote", mark, &fold.scores.slides, &made.classes);
+            }
+            folds => {
+                text += &format!("\nheld out           {} folds{mark}", folds.len());
+                let over = &start.over_folds;
+                for (name, spread) in [
+                    ("accuracy", Some(over.accuracy)),
+                    ("balanced accuracy", Some(over.balanced_accuracy)),
+                    ("F1 micro", Some(over.f1_micro)),
+                    ("F1 macro", Some(over.f1_macro)),
+                    ("F1 weighted", Some(over.f1_weighted)),
+                    ("AUC", over.auc),
+                ] {
+                    text += &format!("\n{name:18} {}", spread.map_or("-".to_owned(), about));
+                }
+            }
+        }
+        if let Some(test) = &start.test {
+            text += &level("test folder", "", &test.bags, &made.classes);
+        }
+    }
+    text += &format!("\n\nrun                {}", args.out.display());
+    for skipped in &made.skipped {
+        text += &format!("\nskipped {skipped}");
+    }
+    console::print(json, &made, &text)
+}
+
+fn about(spread: Spread) -> String {
+    match spread.deviation {
+        Some(deviation) => format!("{:.3} +- {deviation:.3}", spread.mean),
+        None => format!("{:.3}", spread.mean),
+    }
+}
+
+fn level(what: &str, mark: &str, level: &Level, classes: &[String]) -> String {
+    let auc = level.auc.map_or("-".to_owned(), |a| format!("{a:.3}"));
+    let mut text = format!(
+        "\n{what:18} {}{mark}: accuracy {:.3} (balanced {:.3}), F1 {:.3} micro, {:.3} macro, \
+         {:.3} weighted, AUC {auc}",
+        level.count,
+        level.accuracy,
+        level.balanced_accuracy,
+        level.f1_micro,
+        level.f1_macro,
+        level.f1_weighted
+    );
+    for (class, row) in classes.iter().zip(&level.confusion) {
+        let row: Vec<String> = row.iter().map(u64::to_string).collect();
+        text += &format!("\n  {class:16} taken for {}", row.join(" "));
+    }
+    text
+}
+
+pub fn train_simclr(
+    args: &TrainArgs,
+    dtype: Option<Precision>,
+    device: &Device,
+    json: bool,
+    control: Control,
+) -> Result<()> {
+    let config: SimclrConfig = run_file(args, dtype)?;
+    let made = simclr::train(&config, &args.out, args.resume, device, control)?;
+    let [train, validation] = made.tiles;
+    let best = made.history.validation.get(made.history.best);
+    let mut text = format!(
+        "tiles              {train} training, {validation} validation\n\
+         epochs             {}, kept {}\n\
+         validation loss    {:.4}; telling nothing {:.4}\n\
+         weights            {}",
+        made.history.train.len(),
+        made.history.best + 1,
+        best.copied().unwrap_or(f64::NAN),
+        made.chance,
+        args.out.join("model.safetensors").display()
+    );
+    for skipped in &made.skipped {
+        text += &format!("\nskipped {skipped}");
+    }
+    console::print(json, &made, &text)
+}
