@@ -32,9 +32,15 @@ fn main() -> Result<(), Failure> {
         "tiles" => Box::new(move |_| tiles(path)),
         "macenko" => {
             let slide = slides::open(path)?;
-            let tiles: Vec<_> = (places(&*slide, count, 0).into_iter())
-                .map(|at| slide.read_region(0, at, (RAW, RAW)))
-                .collect::<Result<_, _>>()?;
+            // Of many places those that show tissue.
+            let mut tiles = Vec::new();
+            for at in places(&*slide, 40 * count, 0) {
+                let tile = slide.read_region(0, at, (RAW, RAW))?;
+                let sum: u64 = tile.data.iter().map(|&v| u64::from(v)).sum();
+                if tiles.len() < count && sum < 190 * tile.data.len() as u64 {
+                    tiles.push(tile);
+                }
+            }
             Box::new(move |_| Ok(macenko(&tiles)))
         }
         _ => return Err("the task is random, tiles or macenko".into()),

@@ -1,7 +1,7 @@
 //! From one pair of stains to another.
 
 use super::{Fit, LIGHT, densities};
-use crate::ops::StainMap;
+use crate::ops::{StainMap, vector};
 
 /// Amounts of two stains as least squares give them: the rows of the
 /// pseudo-inverse of the (3, 2) matrix of their colours.
@@ -52,12 +52,30 @@ impl Transfer {
         }
     }
 
-    pub fn pixel(&self, rgb: [u8; 3]) -> [u8; 3] {
-        let d = rgb.map(|v| self.density[usize::from(v)]);
-        self.matrix.map(|row| {
-            let density = row[0] * d[0] + row[1] * d[1] + row[2] * d[2];
-            // Published code cuts off what is behind the point.
-            (LIGHT as f32 * (-density).exp()).clamp(0.0, 255.0) as u8
-        })
+    /// Changes pixels (R, G, B after each other), so many at once that the exponentials
+    /// are computed in vectors.
+    pub fn apply(&self, pixels: &mut [u8]) {
+        const BLOCK: usize = 64;
+        for block in pixels.chunks_mut(3 * BLOCK) {
+            let mut densities = [[0.0f32; BLOCK]; 3];
+            for (i, pixel) in block.chunks_exact(3).enumerate() {
+                for c in 0..3 {
+                    densities[c][i] = self.density[usize::from(pixel[c])];
+                }
+            }
+            let [red, green, blue] = &densities;
+            for (c, row) in self.matrix.iter().enumerate() {
+                let mut light = [0.0f32; BLOCK];
+                for (i, light) in light.iter_mut().enumerate() {
+                    let density = row[0] * red[i] + row[1] * green[i] + row[2] * blue[i];
+                    *light = LIGHT as f32 * vector::exp(-density);
+                }
+                // Published code cuts off what is behind the point; so does this, within
+                // the levels that there are.
+                for (pixel, light) in block.chunks_exact_mut(3).zip(light) {
+                    pixel[c] = light as u8;
+                }
+            }
+        }
     }
 }

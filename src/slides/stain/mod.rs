@@ -121,12 +121,14 @@ impl Normaliser {
     }
 
     pub fn apply(&self, image: &mut Rgb8) {
-        for pixel in image.data.chunks_exact_mut(3) {
-            let rgb = [pixel[0], pixel[1], pixel[2]];
-            pixel.copy_from_slice(&match &self.kind {
-                Kind::Stains(transfer) => transfer.pixel(rgb),
-                Kind::Reinhard(transfer) => transfer.pixel(rgb),
-            });
+        match &self.kind {
+            Kind::Stains(transfer) => transfer.apply(&mut image.data),
+            Kind::Reinhard(transfer) => {
+                for pixel in image.data.chunks_exact_mut(3) {
+                    let rgb = [pixel[0], pixel[1], pixel[2]];
+                    pixel.copy_from_slice(&transfer.pixel(rgb));
+                }
+            }
         }
     }
 }
@@ -136,28 +138,97 @@ fn densities() -> [f64; 256] {
     std::array::from_fn(|v| -((v as f64 + 1.0) / LIGHT).ln())
 }
 
-/// Densities of the pixels that have stain.
-fn stained(pixels: &[u8]) -> Vec<[f64; 3]> {
+/// The pixels that have stain.
+fn stained(pixels: &[u8]) -> Vec<[u8; 3]> {
     let density = densities();
-    pixels
-        .chunks_exact(3)
-        .map(|p| [p[0], p[1], p[2]].map(|v| density[usize::from(v)]))
-        .filter(|d| d.iter().all(|&v| v >= BETA))
+    // Densities fall as levels rise.
+    let brightest = density.iter().rposition(|&d| d >= BETA).unwrap_or(0);
+    (pixels.chunks_exact(3).map(|p| [p[0], p[1], p[2]]))
+        .filter(|p| p.iter().all(|&v| usize::from(v) <= brightest))
         .collect()
 }
 
-/// The value below which `share` of the values are, between neighbours in
-/// proportion, as NumPy's `percentile` has it. The values, of which there is one at
-/// least, come in any order and are left in another: to sort them all would be most
-/// of a fit.
-fn percentile(values: &mut [f64], share: f64) -> f64 {
+/// The products of a direction with the densities of pixels.
+fn along(direction: &[f64; 3], pixels: impl Iterator<Item = [u8; 3]>) -> Vec<f64> {
+    let density = densities();
+    let part: [[f64; 256]; 3] =
+        std::array::from_fn(|c| std::array::from_fn(|v| direction[c] * density[v]));
+    let sum = |p: [u8; 3]| -> f64 {
+        let [r, g, b] = p.map(usize::from);
+        part[0][r] + part[1][g] + part[2][b]
+    };
+    pixels.map(sum).collect()
+}
+
+/// The values at the places around the one below which `share` of all values are, and
+/// how far it is from the first to the second: NumPy's `percentile` is in proportion
+/// between them. The values are finite, and there is one at least. They are counted by
+/// their size first, so that only those around the place are put in order: to sort
+/// them all would be most of a fit.
+fn around(values: &[f64], share: f64) -> (f64, f64, f64) {
+    const BINS: usize = 2048;
     let at = share * (values.len() - 1) as f64;
     let (low, part) = (at.floor() as usize, at.fract());
-    let (_, &mut lower, above) = values.select_nth_unstable_by(low, f64::total_cmp);
-    let upper = above
+    let high = (low + 1).min(values.len() - 1);
+    let ends = values
         .iter()
-        .copied()
-        .min_by(f64::total_cmp)
-        .unwrap_or(lower);
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), &v| {
+            (if v < a { v } else { a }, if v > b { v } else { b })
+        });
+    let scale = (BINS - 1) as f64 / (ends.1 - ends.0).max(f64::MIN_POSITIVE);
+    let bin = |v: f64| (((v - ends.0) * scale) as usize).min(BINS - 1);
+    let mut counts = [0usize; BINS];
+    for &v in values {
+        counts[bin(v)] += 1;
+    }
+    // The bins that hold both places, and how many values come before them.
+    let (mut first, mut before) = (0, 0);
+    while before + counts[first] <= low {
+        before += counts[first];
+        first += 1;
+    }
+    let (mut last, mut within) = (first, counts[first]);
+    while before + within <= high {
+        last += 1;
+        within += counts[last];
+    }
+    let mut near: Vec<f64> = Vec::with_capacity(within);
+    near.extend(values.iter().filter(|&&v| (first..=last).contains(&bin(v))));
+    near.sort_unstable_by(f64::total_cmp);
+    (near[low - before], near[high - before], part)
+}
+
+/// NumPy's `percentile` of finite values, of which there is one at least.
+fn percentile(values: &[f64], share: f64) -> f64 {
+    let (lower, upper, part) = around(values, share);
     lower + (upper - lower) * part
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Philox;
+
+    #[test]
+    fn percentiles_are_those_of_sorted_values() {
+        let mut random = Philox::new(5);
+        for (count, spread) in [(1, 1.0), (2, 1.0), (99, 1e-3), (5000, 1e6), (700, 0.0)] {
+            let mut values = vec![0.0f32; count];
+            random.fill_uniform(&mut values, -1.0, 1.0);
+            // A few far away, and many alike.
+            let mut values: Vec<f64> = values.iter().map(|&v| f64::from(v) * spread).collect();
+            let alike = values[0];
+            (values.iter_mut().step_by(3)).for_each(|v| *v = alike);
+            values[count / 2] = 1e9;
+            let mut sorted = values.clone();
+            sorted.sort_unstable_by(f64::total_cmp);
+            for share in [0.0, 0.01, 0.5, 0.99, 1.0] {
+                let at = share * (count - 1) as f64;
+                let (low, part) = (at.floor() as usize, at.fract());
+                let high = (low + 1).min(count - 1);
+                let expected = sorted[low] + (sorted[high] - sorted[low]) * part;
+                assert_eq!(percentile(&values, share), expected, "{count} {share}");
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Stains by sparse non-negative matrix factors of optical densities.
 
-use super::macenko::{Fit, all_densities};
-use super::{FEWEST, stained};
+use super::macenko::Fit;
+use super::{FEWEST, densities, stained};
 
 /// Weight of the amounts' sum beside the squared error (lambda of the paper).
 const SPARSE: f64 = 0.1;
@@ -18,7 +18,10 @@ pub fn fit(pixels: &[u8]) -> Option<Fit> {
         return None;
     }
     let step = all.len().div_ceil(MOST);
-    let densities: Vec<[f64; 3]> = all.into_iter().step_by(step).collect();
+    let density = densities();
+    let densities: Vec<[f64; 3]> = (all.into_iter().step_by(step))
+        .map(|p| p.map(|v| density[usize::from(v)]))
+        .collect();
     let reference = Fit::reference().stains;
     let mut stains: [[f64; 3]; 2] =
         std::array::from_fn(|s| unit(std::array::from_fn(|c| reference[c][s])));
@@ -48,7 +51,7 @@ pub fn fit(pixels: &[u8]) -> Option<Fit> {
             }));
         }
     }
-    Fit::of(stains[0], stains[1], &all_densities(pixels))
+    Fit::of(stains[0], stains[1], pixels)
 }
 
 fn unit(v: [f64; 3]) -> [f64; 3] {
