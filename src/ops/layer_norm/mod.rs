@@ -47,6 +47,7 @@ pub fn layer_norm(
         Device::Cuda(_) => cuda::forward(x, parameters, weight, bias, eps),
     })?;
     let weighted = weight.is_some();
+    let parametrised = weighted || bias.is_some();
     let dtypes: Vec<_> = inputs.iter().map(|t| t.dtype()).collect();
     let axes: Vec<isize> = (split as isize..x.rank() as isize).collect();
     let parameters = parameters.clone();
@@ -60,7 +61,10 @@ pub fn layer_norm(
             let mut read = vec![&b.grad, &x, &statistics];
             read.extend(&w);
             profile::call("layer_norm", &read, || match x.device() {
-                Device::Cpu => cpu::backward(&b.grad, &x, w.as_ref(), &parameters, &statistics),
+                Device::Cpu => {
+                    let of = (&parameters[..], parametrised);
+                    cpu::backward(&b.grad, &x, w.as_ref(), of, &statistics)
+                }
                 Device::Cuda(_) => {
                     cuda::backward(&b.grad, &x, w.as_ref(), &parameters, &statistics)
                 }
