@@ -27,12 +27,13 @@ pub(super) fn forward(
     Ok((cast(&y, dtype)?, statistics))
 }
 
-/// Gradients of x, weight and bias, in the dtype of the arithmetic.
+/// Gradients of x, weight and bias, in the dtype of the arithmetic; empty ones of the
+/// last two where there is neither, which would be sums over whole samples.
 pub(super) fn backward(
     g: &Tensor,
     x: &Tensor,
     weight: Option<&Tensor>,
-    parameters: &[usize],
+    parameters: (&[usize], bool),
     statistics: &Tensor,
 ) -> Result<[Tensor; 3]> {
     let (g, x) = (wide(g)?, wide(x)?);
@@ -106,7 +107,7 @@ fn backward_of<T: Float>(
     g: &Tensor,
     x: &Tensor,
     weight: Option<&Tensor>,
-    parameters: &[usize],
+    (parameters, wanted): (&[usize], bool),
     statistics: &Tensor,
 ) -> Result<[Tensor; 3]> {
     let columns: usize = parameters.iter().product();
@@ -120,20 +121,28 @@ fn backward_of<T: Float>(
     let block = block(columns);
     let blocks = (statistics.len() / 2).div_ceil(block);
     // Per block, the sums over its rows for the weight and for the bias.
-    let mut sums = vec![0.0; blocks * 2 * columns];
+    let width = if wanted { columns } else { 1 };
+    let mut sums = vec![0.0; blocks * 2 * width];
     let dx = Tensor::build_unwritten(Layout::contiguous(*x.layout().shape()), |dx: &mut [T]| {
         cpu::for_chunk_pairs(
             (dx, block * columns),
-            (&mut sums, 2 * columns),
+            (&mut sums, 2 * width),
             &|i, dx, sums| {
                 let at = i * block * columns;
                 let (g, x) = (&gs[at..][..dx.len()], &xs[at..][..dx.len()]);
-                let (dw, db) = sums.split_at_mut(columns);
-                backward_rows(g, x, &w, &statistics[2 * i * block..], dx, dw, db);
+                let statistics = &statistics[2 * i * block..];
+                if wanted {
+                    let (dw, db) = sums.split_at_mut(columns);
+                    parameter_rows(g, x, columns, statistics, dw, db);
+                }
+                backward_rows(g, x, &w, statistics, dx);
             },
         );
     });
     let total = |first: usize| -> Result<Tensor> {
+        if !wanted {
+            return Tensor::zeros(&[0], T::DTYPE);
+        }
         let layout = Layout::contiguous(Shape::new(parameters)?);
         Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
             for (j, o) in out.iter_mut().enumerate() {
@@ -146,49 +155,57 @@ fn backward_of<T: Float>(
 }
 
 vectorised! {
-    /// dx = (h - mean(h) - n mean(h n)) s with h = g w and n = (x - mean) s, and
-    /// the sums of g n and g over the rows.
-    fn backward_rows<T: Float>(
+    /// The sums of g n and g over the rows, with n = (x - mean) s. A loop of its own: one
+    /// that writes to three places has more pairs of places that might overlap than the
+    /// compiler checks, and no vectors.
+    fn parameter_rows<T: Float>(
         g: &[T],
         x: &[T],
-        w: &[T],
+        columns: usize,
         statistics: &[T],
-        dx: &mut [T],
         dw: &mut [f64],
         db: &mut [f64],
     ) {
         // Few enough rows that their sums may be kept in T.
         const GROUP: usize = 32;
-        let columns = w.len();
         let group = GROUP * columns;
         let (mut w_part, mut b_part) = (vec![T::ZERO; columns], vec![T::ZERO; columns]);
-        let groups = g.chunks(group).zip(x.chunks(group)).zip(dx.chunks_mut(group));
-        for (((g, x), dx), s) in groups.zip(statistics.chunks(2 * GROUP)) {
+        for ((g, x), s) in g.chunks(group).zip(x.chunks(group)).zip(statistics.chunks(2 * GROUP)) {
             w_part.fill(T::ZERO);
             b_part.fill(T::ZERO);
             let rows = g.chunks_exact(columns).zip(x.chunks_exact(columns));
-            for (((g, x), dx), s) in rows.zip(dx.chunks_exact_mut(columns)).zip(s.chunks_exact(2)) {
+            for ((g, x), s) in rows.zip(s.chunks_exact(2)) {
                 let (mean, scale) = (s[0], s[1]);
-                // Two loops: one that writes to three places has more pairs of places
-                // that might overlap than the compiler checks, and no vectors.
-                for ((dx, &g), &w) in dx.iter_mut().zip(g).zip(w) {
-                    *dx = g * w;
-                }
                 let parts = w_part.iter_mut().zip(&mut b_part);
                 for ((dw, db), (&g, &x)) in parts.zip(g.iter().zip(x)) {
                     *dw += g * ((x - mean) * scale);
                     *db += g;
                 }
-                let n = columns as f64;
-                let plain = T::from_f64(sum_pairs(dx, dx, |h, _| h) / n);
-                let along = sum_pairs(dx, x, |h, x| h * ((x - mean) * scale));
-                let along = T::from_f64(along / n);
-                for (dx, &x) in dx.iter_mut().zip(x) {
-                    *dx = (*dx - plain - (x - mean) * scale * along) * scale;
-                }
             }
             for (sum, part) in dw.iter_mut().zip(&w_part).chain(db.iter_mut().zip(&b_part)) {
                 *sum += part.to_f64();
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// dx = (h - mean(h) - n mean(h n)) s with h = g w and n = (x - mean) s.
+    fn backward_rows<T: Float>(g: &[T], x: &[T], w: &[T], statistics: &[T], dx: &mut [T]) {
+        let columns = w.len();
+        let rows = g.chunks_exact(columns).zip(x.chunks_exact(columns));
+        let rows = rows.zip(dx.chunks_exact_mut(columns));
+        for (((g, x), dx), s) in rows.zip(statistics.chunks_exact(2)) {
+            let (mean, scale) = (s[0], s[1]);
+            for ((dx, &g), &w) in dx.iter_mut().zip(g).zip(w) {
+                *dx = g * w;
+            }
+            let n = columns as f64;
+            let plain = T::from_f64(sum_pairs(dx, dx, |h, _| h) / n);
+            let along = sum_pairs(dx, x, |h, x| h * ((x - mean) * scale));
+            let along = T::from_f64(along / n);
+            for (dx, &x) in dx.iter_mut().zip(x) {
+                *dx = (*dx - plain - (x - mean) * scale * along) * scale;
             }
         }
     }

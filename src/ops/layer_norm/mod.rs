@@ -47,6 +47,7 @@ pub fn layer_norm(
         Device::Cuda(_) => cuda::forward(x, parameters, weight, bias, eps),
     })?;
     let weighted = weight.is_some();
+    let parametrised = weighted || bias.is_some();
     let dtypes: Vec<_> = inputs.iter().map(|t| t.dtype()).collect();
     let axes: Vec<isize> = (split as isize..x.rank() as isize).collect();
     let parameters = parameters.clone();
@@ -66,7 +67,10 @@ pub fn layer_norm(
             read.extend(w);
             read.extend(more);
             profile::call("layer_norm", &read, || match x.device() {
-                Device::Cpu => cpu::backward(&b.grad, &x, w, &parameters, &statistics),
+                Device::Cpu => {
+                    let of = (&parameters[..], parametrised);
+                    cpu::backward(&b.grad, &x, w, of, &statistics)
+                }
                 Device::Cuda(_) => cuda::backward(&b.grad, &x, more, w, &parameters, &statistics),
             })?
         };

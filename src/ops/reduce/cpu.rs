@@ -100,6 +100,18 @@ fn sum_of<T: Float>(x: &Tensor, reduced: &[usize], kept: &[usize]) -> Result<Ten
         }
         for (i, o) in out.chunks_mut(inner).enumerate() {
             let part = &x[i * rows * inner..(i + 1) * rows * inner];
+            if block == 1 {
+                // Few long rows: each thread has columns of all, added in the same order.
+                cpu::for_chunks(o, 1, &|first, o| {
+                    let mut sums = vec![0.0; o.len()];
+                    for row in part.chunks_exact(inner) {
+                        add_rows(&row[first..first + o.len()], &mut sums);
+                    }
+                    let pairs = o.iter_mut().zip(&sums);
+                    pairs.for_each(|(o, &s)| *o = T::from_f64(s));
+                });
+                continue;
+            }
             let partial: Vec<Vec<f64>> = part
                 .par_chunks(block * inner)
                 .map(|b| {

@@ -1,7 +1,11 @@
 //! Weights in the order in which the kernel reads them.
 
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
 use rayon::prelude::*;
 
+use crate::device::cpu::Buffer;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::conv2d::Sizes;
@@ -10,10 +14,13 @@ use crate::tensor::Tensor;
 /// Below this many input channels the taps of a kernel's row are one run.
 const FEW_CHANNELS: usize = 8;
 
+/// Inputs whose weights are packed together.
+const INPUTS: usize = 16;
+
 /// Weights as panels of NR output channels, (group, panel, tap, run, NR) with
 /// zeros after the last channel of a group.
 pub struct Packed<T, const NR: usize> {
-    pub panels: Vec<T>,
+    pub panels: Panels<T>,
     pub groups: usize,
     /// Channels written and read per group.
     pub outputs: usize,
@@ -24,6 +31,37 @@ pub struct Packed<T, const NR: usize> {
     /// Whether a tap is a row of the kernel, whose run is in the order (column,
     /// channel).
     pub merged: bool,
+}
+
+/// Elements in memory that the next weights may have again: a network in training packs
+/// its weights in every step, and pages that the system hands out anew cost as much as
+/// the packing.
+pub struct Panels<T> {
+    memory: Buffer,
+    of: PhantomData<T>,
+}
+
+impl<T: Float> Panels<T> {
+    fn unwritten(len: usize) -> Self {
+        Self {
+            memory: Buffer::unwritten(len * size_of::<T>()),
+            of: PhantomData,
+        }
+    }
+}
+
+impl<T: Float> Deref for Panels<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        self.memory.as_slice()
+    }
+}
+
+impl<T: Float> DerefMut for Panels<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        self.memory.as_mut_slice()
+    }
 }
 
 /// Whether neighbouring taps of a kernel row are neighbours in memory and
@@ -79,7 +117,7 @@ impl<T: Float, const NR: usize> Packed<T, NR> {
         let groups = sizes.geometry.groups;
         let panels = groups * outputs.div_ceil(NR);
         Self {
-            panels: vec![T::ZERO; panels * taps * run * NR],
+            panels: Panels::unwritten(panels * taps * run * NR),
             groups,
             outputs,
             inputs,
@@ -98,9 +136,38 @@ impl<T: Float, const NR: usize> Packed<T, NR> {
         let offset = w.layout().offset();
         let (run, outputs, size) = (self.run, self.outputs, self.panel_size());
         let per_group = outputs.div_ceil(NR);
+        // Where nothing is merged, places go up evenly along both.
+        let even = !self.merged && run > 0 && outputs > 0;
+        let along = |output: usize, i: usize| match even {
+            true => place(0, output.min(outputs - 1), 0, i.min(run - 1)) - place(0, 0, 0, 0),
+            false => 0,
+        };
+        let (by_output, by_input, taps) = (along(1, 0), along(0, 1), self.taps);
         let one = |i: usize, panel: &mut [T]| {
             let (group, first) = (i / per_group, i % per_group * NR);
             let filled = NR.min(outputs - first);
+            if filled < NR {
+                panel.fill(T::ZERO);
+            }
+            if even {
+                let starts: Vec<usize> = (0..taps)
+                    .map(|tap| offset + place(group, first, tap, 0))
+                    .collect();
+                // Some inputs at a time, so that lines which all taps of these read and
+                // write stay in cache. (Tap by tap, packing the widest layer of a critic
+                // took longer than its products.)
+                for inputs in (0..run).step_by(INPUTS) {
+                    for j in 0..filled {
+                        for i in inputs..(inputs + INPUTS).min(run) {
+                            let at = j * by_output + i * by_input;
+                            for (tap, start) in starts.iter().enumerate() {
+                                panel[(tap * run + i) * NR + j] = from[start + at];
+                            }
+                        }
+                    }
+                }
+                return;
+            }
             for (row, values) in panel.chunks_mut(NR).enumerate() {
                 for (j, v) in values[..filled].iter_mut().enumerate() {
                     *v = from[offset + place(group, first + j, row / run, row % run)];
