@@ -110,7 +110,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     with safe_open(args.file, "pt") as file:
-        settings = {key: float(value) for key, value in file.metadata().items()}
+        settings = {k: float(v) for k, v in file.metadata().items() if k != "format"}
         ours = {name: file.get_tensor(f"losses/{name}") for name in ("f32", "f64")}
         iterations = len(ours["f32"])
         torchs = {
