@@ -2,6 +2,8 @@
 //! loading promise.
 
 #[cfg(feature = "slides")]
+mod classifier_run;
+#[cfg(feature = "slides")]
 mod deeppt_run;
 #[cfg(feature = "slides")]
 mod features;
@@ -47,7 +49,11 @@ fn main() {
             .chain(tcgn_run::trials()),
     );
     #[cfg(feature = "slides")]
-    trials.extend(rnagan_run::trials());
+    trials.extend(
+        rnagan_run::trials()
+            .into_iter()
+            .chain(classifier_run::trials()),
+    );
     trials.extend(passes::trials());
     trials.extend(registry::trials());
     trials.extend(sessions::trials());
