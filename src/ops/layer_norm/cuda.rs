@@ -4,7 +4,8 @@ use crate::device::cuda::kernels::{self, Kernel};
 use crate::device::cuda::{Address, count, device_of, f32_only};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::ops::normalise::{Columns, address_or_none, wide};
+use crate::ops::half::wide;
+use crate::ops::normalise::{Columns, address_or_none};
 use crate::shape::{Format, Layout, Shape};
 use crate::tensor::Tensor;
 
@@ -98,7 +99,7 @@ fn kernels_for(x: &Tensor) -> Result<Kernels> {
 /// A weight or bias as kernels read it: f32.
 fn vector(t: Option<&Tensor>) -> Result<Option<Tensor>> {
     let plain = |t: &Tensor| -> Result<Tensor> {
-        let t = wide(t)?;
+        let t = wide(&t.detach())?;
         f32_only(OP, &[&t])?;
         t.to_format(Format::Contiguous)
     };
