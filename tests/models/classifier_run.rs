@@ -11,6 +11,7 @@ use eosin::random::Philox;
 use eosin::slides::{Rgb8, image::write_png};
 use eosin::train::classifier::config::{ClassifierConfig, SimclrConfig};
 use eosin::train::classifier::{self, simclr};
+use eosin::train::config::RunFile;
 use eosin::{Device, Result};
 use eosin_emulator::Schedule;
 use libtest_mimic::Trial;
