@@ -197,7 +197,7 @@ pub const ROWS: &[Row] = &[
     more(linear(50, 1536, 384), 8, 64),
     often(linear(49, 384, 31793), 2, 64),
     more(linear(1, 384, 31793), 64, 64),
-    more(linear_top_mean(49, 384, 31793, 10), 2, 64),
+    often(linear_top_mean(49, 384, 31793, 10), 2, 64),
     // DeepPT: autoencoder, MLP.
     often(linear(1, 2048, 512), 64, 1024),
     more(linear(1, 512, 2048), 64, 1024),

@@ -34,7 +34,6 @@ const HALVES_ON_CUDA: &[&str] = &[
     "conv_transpose2d",
     "dropout",
     "gelu",
-    "layer_norm",
     "leaky_relu",
     "linear",
     "linear_top_mean",

@@ -218,7 +218,7 @@ fn channels_at_once(
     op: &'static str,
 ) -> Result<usize> {
     for t in tensors.iter().flatten() {
-        if channels % 2 != 0 || t.address(op)?.0 % (2 * t.dtype().size() as u64) != 0 {
+        if !channels.is_multiple_of(2) || t.address(op)?.0 % (2 * t.dtype().size() as u64) != 0 {
             return Ok(1);
         }
     }

@@ -583,7 +583,8 @@ pub(super) fn edge(
             },
         )?;
         let most = largest[0].dense_slice::<T>(EDGE)?;
-        if !graphs.reversed {
+        // In a batch of one the reversed order is the same.
+        if !graphs.reversed || batch == 1 {
             let y = edge_by_nodes(&graphs, [zs, vs, most, &bias], &roots)?;
             return Ok((y, largest));
         }
