@@ -34,13 +34,19 @@ fn integers(seed: usize, dims: &[usize], most: usize) -> Result<Tensor> {
 }
 
 /// All that a convolution computes in the dtype of its operands: y, the gradients
-/// of x and w, and y with bias, residual and ReLU in one pass.
+/// of x and w, and y with bias, residual and ReLU in one pass. Both gradients of a 1 x 1
+/// convolution may be one launch, so each is asked for alone too.
 fn everything([x, w, bias, residual, gy]: [&Tensor; 5], geometry: Conv2d) -> Result<Vec<Tensor>> {
     let conv = PreparedConv::new(w, Some(bias), Activation::Relu, geometry)?;
     let fused = conv.apply(x, Some(residual))?;
     let (x, w) = (x.variable(), w.variable());
     let y = ops::conv2d(&x, &w, None, geometry)?;
-    let gradients = grad(&[&y], Some(&[gy]), &[&x, &w], false)?;
+    let mut gradients = grad(&[&y], Some(&[gy]), &[&x, &w], false)?;
+    if w.shape().ends_with(&[1, 1]) {
+        for alone in [&x, &w] {
+            gradients.extend(grad(&[&y], Some(&[gy]), &[alone], false)?);
+        }
+    }
     let mut all = vec![y, fused];
     all.extend(gradients.into_iter().flatten());
     Ok(all)
