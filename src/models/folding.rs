@@ -53,8 +53,8 @@ pub fn folded(
 
 /// Pixels of the images that the first layers of a network take at a time: 4 of
 /// 224 x 224. Their results, widest of all, then stay in a third-level cache of 32 MiB
-/// until the next layer reads them: with 16 at once these layers took up to a tenth
-/// longer each.
+/// until the next layer reads them: with 16 at once one of these layers took a tenth
+/// longer, the others up to a twentieth.
 const PIXELS: usize = 4 * 224 * 224;
 
 /// `f(x)` for an f of single images, x (N, C, H, W): on the CPU of some images after the
