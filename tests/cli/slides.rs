@@ -220,7 +220,11 @@ fn results(job: &Path) -> Results {
         )
     };
     let list = fs::read_dir(folder).expect("features");
-    list.map(|entry| read(entry.expect("an entry").path()))
+    // What a killed process was just writing has another name until the next one
+    // removes it.
+    list.map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "h5"))
+        .map(read)
         .collect()
 }
 
