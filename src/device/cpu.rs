@@ -81,11 +81,13 @@ impl Spare {
         self.peak = (self.peak - self.peak / (1 << 16)).max(self.used);
     }
 
-    /// The smallest that fits and is not wastefully large.
+    /// The smallest that fits and is not wastefully large; of several, the one that was
+    /// dropped last, since more of it is still in the caches.
     fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
         let kept = &self.kept;
-        let fits =
-            (0..kept.len()).filter(|&i| (lines..=lines + lines / 2).contains(&kept[i].len()));
+        let fits = (0..kept.len())
+            .rev()
+            .filter(|&i| (lines..=lines + lines / 2).contains(&kept[i].len()));
         let best = fits.min_by_key(|&i| kept[i].len())?;
         Some(self.kept.remove(best))
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::autograd::Node;
 use crate::device::cuda::Address;
@@ -16,7 +16,8 @@ use crate::tensor::Tensor;
 
 struct Held {
     value: Tensor,
-    leaf: Arc<Node>,
+    /// Of the present version, once somebody records it.
+    leaf: Mutex<Option<Arc<Node>>>,
     /// The values in bf16, if they are kept.
     shadow: Option<Tensor>,
 }
@@ -46,13 +47,12 @@ impl Param {
     pub fn new(name: impl Into<String>, value: Tensor) -> Self {
         let name = name.into();
         let version = Arc::new(AtomicU64::new(0));
-        let leaf = Node::parameter(&name, &version);
         Self(Arc::new(Shared {
             name,
             version,
             held: RwLock::new(Held {
                 value: value.detach(),
-                leaf,
+                leaf: Mutex::default(),
                 shadow: None,
             }),
         }))
@@ -62,10 +62,16 @@ impl Param {
         &self.0.name
     }
 
+    fn leaf(&self, held: &Held) -> Arc<Node> {
+        let mut leaf = held.leaf.lock().unwrap_or_else(PoisonError::into_inner);
+        leaf.get_or_insert_with(|| Node::parameter(&self.0.name, &self.0.version))
+            .clone()
+    }
+
     /// The present values on the tape, to compute and to ask gradients with.
     pub fn recorded(&self) -> Tensor {
         let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
-        held.value.clone().with_node(Some(held.leaf.clone()))
+        held.value.clone().with_node(Some(self.leaf(&held)))
     }
 
     /// The present values off the tape.
@@ -109,7 +115,7 @@ impl Param {
     /// A dtype that the values cannot be converted to.
     pub fn recorded_in(&self, dtype: DType) -> Result<Tensor> {
         let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
-        let master = held.value.clone().with_node(Some(held.leaf.clone()));
+        let master = held.value.clone().with_node(Some(self.leaf(&held)));
         match &held.shadow {
             Some(shadow) if shadow.dtype() == dtype => Ok(recorded_cast(&master, shadow.clone())),
             _ => ops::cast(&master, dtype),
@@ -155,7 +161,7 @@ impl Param {
         self.0.version.fetch_add(1, Ordering::AcqRel);
         *held = Held {
             value,
-            leaf: Node::parameter(&self.0.name, &self.0.version),
+            leaf: Mutex::default(),
             shadow,
         };
         Ok(())
@@ -171,10 +177,17 @@ impl Param {
         self.0.version.fetch_add(1, Ordering::AcqRel);
         *held = Held {
             value,
-            leaf: Node::parameter(&self.0.name, &self.0.version),
+            leaf: Mutex::default(),
             shadow: None,
         };
         Ok(())
+    }
+
+    /// Raises the version: the values are about to change where they lie.
+    pub(crate) fn touch(&self) {
+        let mut held = self.0.held.write().unwrap_or_else(PoisonError::into_inner);
+        self.0.version.fetch_add(1, Ordering::AcqRel);
+        held.leaf = Mutex::default();
     }
 
     /// Changes the values of several different parameters at once: `change` is
@@ -219,7 +232,7 @@ impl Param {
         for (i, held) in &mut guards {
             let shared = &params[*i].0;
             shared.version.fetch_add(1, Ordering::AcqRel);
-            held.leaf = Node::parameter(&shared.name, &shared.version);
+            held.leaf = Mutex::default();
         }
         outcome
     }

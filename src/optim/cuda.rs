@@ -105,6 +105,13 @@ pub(super) struct Captured {
     unwritten: Option<Vec<u8>>,
 }
 
+impl Captured {
+    /// The slots that it steps.
+    pub fn stepped(&self) -> impl Iterator<Item = usize> {
+        self.slots.iter().map(|&(place, _)| place)
+    }
+}
+
 impl State {
     fn new(device: &CudaDevice, slots: usize) -> Result<Self> {
         let bytes = slots * size_of::<Numbers>();
@@ -118,8 +125,12 @@ impl State {
     }
 
     /// Sets the numbers of one step of each of these slots.
-    fn write_numbers(&mut self, kind: Kind, steps: &[(usize, u64)]) -> Result<()> {
-        for &(slot, t) in steps {
+    fn write_numbers(
+        &mut self,
+        kind: Kind,
+        steps: impl Iterator<Item = (usize, u64)>,
+    ) -> Result<()> {
+        for (slot, t) in steps {
             if let Some(numbers) = self.numbers.get_mut(slot) {
                 *numbers = Numbers::new(kind, t);
             }
@@ -136,23 +147,14 @@ impl State {
         self.captured.take()
     }
 
-    /// Prepares a replay of `captured`; gives the slots that it steps.
-    pub fn advance(
-        &mut self,
-        kind: Kind,
-        slots: &[Slot],
-        captured: &mut Captured,
-    ) -> Result<Vec<usize>> {
-        let mut places = Vec::with_capacity(captured.slots.len());
-        let mut next = Vec::with_capacity(captured.slots.len());
+    /// Prepares a replay of `captured`.
+    pub fn advance(&mut self, kind: Kind, slots: &[Slot], captured: &mut Captured) -> Result<()> {
         let mut valid = Arc::ptr_eq(&captured.numbers, &self.numbers_there);
         for &(place, addresses) in &captured.slots {
             let Some(slot) = slots.get(place) else {
                 return Err(outdated());
             };
             valid &= slot.param.places()? == addresses;
-            places.push(place);
-            next.push((place, slot.steps + 1));
         }
         if !valid {
             return Err(outdated());
@@ -160,8 +162,8 @@ impl State {
         if let Some(bytes) = captured.unwritten.take() {
             self.device.write(&captured.table, 0, &bytes)?;
         }
-        self.write_numbers(kind, &next)?;
-        Ok(places)
+        let stepped = captured.stepped();
+        self.write_numbers(kind, stepped.map(|i| (i, slots[i].steps + 1)))
     }
 }
 
@@ -281,7 +283,7 @@ pub(super) fn step(
         });
         address
     } else {
-        state.write_numbers(kind, &steps)?;
+        state.write_numbers(kind, steps.iter().copied())?;
         match &state.table {
             Some((held, there)) if *held == bytes => there.address(),
             _ => {

@@ -329,15 +329,14 @@ impl Optimizer {
         let Some(state) = &mut self.cuda else {
             return Err(cuda::outdated());
         };
-        let stepped = state.advance(self.kind, &self.slots, &mut captured.0)?;
-        let params: Vec<Param> = (stepped.iter())
-            .map(|&place| self.slots[place].param.clone())
-            .collect();
-        for place in stepped {
-            self.slots[place].steps += 1;
+        state.advance(self.kind, &self.slots, &mut captured.0)?;
+        for place in captured.0.stepped() {
+            let slot = &mut self.slots[place];
+            slot.steps += 1;
+            // The replay changes it: tapes of before are out of date.
+            slot.param.touch();
         }
-        // The replay changes them: tapes of before are out of date.
-        Param::update_all(&params, |_| Ok(()))
+        Ok(())
     }
 
     /// Where steps on a device find their numbers; elsewhere once a state was

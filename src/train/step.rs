@@ -24,7 +24,7 @@ use crate::device::Device;
 use crate::device::cuda::{self, Address, CudaDevice, Graph};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::nn::{Param, Pass, State};
+use crate::nn::{Param, Pass, Slot, State};
 use crate::ops;
 use crate::optim::{CapturedUpdate, Optimizer, clip_grad_norm_on_device};
 use crate::profile::{self, Phase};
@@ -59,8 +59,8 @@ struct Captured {
 /// Takes training steps where the model's parameters are.
 pub struct TrainingStep<'a> {
     model: &'a dyn State,
-    /// Models whose state the loss reads and this step does not train.
-    others: Vec<&'a dyn State>,
+    /// The state of the model and of others that the loss reads.
+    state: Vec<Slot>,
     params: Vec<Param>,
     optimizer: Optimizer,
     loss: &'a Loss<'a>,
@@ -87,7 +87,7 @@ impl<'a> TrainingStep<'a> {
         }
         Ok(Self {
             model,
-            others: Vec::new(),
+            state: slots(model).collect(),
             params,
             optimizer,
             loss,
@@ -110,7 +110,7 @@ impl<'a> TrainingStep<'a> {
     /// from: a graph works where its state lies too.
     #[must_use]
     pub fn reading(mut self, other: &'a dyn State) -> Self {
-        self.others.push(other);
+        self.state.extend(slots(other));
         self
     }
 
@@ -167,15 +167,15 @@ impl<'a> TrainingStep<'a> {
             return eager(self);
         }
         self.forget_if_moved()?;
-        let kinds = kinds(inputs);
-        let Some(place) = self.known.iter().position(|(k, _)| *k == kinds) else {
+        let Some(place) = self.known.iter().position(|(k, _)| are(k, inputs)) else {
             let loss = eager(self)?;
             if self.known.len() < GRAPHS {
-                self.known.push((kinds, None));
+                self.known.push((kinds(inputs), None));
             }
             return Ok(loss);
         };
-        let mut captured = match self.known.swap_remove(place).1 {
+        let (kinds, captured) = self.known.swap_remove(place);
+        let mut captured = match captured {
             Some(captured) => captured,
             None => self.capture(&device, &kinds)?,
         };
@@ -242,13 +242,15 @@ impl<'a> TrainingStep<'a> {
     /// Drops the graphs if what they work on no longer lies there: it was set or
     /// loaded, or an eager update had to spare somebody's copy.
     fn forget_if_moved(&mut self) -> Result<()> {
-        let models = std::iter::once(self.model).chain(self.others.iter().copied());
-        let state: Vec<_> = models.flat_map(|m| m.state()).collect();
-        let model = state.iter().map(|(_, slot)| slot.places());
-        let addresses = (model.collect::<Result<_>>()?, self.optimizer.place());
-        if addresses != self.addresses {
+        let (known, numbers) = &self.addresses;
+        let mut same = known.len() == self.state.len() && *numbers == self.optimizer.place();
+        for (slot, known) in self.state.iter().zip(known) {
+            same = same && slot.places()? == *known;
+        }
+        if !same {
             self.known.clear();
-            self.addresses = addresses;
+            let places = self.state.iter().map(Slot::places);
+            self.addresses = (places.collect::<Result<_>>()?, self.optimizer.place());
         }
         Ok(())
     }
@@ -270,6 +272,17 @@ impl Captured {
         self.graph.replay()?;
         Ok(self.loss.clone())
     }
+}
+
+fn slots(model: &dyn State) -> impl Iterator<Item = Slot> {
+    model.state().into_iter().map(|(_, slot)| slot)
+}
+
+/// Whether inputs are of these kinds.
+fn are(kinds: &Kinds, inputs: &[Tensor]) -> bool {
+    kinds.len() == inputs.len()
+        && (kinds.iter().zip(inputs))
+            .all(|((shape, dtype), x)| x.shape() == shape && x.dtype() == *dtype)
 }
 
 fn kinds(inputs: &[Tensor]) -> Kinds {

@@ -139,6 +139,38 @@ fn kinds() -> Vec<Kind> {
                 ..plain
             },
         ),
+        // Enough channels for sums by columns: an odd and an even number of rows, fewer
+        // columns than the kernel has, none or more rows of padding than of image.
+        kind(
+            "depthwise_3x3_columns",
+            [2, 19, 5, 7],
+            [19, 1, 3, 3],
+            Conv2d {
+                padding: [0, 2],
+                groups: 19,
+                ..plain
+            },
+        ),
+        kind(
+            "depthwise_3x3_narrow",
+            [2, 16, 2, 1],
+            [16, 1, 3, 3],
+            Conv2d {
+                padding: [2, 1],
+                groups: 16,
+                ..plain
+            },
+        ),
+        kind(
+            "depthwise_7x7_columns",
+            [1, 21, 6, 4],
+            [21, 1, 7, 7],
+            Conv2d {
+                padding: [3, 3],
+                groups: 21,
+                ..plain
+            },
+        ),
         kind(
             "depthwise_patches",
             [2, 6, 4, 6],

@@ -6,11 +6,17 @@
 
 use std::ops::Range;
 
+#[cfg(target_arch = "x86_64")]
+use bytemuck::{cast_slice, cast_slice_mut};
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::columns::Columns;
 use super::epilogue::{Epilogue, Residual};
 use super::map::Map;
 use crate::device::cpu;
+#[cfg(target_arch = "x86_64")]
+use crate::dtype::DType;
 use crate::dtype::Float;
 use crate::error::Result;
 use crate::ops::conv2d::Sizes;
@@ -66,6 +72,18 @@ pub fn joined<T: Float>(x: &[T], times: usize, out: &mut [T]) {
 /// `out` (N, H, W, K) = epilogue of the taps of `x` (N, H', W', K) times `weights`.
 pub fn run<T: Float>(x: &[T], map: &Map, weights: &[T], epilogue: &Epilogue<T>, out: &mut [T]) {
     let k = weights.len() / (map.kernel[0] * map.kernel[1]);
+    #[cfg(target_arch = "x86_64")]
+    if T::DTYPE == DType::F32
+        && let Some(columns) = Columns::new(map, k)
+    {
+        let (x, epilogue, out) = (cast_slice(x), epilogue.in_f32(), cast_slice_mut(out));
+        let weights: &[f32] = cast_slice(weights);
+        if map.transposed {
+            let turned: Vec<f32> = weights.chunks(k).rev().flatten().copied().collect();
+            return columns.run(x, &turned, &epilogue, out);
+        }
+        return columns.run(x, weights, &epilogue, out);
+    }
     let width = map.target[1];
     // Where all taps of a kernel row are in the image, neighbours see the same ones.
     let whole = |j: usize| (0..map.kernel[1]).all(|s| map.along(1, j, s).is_some());
@@ -97,10 +115,6 @@ pub fn run<T: Float>(x: &[T], map: &Map, weights: &[T], epilogue: &Epilogue<T>, 
                 let task = Task {
                     x,
                     taps: &taps,
-                    row: match step * map.geometry.dilation[1] {
-                        1 if pixels > 1 => map.kernel[1],
-                        _ => 0,
-                    },
                     step: step * k,
                     weights,
                     epilogue,
@@ -123,8 +137,6 @@ struct Task<'a, T> {
     x: &'a [T],
     /// Of the first pixel, see [`reads`].
     taps: &'a [(usize, usize)],
-    /// Taps of a kernel row, if these read neighbours and so do the pixels; else 0.
-    row: usize,
     /// Elements from a pixel's source to that of the next.
     step: usize,
     weights: &'a [T],
@@ -160,71 +172,12 @@ impl<T: Float> Task<'_, T> {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
     fn run_avx512<const P: usize>(&self, out: &mut [T]) {
-        // Neighbouring pixels read most of what the last one read. (Of wider kernels the
-        // compiler leaves the loops rolled, and sums go through memory.)
-        let back = self.taps.len() > 1 && self.taps[1].1 < self.taps[0].1;
-        match (self.row, back) {
-            (3, false) => self.rows::<P, 3, false>(out),
-            (3, true) => self.rows::<P, 3, true>(out),
-            // As many channels as keep several additions under way.
-            _ if P == 1 => self.body::<P, { 4 * LANES }, true>(out),
-            _ if P == 4 => self.body::<P, { 2 * LANES }, true>(out),
+        // As many channels as keep several additions under way.
+        match P {
+            1 => self.body::<P, { 4 * LANES }, true>(out),
+            4 => self.body::<P, { 2 * LANES }, true>(out),
             _ => self.body::<P, LANES, true>(out),
         }
-    }
-
-    /// [`Self::body`] for pixels and taps that read neighbours: each is read once.
-    #[inline(always)]
-    fn rows<const P: usize, const S: usize, const BACK: bool>(&self, out: &mut [T]) {
-        let k = out.len() / P;
-        let mut at = 0;
-        while at + LANES <= k {
-            self.neighbours::<P, S, BACK>(at, out);
-            at += LANES;
-        }
-        if at < k && k >= LANES && !matches!(self.epilogue.residual, Residual::Within) {
-            return self.neighbours::<P, S, BACK>(k - LANES, out);
-        }
-        self.few::<P, true>(at, out);
-    }
-
-    /// LANES channels from `at` on. Of each row of S taps, to the right or with BACK to
-    /// the left, every pixel is read once, in the order in which its taps come.
-    #[inline(always)]
-    fn neighbours<const P: usize, const S: usize, const BACK: bool>(
-        &self,
-        at: usize,
-        out: &mut [T],
-    ) {
-        let k = out.len() / P;
-        let mut sums = self.start_sums::<P, LANES>(at);
-        for taps in self.taps.chunks_exact(S) {
-            let first = if BACK { taps[S - 1].1 } else { taps[0].1 };
-            let x = self.x[first + at..][..(P + S - 2) * k + LANES].as_ptr();
-            let w = self.weights[taps[0].0 + at..][..(S - 1) * k + LANES].as_ptr();
-            let mut weights = [[T::ZERO; LANES]; S];
-            for (s, weights) in weights.iter_mut().enumerate() {
-                // SAFETY: of LANES elements each, which end with the slice or before.
-                *weights = unsafe { *w.add(s * k).cast() };
-            }
-            for i in 0..P + S - 1 {
-                let i = if BACK { P + S - 2 - i } else { i };
-                // SAFETY: as above.
-                let x: [T; LANES] = unsafe { *x.add(i * k).cast() };
-                for (s, weights) in weights.iter().enumerate() {
-                    // Pixel p reads, by tap s, neighbour p + s, or with BACK p + S - 1 - s.
-                    let before = if BACK { S - 1 - s } else { s };
-                    if i < before || i - before >= P {
-                        continue;
-                    }
-                    let sums = &mut sums[i - before];
-                    for l in 0..LANES {
-                        sums[l] = x[l].mul_add(weights[l], sums[l]);
-                    }
-                }
-            }
-        }
-        self.finish(at, &sums, out);
     }
 
     #[inline(always)]
@@ -344,13 +297,29 @@ fn add_products<T: Float, const FUSED: bool>(sums: &mut [T], a: &[T], b: &[T]) {
 pub fn weight_gradient<T: Float>(x: &[T], gy: &[T], map: &Map, k: usize, out: &mut [T]) {
     let pixels = map.pixels();
     let parts = (pixels / 64).clamp(1, PARTS);
-    let each = pixels.div_ceil(parts);
     let width = map.target[1];
+    let mut partial = vec![T::ZERO; parts * out.len()];
+    #[cfg(target_arch = "x86_64")]
+    if T::DTYPE == DType::F32
+        && map.kernel[1] == 3
+        && let Some(columns) = Columns::new(map, k)
+    {
+        let (x, gy): (&[f32], &[f32]) = (cast_slice(x), cast_slice(gy));
+        let rows = pixels / width;
+        let each = rows.div_ceil(parts);
+        let sums = partial.par_chunks_mut(out.len()).enumerate();
+        sums.for_each(|(part, sums)| {
+            let rows = (part * each).min(rows)..((part + 1) * each).min(rows);
+            let gy = &gy[rows.start * width * k..rows.end * width * k];
+            columns.add_products(x, gy, rows.start, k, cast_slice_mut(sums));
+        });
+        return join(&partial, out);
+    }
+    let each = pixels.div_ceil(parts);
     let whole = |&j: &usize| (0..map.kernel[1]).all(|s| map.along(1, j, s).is_some());
     // Without a stretch of them, all are edges.
     let first_whole = (0..width).find(whole).unwrap_or(width);
     let whole = first_whole..first_whole + (first_whole..width).take_while(whole).count();
-    let mut partial = vec![T::ZERO; parts * out.len()];
     partial
         .par_chunks_mut(out.len())
         .enumerate()
@@ -395,6 +364,11 @@ pub fn weight_gradient<T: Float>(x: &[T], gy: &[T], map: &Map, k: usize, out: &m
                 p = end;
             }
         });
+    join(&partial, out);
+}
+
+/// The sum of the parts.
+fn join<T: Float>(partial: &[T], out: &mut [T]) {
     out.fill(T::ZERO);
     for part in partial.chunks(out.len()) {
         out.iter_mut().zip(part).for_each(|(o, &p)| *o += p);

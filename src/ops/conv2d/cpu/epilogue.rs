@@ -50,6 +50,20 @@ impl<T: Float> Epilogue<'_, T> {
         activation: None,
     };
 
+    /// The same where T is f32.
+    #[cfg(target_arch = "x86_64")]
+    pub fn in_f32(&self) -> Epilogue<'_, f32> {
+        Epilogue {
+            bias: self.bias.map(bytemuck::cast_slice),
+            residual: match self.residual {
+                Residual::None => Residual::None,
+                Residual::Apart(residual) => Residual::Apart(bytemuck::cast_slice(residual)),
+                Residual::Within => Residual::Within,
+            },
+            activation: self.activation,
+        }
+    }
+
     /// Writes the outputs from `start` on, which are `to`.
     #[inline(always)]
     pub fn write(&self, start: usize, sums: &[T], to: &mut [T]) {

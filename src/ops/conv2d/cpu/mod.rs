@@ -14,6 +14,8 @@
 //! f32 is summed in 512-bit registers where a processor has them, by the same code
 //! with other numbers of rows and columns, and with the same bits (`same_bits`).
 
+#[cfg(target_arch = "x86_64")]
+mod columns;
 mod dense;
 mod depthwise;
 mod epilogue;
