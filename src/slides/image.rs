@@ -340,10 +340,7 @@ pub(super) fn jpeg_is_whole(bytes: &[u8]) -> bool {
     let mut at = 0;
     // Entropy-coded data hold no marker but restarts, and 0xff 0x00 for 0xff,
     // so outside segments every other 0xff starts the next segment.
-    while let Some(step) = bytes
-        .get(at..)
-        .and_then(|rest| rest.iter().position(|&b| b == 0xff))
-    {
+    while let Some(step) = bytes.get(at..).and_then(|rest| memchr::memchr(0xff, rest)) {
         at += step + 1;
         match bytes.get(at) {
             None => return false,

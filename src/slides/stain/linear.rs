@@ -1,7 +1,8 @@
 //! From one pair of stains to another.
 
-use super::{Fit, LIGHT, densities};
-use crate::ops::{StainMap, vector};
+use super::{BLOCK, Fit, LIGHT, densities, look_up};
+use crate::ops::StainMap;
+use crate::ops::vector::{self, Vectors, widest};
 
 /// Amounts of two stains as least squares give them: the rows of the
 /// pseudo-inverse of the (3, 2) matrix of their colours.
@@ -55,26 +56,37 @@ impl Transfer {
     /// Changes pixels (R, G, B after each other), so many at once that the exponentials
     /// are computed in vectors.
     pub fn apply(&self, pixels: &mut [u8]) {
-        const BLOCK: usize = 64;
-        for block in pixels.chunks_mut(3 * BLOCK) {
-            let mut densities = [[0.0f32; BLOCK]; 3];
-            for (i, pixel) in block.chunks_exact(3).enumerate() {
-                for c in 0..3 {
-                    densities[c][i] = self.density[usize::from(pixel[c])];
+        widest(Apply {
+            transfer: self,
+            pixels: pixels.as_chunks_mut().0,
+        });
+    }
+}
+
+struct Apply<'a> {
+    transfer: &'a Transfer,
+    pixels: &'a mut [[u8; 3]],
+}
+
+impl Vectors for Apply<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let Transfer { matrix, density } = self.transfer;
+        let mut planes = [[0.0f32; BLOCK]; 3];
+        let mut levels = [[0u8; BLOCK]; 3];
+        for pixels in self.pixels.chunks_mut(BLOCK) {
+            look_up(density, pixels, &mut planes);
+            let [red, green, blue] = &planes;
+            for (levels, row) in levels.iter_mut().zip(matrix) {
+                for (i, level) in levels.iter_mut().enumerate() {
+                    let density = row[0] * red[i] + row[1] * green[i] + row[2] * blue[i];
+                    // Published code cuts off what is behind the point; so does this,
+                    // within the levels that there are.
+                    *level = (LIGHT as f32 * vector::exp(-density)) as u8;
                 }
             }
-            let [red, green, blue] = &densities;
-            for (c, row) in self.matrix.iter().enumerate() {
-                let mut light = [0.0f32; BLOCK];
-                for (i, light) in light.iter_mut().enumerate() {
-                    let density = row[0] * red[i] + row[1] * green[i] + row[2] * blue[i];
-                    *light = LIGHT as f32 * vector::exp(-density);
-                }
-                // Published code cuts off what is behind the point; so does this, within
-                // the levels that there are.
-                for (pixel, light) in block.chunks_exact_mut(3).zip(light) {
-                    pixel[c] = light as u8;
-                }
+            for (i, pixel) in pixels.iter_mut().enumerate() {
+                *pixel = [levels[0][i], levels[1][i], levels[2][i]];
             }
         }
     }

@@ -3,7 +3,8 @@
 use nalgebra::{Matrix3, SymmetricEigen};
 use serde::{Deserialize, Serialize};
 
-use super::{FEWEST, along, around, densities, linear, percentile, stained};
+use super::{BLOCK, Each, FEWEST, along, around, densities, linear, look_up, percentiles, stained};
+use crate::ops::vector::{Vectors, widest};
 
 /// Share of directions, and of amounts, that are taken for outliers at each end.
 const ALPHA: f64 = 0.01;
@@ -35,10 +36,7 @@ impl Fit {
         };
         let stains = std::array::from_fn(|c| [h[c], e[c]]);
         let unmix = linear::unmixing(&stains)?;
-        let most = unmix.map(|row| {
-            let pixels = pixels.chunks_exact(3).map(|p| [p[0], p[1], p[2]]);
-            percentile(&along(&row, pixels), 1.0 - ALPHA)
-        });
+        let most = percentiles(&unmix, pixels.as_chunks().0, 1.0 - ALPHA);
         most.iter()
             .all(|&m| m.is_finite() && m > 1e-3)
             .then_some(Self { stains, most })
@@ -51,24 +49,18 @@ pub fn fit(pixels: &[u8]) -> Option<Fit> {
     if stained.len() < FEWEST {
         return None;
     }
-    let density = densities();
-    let inked = || (stained.iter()).map(|p| p.map(|v| density[usize::from(v)]));
     let n = stained.len() as f64;
-    let mut mean = [0.0f64; 3];
-    for d in inked() {
-        (mean.iter_mut().zip(d)).for_each(|(sum, d)| *sum += d);
-    }
-    let mean = mean.map(|sum| sum / n);
-    let mut sums = [[0.0f64; 3]; 3];
-    for d in inked() {
-        let apart: [f64; 3] = std::array::from_fn(|c| d[c] - mean[c]);
-        for (i, sums) in sums.iter_mut().enumerate() {
-            for (j, sum) in sums.iter_mut().enumerate() {
-                *sum += apart[i] * apart[j];
-            }
-        }
-    }
-    let covariance = Matrix3::from_fn(|i, j| sums[i][j] / (n - 1.0));
+    let mut sums = [0.0; 9];
+    widest(Moments {
+        pixels: &stained,
+        sums: &mut sums,
+    });
+    let mean: [f64; 3] = std::array::from_fn(|c| sums[c] / n);
+    let covariance = Matrix3::from_fn(|i, j| {
+        let (i, j) = (i.min(j), i.max(j));
+        let product = sums[[3, 5, 6][i] + j];
+        (product - n * mean[i] * mean[j]) / (n - 1.0)
+    });
     let eigen = SymmetricEigen::new(covariance);
     let mut order = [0, 1, 2];
     order.sort_by(|&a, &b| eigen.eigenvalues[a].total_cmp(&eigen.eigenvalues[b]));
@@ -80,19 +72,63 @@ pub fn fit(pixels: &[u8]) -> Option<Fit> {
         [v[0] * sign, v[1] * sign, v[2] * sign]
     };
     let (x, y) = (axis(1), axis(2));
-    let pixels_of = || stained.iter().copied();
-    let turns: Vec<f64> = (along(&x, pixels_of()).into_iter())
-        .zip(along(&y, pixels_of()))
-        .map(|(x, y)| turn(x, y))
-        .collect();
+    let (mut turns, mut unused) = (vec![0.0; stained.len()], vec![0.0; stained.len()]);
+    widest(Each {
+        pixels: &stained,
+        directions: &[x, y],
+        value: |x: f32, y: f32| {
+            let length = x.abs() + y.abs();
+            let turn = (1.0 - x / length).copysign(y);
+            // Close to the point, and to the jump from pi to -pi, rounding shows.
+            let known = length > 0.01 && (x > 0.0 || y.abs() > 1e-4);
+            [if known { turn } else { f32::NAN }, 0.0]
+        },
+        out: [&mut turns, &mut unused],
+    });
+    let density = densities();
+    let exact = |i: usize| {
+        let part = |axis| along(axis, &density, stained[i]);
+        turn(part(&x), part(&y))
+    };
     let direction = |share: f64| -> [f64; 3] {
-        let (lower, upper, part) = around(&turns, share);
+        let (lower, upper, part) = around(&turns, 1e-4, share, exact);
         let (lower, upper) = (angle(lower), angle(upper));
         let (sin, cos) = (lower + (upper - lower) * part).sin_cos();
         std::array::from_fn(|c| x[c] * cos + y[c] * sin)
     };
     let (low, high) = (direction(ALPHA), direction(1.0 - ALPHA));
     Fit::of(low, high, pixels)
+}
+
+/// Sums over pixels of their densities, and of the products of each two: red, green,
+/// blue; red with red, green and blue, green with green and blue, blue with blue.
+struct Moments<'a> {
+    pixels: &'a [[u8; 3]],
+    sums: &'a mut [f64; 9],
+}
+
+impl Vectors for Moments<'_> {
+    #[inline(always)]
+    fn run(self) {
+        const LANES: usize = 8;
+        let density = densities().map(|d| d as f32);
+        let mut lanes = [[0.0f64; LANES]; 9];
+        for pixels in self.pixels.chunks(BLOCK) {
+            // Without a pixel there is no density.
+            let mut planes = [[0.0f32; BLOCK]; 3];
+            look_up(&density, pixels, &mut planes);
+            for at in (0..BLOCK).step_by(LANES) {
+                for lane in 0..LANES {
+                    let [r, g, b] = [0, 1, 2].map(|c| f64::from(planes[c][at + lane]));
+                    let terms = [r, g, b, r * r, r * g, r * b, g * g, g * b, b * b];
+                    for (sums, term) in lanes.iter_mut().zip(terms) {
+                        sums[lane] += term;
+                    }
+                }
+            }
+        }
+        *self.sums = lanes.map(|sums| sums.iter().sum());
+    }
 }
 
 /// A number in -2 to 2 that grows with the angle of (x, y) from -pi to pi, and costs a

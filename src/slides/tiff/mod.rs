@@ -19,7 +19,7 @@ use memmap2::Mmap;
 use super::Rgb8;
 use super::cache::Cache;
 use super::flat::no_such;
-use super::reader::{Associated, Facts, Level, Slide, blit, check_region, white};
+use super::reader::{Associated, Facts, Level, Slide, check_region, white};
 use crate::error::{Error, Result};
 use chunk::{Coding, Colours, Compression};
 use directory::{Directory, Entry, Source, damaged, tag};
@@ -28,8 +28,9 @@ use directory::{Directory, Entry, Source, damaged, tag};
 const MAX_CHUNK: usize = 1 << 27;
 /// The longest side of a level.
 const MAX_SIDE: u64 = 1 << 24;
-/// Bytes of decoded tiles that an open slide keeps.
-const CACHE: usize = 64 << 20;
+/// Bytes of decoded tiles that an open slide keeps: two rows of tiles of 256 px over
+/// 87,000 px, since squares are read by rows and lie across the borders of tiles.
+const CACHE: usize = 128 << 20;
 
 /// Whether a file that starts like this is a TIFF file.
 pub fn is_tiff(head: &[u8]) -> bool {
@@ -226,28 +227,52 @@ impl TiffSlide {
 
     fn read(&self, plane: usize, (x, y): (i64, i64), size: (usize, usize)) -> Result<Rgb8> {
         let p = &self.planes[plane];
-        let mut region = white(size.0, size.1);
-        let chunks = |at: i64, len: usize, side: usize, chunk: usize| {
-            let first = at.clamp(0, side as i64) as usize;
-            let last = at.saturating_add(len as i64).clamp(0, side as i64) as usize;
-            first / chunk..last.div_ceil(chunk).max(first / chunk)
+        // What of the region lies within the picture: from, to, and how much is before it.
+        let within = |at: i64, len: usize, side: usize| {
+            let first = at.clamp(0, side as i64);
+            let last = at.saturating_add(len as i64).clamp(first, side as i64);
+            let before = if first < last { first - at } else { 0 };
+            (first as usize, last as usize, before as usize)
         };
-        for row in chunks(y, size.1, p.height, p.chunk_height) {
-            for column in chunks(x, size.0, p.width, p.chunk_width) {
-                let Some(tile) = self.chunk(plane, row * p.across + column)? else {
-                    continue;
-                };
-                let (left, top) = (column * p.chunk_width, row * p.chunk_height);
-                // What pads the last tiles is not part of the picture.
-                let inside = (p.width - left, p.height - top);
-                let corner = (
-                    (left as i64).saturating_sub(x),
-                    (top as i64).saturating_sub(y),
-                );
-                blit(&mut region, &tile, corner, inside);
+        let (left, right, margin) = within(x, size.0, p.width);
+        let (top, bottom, above) = within(y, size.1, p.height);
+        if left == right || top == bottom {
+            return Ok(white(size.0, size.1));
+        }
+        const WHITE: u8 = 255;
+        // Row by row from tiles side by side, so that each byte is written once.
+        let mut data = Vec::with_capacity(size.0 * size.1 * 3);
+        data.resize(above * size.0 * 3, WHITE);
+        for row in top / p.chunk_height..bottom.div_ceil(p.chunk_height) {
+            let columns = left / p.chunk_width..right.div_ceil(p.chunk_width);
+            let tiles: Vec<_> = columns
+                .map(|column| Ok((column, self.chunk(plane, row * p.across + column)?)))
+                .collect::<Result<_>>()?;
+            let first = row * p.chunk_height;
+            for line in top.max(first)..bottom.min(first + p.chunk_height) {
+                let began = data.len();
+                data.resize(began + margin * 3, WHITE);
+                for (column, tile) in &tiles {
+                    let at = column * p.chunk_width;
+                    let (from, to) = (left.max(at) - at, right.min(at + p.chunk_width) - at);
+                    match tile {
+                        Some(tile) => {
+                            let start = (line - first) * p.chunk_width;
+                            let part = 3 * (start + from)..3 * (start + to);
+                            data.extend_from_slice(&tile.data[part]);
+                        }
+                        None => data.resize(data.len() + 3 * (to - from), WHITE),
+                    }
+                }
+                data.resize(began + size.0 * 3, WHITE);
             }
         }
-        Ok(region)
+        data.resize(size.0 * size.1 * 3, WHITE);
+        Ok(Rgb8 {
+            width: size.0,
+            height: size.1,
+            data,
+        })
     }
 }
 
