@@ -1,13 +1,15 @@
 //! `eosin train classifier` and `eosin train simclr`.
 
+use std::path::Path;
+
 use super::run::run_file;
-use super::{TrainArgs, console};
+use super::{EvaluateArgs, TrainArgs, console};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::train::classes::Level;
 use crate::train::classifier::config::{ClassifierConfig, SimclrConfig};
 use crate::train::classifier::{self, Spread, simclr};
-use crate::train::config::Precision;
+use crate::train::config::{DataConfig, Layout, Precision};
 use crate::train::progress::Control;
 
 pub fn train_classifier(
@@ -65,6 +67,42 @@ pub fn train_classifier(
         }
     }
     text += &format!("\n\nrun                {}", args.out.display());
+    for skipped in &made.skipped {
+        text += &format!("\nskipped {skipped}");
+    }
+    console::print(json, &made, &text)
+}
+
+/// Scores a run on other tiles, by default in a folder for each class.
+pub fn evaluate(
+    args: &EvaluateArgs,
+    [run, folder]: [&Path; 2],
+    device: &Device,
+    json: bool,
+    control: Control,
+) -> Result<()> {
+    let others = [
+        ("--expression", args.expression.is_some()),
+        ("--no-expression", args.no_expression),
+        ("--slides", args.slides.is_some()),
+        ("--mpp", args.mpp.is_some()),
+        ("--any-mpp", args.any_mpp),
+    ];
+    if let Some((name, _)) = others.iter().find(|(_, given)| *given) {
+        return Err(Error::usage(
+            format!("{name} is not for classifiers, which look at tiles alone"),
+            "leave it out",
+        ));
+    }
+    let layout = args.layout.map_or(Layout::Classes, Layout::from);
+    let mut data = DataConfig::new(layout, folder);
+    data.sections.clone_from(&args.sections);
+    let made = classifier::evaluate(run, &data, &args.out, device, control)?;
+    let classes = &made.scores.classes;
+    let mut text = format!("networks           {}", made.networks);
+    text += &level("tiles", "", &made.scores.bags, classes);
+    text += &level("slides by vote", "", &made.scores.slides, classes);
+    text += &format!("\ntables             {}", args.out.display());
     for skipped in &made.skipped {
         text += &format!("\nskipped {skipped}");
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::run::{described, described_classes};
-use super::{EvaluateArgs, console, report, spots};
+use super::{EvaluateArgs, classifier, console, report, spots};
 use crate::cohort::tiles::read_pairs;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::expression::transform::FittedTransforms;
 use crate::expression::{Source, Table, source};
 use crate::formats::atomic::{create_dir_all, write_bytes};
 use crate::train::classes::{ClassScores, Classified};
+use crate::train::classifier::config::ClassifierConfig;
 use crate::train::config::{DataConfig, Precision, RunFile, TrnasformerConfig};
 use crate::train::deeppt::Ensemble;
 use crate::train::evaluate::{Comparison, Scores, Summary, write_results};
@@ -34,6 +35,9 @@ pub fn evaluate(
     match (&args.run, &args.data) {
         (Some(run), Some(data)) if TcgnConfig::wrote(run) => {
             spots::evaluate(args, [run, data], dtype, device, json, control)
+        }
+        (Some(run), Some(data)) if ClassifierConfig::wrote(run) => {
+            classifier::evaluate(args, [run, data], device, json, control)
         }
         (Some(run), Some(_)) => other_samples(args, run, dtype, device, json, control),
         _ => tables(args, json, control),

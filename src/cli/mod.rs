@@ -355,7 +355,7 @@ struct EvaluateArgs {
     /// Folder of a finished run: what it predicted while it was held out, or with --data other samples
     #[arg(long)]
     run: Option<PathBuf>,
-    /// Folder of images, to be predicted by a DeepPT run
+    /// Folder of images, to be predicted by a run of deeppt, tcgn or classifier
     #[arg(long, requires = "run", conflicts_with_all = ["predicted", "measured", "against", "training", "bags", "classes"])]
     data: Option<PathBuf>,
     /// her2st: sections to use; all when left out
@@ -402,7 +402,8 @@ struct EvaluateArgs {
     orientation: Option<OrientationChoice>,
     #[command(flatten)]
     source: SourceArgs,
-    /// Runs of tcgn: how the folder is laid out, if not as in training
+    /// Runs of tcgn: how the folder is laid out, if not as in training; of classifiers: if not
+    /// `classes`
     #[arg(long, value_enum)]
     layout: Option<LayoutChoice>,
     #[command(flatten, next_help_heading = "Runs of tcgn")]

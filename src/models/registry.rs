@@ -497,6 +497,11 @@ fn critic(
     let weights = part_of(weights, "discriminator.")?;
     let layers = convolutions(&weights, 4, |i| format!("model.{}.0.weight", i + 1));
     let layers: Vec<[usize; 2]> = layers.into_iter().rev().collect();
+    if weights.get("profile.weight").is_some() {
+        let remedy = "give one that was trained without model.critic_profile";
+        let problem = "is of a critic that scores a tile with its profile";
+        return Err(Error::file(path, "profile.weight", problem, remedy));
+    }
     let random = &mut Philox::new(0);
     let model = match weights.get("model.1.1.weight") {
         Some(_) => Critic::new(sizes(&layers), random)?,

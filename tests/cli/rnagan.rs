@@ -227,6 +227,21 @@ fn from_profiles_to_a_quiz() {
         shown.contains("from random weights") && shown.contains("+-"),
         "{shown}"
     );
+    let out = at("scores");
+    let given = [
+        "--run",
+        text(&run),
+        "--data",
+        text(&classes),
+        "--out",
+        text(&out),
+    ];
+    let scores = json(["--json", "evaluate"].into_iter().chain(given));
+    assert_eq!(
+        (&scores["networks"], &scores["scores"]["bags"]["count"]),
+        (&2.into(), &22.into())
+    );
+    assert_eq!(lines_of(&out.join("bag_classes.csv")), 23);
     let [tiles, path] = ["one", "path"].map(|class| classes.join(class));
 
     let quiz = at("quiz.html");

@@ -11,7 +11,7 @@ use eosin::random::Philox;
 use eosin::slides::{Rgb8, image::write_png};
 use eosin::train::classifier::config::{ClassifierConfig, SimclrConfig};
 use eosin::train::classifier::{self, simclr};
-use eosin::train::config::RunFile;
+use eosin::train::config::{DataConfig, Layout, RunFile};
 use eosin::{Device, Result};
 use eosin_emulator::Schedule;
 use libtest_mimic::Trial;
@@ -116,6 +116,28 @@ fn learns() -> Result<()> {
     let table = fs::read_to_string(run.join("random/test/bag_classes.csv")).expect("a table");
     assert_eq!(table.lines().count(), 17);
     assert!(table.starts_with("sample,class,predicted,coarse,fine"));
+
+    // `evaluate` finds of the same folder what the run found.
+    let out = folder.path().join("scores");
+    let evaluate = |name: &str| {
+        let data = DataConfig::new(Layout::Classes, folder.path().join(name));
+        let watcher = Watcher::default();
+        classifier::evaluate(&run, &data, &out, &Device::Cpu, watcher.control())
+    };
+    let found = evaluate("other")?;
+    assert_eq!(found.networks, 1);
+    assert_eq!(found.scores, *test);
+    let again = fs::read_to_string(out.join("bag_classes.csv")).expect("a table");
+    assert_eq!(again, table);
+    let other = folder.path().join("third/neither/S0");
+    fs::create_dir_all(&other).expect("a folder");
+    let tile = folder.path().join("other/fine/S0/0.png");
+    fs::copy(tile, other.join("0.png")).expect("a tile");
+    let message = evaluate("third").expect_err("another class").to_string();
+    assert!(message.contains("neither"), "{message}");
+    fs::remove_file(run.join("summary.json")).expect("a summary");
+    let message = evaluate("other").expect_err("unfinished").to_string();
+    assert!(message.contains("--resume"), "{message}");
     Ok(())
 }
 

@@ -219,6 +219,10 @@ fn gan_resumes(quirks: bool, device: &dyn Fn() -> Result<Device>) -> Result<()> 
     let folder = prepared(&device()?)?;
     let mut config = gan_config(folder.path(), &folder.path().join("vae"));
     config.loss.reference_quirks = quirks;
+    if !quirks {
+        config.model.critic_profile = true;
+        config.training.average = 0.8;
+    }
     let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
     let go = |run: &Path, resume: bool, watcher: &Watcher| {
         gan::train(&config, run, resume, &device()?, watcher.control())
@@ -267,6 +271,17 @@ fn gan_resumes(quirks: bool, device: &dyn Fn() -> Result<Device>) -> Result<()> 
     }
     // A finished run is taken as it is.
     go(&parts, true, &Watcher::default())?;
+    let path = whole.join("critic.safetensors");
+    let critic = read_weights(&path)?;
+    let map = critic.get("profile.weight");
+    assert_eq!(map.is_some(), !quirks);
+    if let Some(map) = map {
+        assert!(map.to_f32()?.iter().any(|&v| v != 0.0), "it did not learn");
+        let model = Model::named("dcgan-critic")?;
+        let session = model.session(&critic, &path, &Default::default(), &Device::Cpu);
+        let message = session.err().expect("no profiles").to_string();
+        assert!(message.contains("with its profile"), "{message}");
+    }
 
     // A tile depends on its own profile and noise, and on its profile at all.
     let trained = Trained::read(&whole, &device()?)?;
@@ -334,6 +349,11 @@ fn refusals() -> Result<()> {
     refused(&|c| c.training.hold_out.clone_from(&all), "every slide");
     refused(&|c| c.loss.penalty = f64::NAN, "loss.penalty");
     refused(&|c| c.training.critic_steps = 0, "critic_steps");
+    refused(&|c| c.training.average = 1.0, "training.average");
+    let without = |c: &mut GanConfig| {
+        (c.vae, c.input.start, c.model.critic_profile) = (None, Start::Normal, true);
+    };
+    refused(&without, "critic_profile");
     refused(&|c| c.data.expression = None, "expression");
     refused(&|c| c.vae = Some(folder.path().into()), "model.safetensors");
 

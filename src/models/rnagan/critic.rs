@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{LAYER_SLOPE, Sizes};
 use crate::device::Device;
 use crate::device::cuda::CudaDevice;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::initial::he_normal;
-use crate::nn::{BatchNorm, Conv2d, ConvGeometry, Module, Pass, Slot, State, key};
+use crate::nn::{BatchNorm, Conv2d, ConvGeometry, Linear, Module, Pass, Slot, State, key};
 use crate::ops;
 use crate::random::Philox;
 use crate::session::Predict;
@@ -20,6 +20,8 @@ pub struct Critic {
     inner: Vec<(Conv2d, Option<BatchNorm>)>,
     /// 4 x 4 -> a number
     last: Conv2d,
+    /// latent -> channels of the 4 x 4, where the critic is given the profile too.
+    profile: Option<Linear>,
     sizes: Sizes,
 }
 
@@ -61,10 +63,27 @@ impl Critic {
             first,
             inner,
             last: Conv2d::new([widest, 1], [4, 4], geometry, false, random)?,
+            profile: None,
             sizes,
         };
         he_normal(&model, random)?;
         Ok(model)
+    }
+
+    /// The critic that is also given the generator's input (N, latent), by projection (Miyato
+    /// and Koyama 2018, equation 3): the product of a linear map of it and the mean over the
+    /// last features is added to the score. The map starts from 0, so that profiles do not count
+    /// until they are found to.
+    ///
+    /// # Errors
+    /// A latent of no length.
+    pub fn with_profile(mut self, latent: usize) -> Result<Self> {
+        let widest = self.sizes.widths()?.last().copied().unwrap_or(0);
+        let map = Linear::new(latent, widest, false, &mut Philox::new(0))?;
+        map.weight
+            .set(ops::affine(&map.weight.value(), 0.0, 0.0)?)?;
+        self.profile = Some(map);
+        Ok(self)
     }
 
     pub fn sizes(&self) -> Sizes {
@@ -90,11 +109,29 @@ impl Critic {
     /// Scores (N) of x (N, 3, size, size). As published they go through a leaky ReLU.
     ///
     /// # Errors
-    /// Another shape.
+    /// Another shape; a critic that takes profiles.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let y = self.last.forward(&self.features(x, pass)?, pass)?;
+        self.score(x, None, pass)
+    }
+
+    /// The same where the generator's input z (N, latent) is at hand; a critic that takes no
+    /// profiles does not look at it.
+    ///
+    /// # Errors
+    /// Another shape; a critic that takes profiles, and none.
+    pub fn score(&self, x: &Tensor, z: Option<&Tensor>, pass: &Pass) -> Result<Tensor> {
+        let features = self.features(x, pass)?;
         let n = x.shape().first().copied().unwrap_or(0);
-        ops::leaky_relu(&ops::reshape(&y, &[n])?, LAYER_SLOPE)
+        let mut y = ops::reshape(&self.last.forward(&features, pass)?, &[n])?;
+        if let Some(map) = &self.profile {
+            let z = z.ok_or_else(|| {
+                Error::op("critic", "it scores tiles with their profiles; give them")
+            })?;
+            let means = ops::mean(&features, &[2, 3], false)?;
+            let product = ops::mul(&map.forward(z, pass)?, &means)?;
+            y = ops::add(&y, &ops::sum(&product, &[1], false)?)?;
+        }
+        ops::leaky_relu(&y, LAYER_SLOPE)
     }
 }
 
@@ -109,6 +146,9 @@ impl State for Critic {
             if let Some(norm) = norm {
                 norm.visit(&key(&at, "1"), visit);
             }
+        }
+        if let Some(map) = &self.profile {
+            map.visit(&key(prefix, "profile"), visit);
         }
     }
 }

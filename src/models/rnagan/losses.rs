@@ -95,8 +95,19 @@ pub fn interpolate(real: &Tensor, fake: &Tensor, alpha: &Tensor) -> Result<Tenso
 /// # Errors
 /// What the critic returns; a pass that does not record.
 pub fn gradient_penalty(critic: &Critic, x: &Tensor, norm: Norm, pass: &Pass) -> Result<Tensor> {
+    penalty_with(critic, x, None, norm, pass)
+}
+
+/// [`gradient_penalty`] at x with the generator's input z, for a critic that takes profiles.
+fn penalty_with(
+    critic: &Critic,
+    x: &Tensor,
+    z: Option<&Tensor>,
+    norm: Norm,
+    pass: &Pass,
+) -> Result<Tensor> {
     let x = x.detach().variable();
-    let scores = critic.forward(&x, pass)?;
+    let scores = critic.score(&x, z, pass)?;
     let total = ops::sum_all(&scores)?;
     let gradient = grad(&[&total], None, &[&x], true)?.pop().flatten();
     let gradient = gradient
@@ -132,12 +143,12 @@ impl Objective {
         z: &Tensor,
         pass: &Pass,
     ) -> Result<Tensor> {
-        let scores = critic.forward(&generator.forward(z, pass)?, pass)?;
+        let scores = critic.score(&generator.forward(z, pass)?, Some(z), pass)?;
         self.adversarial.generator(&scores)
     }
 
     /// The critic's loss on real images (N, 3, H, W) and what the generator makes of z
-    /// (N, latent), without the penalty. The generator runs with the statistics of its batch and
+    /// (N, latent), row i of the profile of image i, without the penalty. The generator runs with the statistics of its batch and
     /// off the tape.
     ///
     /// # Errors
@@ -149,10 +160,10 @@ impl Objective {
         [real, z]: [&Tensor; 2],
         pass: &Pass,
     ) -> Result<Tensor> {
-        let of_real = critic.forward(&real.to_format(Format::ChannelsLast)?, pass)?;
+        let of_real = critic.score(&real.to_format(Format::ChannelsLast)?, Some(z), pass)?;
         let fake = unrecorded(generator, z)?;
         self.adversarial
-            .critic(&of_real, &critic.forward(&fake, pass)?)
+            .critic(&of_real, &critic.score(&fake, Some(z), pass)?)
     }
 
     /// The weighted penalty between real images and what the generator makes of z, at alpha (N),
@@ -168,7 +179,7 @@ impl Objective {
         pass: &Pass,
     ) -> Result<Tensor> {
         let fake = unrecorded(generator, z)?;
-        self.weighted_penalty(critic, [real, &fake, alpha], pass)
+        self.weighted_penalty(critic, [real, &fake, alpha, z], pass)
     }
 
     /// [`Self::gap`] and [`Self::penalty`] together, from one forward pass of the generator.
@@ -184,25 +195,26 @@ impl Objective {
     ) -> Result<Tensor> {
         let real = &real.to_format(Format::ChannelsLast)?;
         let fake = unrecorded(generator, z)?;
-        let (of_real, of_fake) = (critic.forward(real, pass)?, critic.forward(&fake, pass)?);
+        let score = |x: &Tensor| critic.score(x, Some(z), pass);
+        let (of_real, of_fake) = (score(real)?, score(&fake)?);
         let gap = self.adversarial.critic(&of_real, &of_fake)?;
         if self.penalty == 0.0 {
             return Ok(gap);
         }
         ops::add(
             &gap,
-            &self.weighted_penalty(critic, [real, &fake, alpha], pass)?,
+            &self.weighted_penalty(critic, [real, &fake, alpha, z], pass)?,
         )
     }
 
     fn weighted_penalty(
         &self,
         critic: &Critic,
-        [real, fake, alpha]: [&Tensor; 3],
+        [real, fake, alpha, z]: [&Tensor; 4],
         pass: &Pass,
     ) -> Result<Tensor> {
         let between = interpolate(real, fake, alpha)?;
-        let penalty = gradient_penalty(critic, &between, self.norm, pass)?;
+        let penalty = penalty_with(critic, &between, Some(z), self.norm, pass)?;
         ops::affine(&penalty, self.penalty, 0.0)
     }
 }

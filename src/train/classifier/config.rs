@@ -130,6 +130,19 @@ impl Default for ClassifierTraining {
     }
 }
 
+impl ClassifierConfig {
+    /// Whether the folder `run` is a run of a classifier.
+    pub fn wrote(run: &Path) -> bool {
+        let text = std::fs::read_to_string(run.join("config.toml")).unwrap_or_default();
+        let table: toml::Table = text.parse().unwrap_or_default();
+        let has = |part: &str, key: &str| {
+            (table.get(part).and_then(toml::Value::as_table)).is_some_and(|t| t.contains_key(key))
+        };
+        // Runs have every key written out; no other family has these two.
+        has("model", "network") && has("split", "against_scratch")
+    }
+}
+
 impl RunFile for ClassifierConfig {
     const README: &'static str = "src/train/classifier/README.md";
 

@@ -6,7 +6,7 @@ mod data;
 pub mod simclr;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use crate::optim::{AdamW, Optimizer};
 use crate::random::Philox;
 use crate::slides::augment::Augment;
 use crate::train::classes::{ClassScores, Classified, Level};
-use crate::train::config::RunFile;
+use crate::train::config::{DataConfig, RunFile};
 use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::progress::Control;
 use crate::train::run::{Part, claim, epoch_over, groups, index, json};
@@ -132,14 +132,7 @@ pub fn train(
         None => None,
         Some(folder) => {
             let test = Tiles::read(folder, px, &run.join("test-tiles.bin"), control)?;
-            let of = classes(&test.cohort, folder.layout, config.classes.as_deref())?;
-            if let Some(class) = of.iter().find(|c| names.binary_search(c).is_err()) {
-                return Err(Error::usage(
-                    format!("the tested tiles have class {class}, which the training has not"),
-                    format!("give tiles of {}", names.join(", ")),
-                ));
-            }
-            let of: Vec<usize> = of.iter().map(of_name).collect();
+            let of = known_classes(&test, folder, config.classes.as_deref(), &names)?;
             Some((test, of))
         }
     };
@@ -218,6 +211,12 @@ impl Training<'_> {
                 patients.entry(class).or_default().insert(group);
             }
             let fewest = patients.values().map(BTreeSet::len).min().unwrap_or(0);
+            if fewest < 2 {
+                return Err(Error::usage(
+                    "a fold leaves one patient of a class to train and to validate on",
+                    "use more folds, or set split.by = \"section\" or \"sample\"",
+                ));
+            }
             let inner = split::stratified_folds(&of, &classes, fewest.min(10), seed)?;
             let at = |part: &[usize]| part.iter().map(|&i| known[i]).collect::<Vec<_>>();
             let (train, validation) = inner
@@ -264,10 +263,7 @@ impl Training<'_> {
                 1 => format!("{from} start"),
                 n => format!("{from} start, fold {}/{n}", number + 1),
             };
-            let file = match folds.len() {
-                1 => folder.join("model.safetensors"),
-                _ => folder.join(format!("model{number}.safetensors")),
-            };
+            let file = network_file(&folder, number, folds.len());
             let (model, history) = self.network(&name, &file, weights, fold)?;
             let items = self.tiles.of_samples(&fold.test);
             let probabilities = self.probabilities(&model, self.tiles, &items)?;
@@ -412,18 +408,125 @@ impl Training<'_> {
         Ok(total / items.len().max(1) as f64)
     }
 
-    /// (items, classes)
     fn probabilities(&self, model: &ResNet, tiles: &Tiles, items: &[usize]) -> Result<Vec<f64>> {
-        let px = self.config.model.px;
-        let mut all = Vec::with_capacity(items.len() * self.names.len());
-        for part in items.chunks(self.config.training.batch) {
-            let pixels = tiles.pixels(part, Augment::default(), Philox::new(0))?;
-            let x = normalised(pixels, part.len(), px)?.to(self.device)?;
-            let logits = model.forward(&x, &Pass::eval())?.logits;
-            all.extend(ops::softmax(&logits, -1)?.to_f64_vec()?);
-        }
-        Ok(all)
+        probabilities(self.config, model, tiles, items, self.device)
     }
+}
+
+/// What `eosin evaluate` says of other tiles.
+#[derive(Clone, Debug, Serialize)]
+pub struct Evaluated {
+    pub folder: String,
+    /// Networks whose mean probability is scored.
+    pub networks: usize,
+    pub scores: ClassScores,
+    pub skipped: Vec<String>,
+}
+
+/// Scores a finished run on other tiles, by the networks of its first kind of start, and writes
+/// the tables to `out`. Of `data` layout, path and sections count; a folder that is laid out as
+/// that of the training is read as that was.
+///
+/// # Errors
+/// A run that is not finished; tiles of a class that it does not know.
+pub fn evaluate(
+    run: &Path,
+    data: &DataConfig,
+    out: &Path,
+    device: &Device,
+    control: Control,
+) -> Result<Evaluated> {
+    let config = ClassifierConfig::read(&run.join("config.toml"))?;
+    let path = run.join("summary.json");
+    let unfinished = || {
+        let remedy = "give a finished run; continue an unfinished one with --resume";
+        Error::file(&path, "", "is missing or not readable", remedy)
+    };
+    let text = std::fs::read_to_string(&path).map_err(|_| unfinished())?;
+    let outcome: Outcome = serde_json::from_str(&text).map_err(|_| unfinished())?;
+    let start = outcome.starts.first().ok_or_else(unfinished)?;
+    let data = &match data.layout == config.data.layout {
+        true => DataConfig {
+            path: data.path.clone(),
+            sections: data.sections.clone(),
+            ..config.data.clone()
+        },
+        false => data.clone(),
+    };
+    create_dir_all(out)?;
+    let store = out.join("tiles.bin");
+    let tiles = Tiles::read(data, config.model.px, &store, control)?;
+    let table = config.classes.as_deref();
+    let truth = known_classes(&tiles, data, table, &outcome.classes)?;
+    let items: Vec<usize> = (0..tiles.items.len()).collect();
+    let width = outcome.classes.len();
+    let mut mean = vec![0.0; items.len() * width];
+    for number in 0..start.folds.len() {
+        let file = network_file(&run.join(&start.from), number, start.folds.len());
+        let random = &mut Philox::new(0);
+        let (shape, depth) = (&config.model, config.model.network.depth());
+        let model = ResNet::of_width(shape.width, depth, width, random)?;
+        nn::load(&model, &read_weights(&file)?, &file)?;
+        model.to_device(device)?;
+        let p = probabilities(&config, &model, &tiles, &items, device)?;
+        let share = 1.0 / start.folds.len() as f64;
+        mean.iter_mut().zip(p).for_each(|(m, p)| *m += share * p);
+    }
+    let found = classified(&outcome.classes, &tiles, &items, &truth, mean);
+    found.write(out)?;
+    let _ = std::fs::remove_file(store);
+    Ok(Evaluated {
+        folder: out.display().to_string(),
+        networks: start.folds.len(),
+        scores: found.scores()?,
+        skipped: tiles.skipped(),
+    })
+}
+
+/// Where a start's folder has the network of a fold.
+fn network_file(folder: &Path, number: usize, folds: usize) -> PathBuf {
+    match folds {
+        1 => folder.join("model.safetensors"),
+        _ => folder.join(format!("model{number}.safetensors")),
+    }
+}
+
+/// The class of each sample among `names`.
+fn known_classes(
+    tiles: &Tiles,
+    data: &DataConfig,
+    table: Option<&Path>,
+    names: &[String],
+) -> Result<Vec<usize>> {
+    let of = classes(&tiles.cohort, data.layout, table)?;
+    let place = |class: &String| {
+        names.iter().position(|n| n == class).ok_or_else(|| {
+            Error::usage(
+                format!("the tested tiles have class {class}, which the training has not"),
+                format!("give tiles of {}", names.join(", ")),
+            )
+        })
+    };
+    of.iter().map(place).collect()
+}
+
+/// (items, classes)
+fn probabilities(
+    config: &ClassifierConfig,
+    model: &ResNet,
+    tiles: &Tiles,
+    items: &[usize],
+    device: &Device,
+) -> Result<Vec<f64>> {
+    let px = config.model.px;
+    let mut all = Vec::new();
+    for part in items.chunks(config.training.batch) {
+        let pixels = tiles.pixels(part, Augment::default(), Philox::new(0))?;
+        let x = normalised(pixels, part.len(), px)?.to(device)?;
+        let logits = model.forward(&x, &Pass::eval())?.logits;
+        all.extend(ops::softmax(&logits, -1)?.to_f64_vec()?);
+    }
+    Ok(all)
 }
 
 /// Sets all but the head, which the file need not have.

@@ -304,6 +304,10 @@ pub struct GanModelConfig {
     pub growth: Growth,
     pub initial: Initial,
     pub critic_norm: CriticNorm,
+    /// The critic is given the generator's input beside the tile, so that a tile must fit its
+    /// profile; without it nothing but chance ties the two.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub critic_profile: bool,
 }
 
 /// What stands behind the critic's inner convolutions.
@@ -325,6 +329,7 @@ impl Default for GanModelConfig {
             growth: Growth::Transposed,
             initial: Initial::default(),
             critic_norm: CriticNorm::default(),
+            critic_profile: false,
         }
     }
 }
@@ -437,6 +442,14 @@ pub struct GanTrainingConfig {
     pub betas: [f64; 2],
     /// Steps of the critic for each of the generator.
     pub critic_steps: usize,
+    /// The generator that is kept and looked at is a running mean of that which is trained, which
+    /// loses so much of the past in a step that this share is left; 0 for none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub average: f64,
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 impl Default for GanTrainingConfig {
@@ -450,6 +463,7 @@ impl Default for GanTrainingConfig {
             critic_rate: 4e-4,
             betas: [0.5, 0.999],
             critic_steps: 1,
+            average: 0.0,
         }
     }
 }
@@ -511,7 +525,19 @@ impl RunFile for GanConfig {
                 "set it to 0 or more",
             ));
         }
+        if !(0.0..1.0).contains(&self.training.average) {
+            return Err(Error::usage(
+                format!("training.average = {} is no share", self.training.average),
+                "set it to 0 or more and below 1, such as 0.995",
+            ));
+        }
         let profile = self.input.start == Start::Profile;
+        if self.model.critic_profile && !profile {
+            return Err(Error::usage(
+                "model.critic_profile gives the critic profiles, and the input has none",
+                "set it to false, or input.start to \"profile\"",
+            ));
+        }
         if profile != self.vae.is_some() {
             return Err(Error::usage(
                 match profile {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::average::Average;
 use super::config::{CriticNorm, GanConfig, Start};
 use super::input::Input;
 use super::picture::{grid, pictures};
@@ -75,6 +76,9 @@ struct Record {
     signs: Vec<Signs>,
     kept: Option<usize>,
     collapsed: Vec<usize>,
+    /// Steps that the mean of generators has seen.
+    #[serde(default)]
+    averaged: u64,
 }
 
 /// A tile and the sample whose profile it has.
@@ -175,6 +179,10 @@ pub fn train(
             Initial::Dcgan.draw(&critic, &mut random)?;
         }
     }
+    let critic = match config.model.critic_profile {
+        true => critic.with_profile(input.latent)?,
+        false => critic,
+    };
     generator.to_device(device)?;
     critic.to_device(device)?;
     create_dir_all(run.join("samples"))?;
@@ -269,10 +277,11 @@ struct Training<'a> {
     control: Control<'a>,
 }
 
-/// Both steps.
+/// Both steps, and the mean of the generators that they lead to, if there is one.
 struct Steps<'a> {
     generator: TrainingStep<'a>,
     critic: TrainingStep<'a>,
+    average: Option<Average>,
 }
 
 /// The last generator and critic that were good.
@@ -317,6 +326,10 @@ impl Training<'_> {
         let mut steps = Steps {
             generator: TrainingStep::new(g, of_g, &of_generator)?.reading(c),
             critic: TrainingStep::new(c, of_c, &of_critic)?.reading(g),
+            average: match config.training.average {
+                0.0 => None,
+                share => Some(Average::new(g, config.model.growth, share, self.device)?),
+            },
         };
         if config.loss.clip > 0.0 {
             // Cutting weights gives them new places, which a graph would not know.
@@ -334,7 +347,9 @@ impl Training<'_> {
             let epoch = record.signs.len();
             let losses = self.epoch(epoch, &mut steps)?;
             let [real, z] = &watched;
-            let signs = Signs::of((g, c), &objective, [real, z], losses)?;
+            let kept_generator = steps.average.as_ref().map_or(g, |a| &a.generator);
+            let signs = Signs::of((kept_generator, c), &objective, [real, z], losses)?;
+            record.averaged = steps.average.as_ref().map_or(0, |a| a.steps);
             let detail = format!(
                 "critic {:.3}, generator {:.3}, diversity {:.1} of {:.1}",
                 signs.critic_loss, signs.generator_loss, signs.diversity, signs.real_diversity
@@ -343,7 +358,7 @@ impl Training<'_> {
             match signs.health(&config.watch) {
                 Health::Good => {
                     record.kept = Some(epoch);
-                    good = self.weights()?;
+                    good = self.weights(kept_generator)?;
                 }
                 Health::Collapsed => {
                     record.collapsed.push(epoch);
@@ -370,7 +385,7 @@ impl Training<'_> {
                 }
             }
             record.signs.push(signs);
-            let samples = self.sample(epoch)?;
+            let samples = self.sample(kept_generator, epoch)?;
             events.add(&self.event(epoch, &signs, &samples)?)?;
             self.history(&record)?;
             let stopping = self.control.check("").is_err();
@@ -387,7 +402,7 @@ impl Training<'_> {
         self.control.progress.end();
         if record.kept.is_none() {
             // Nothing was good: the last is what there is, and the record says so.
-            good = self.weights()?;
+            good = self.weights(steps.average.as_ref().map_or(g, |a| &a.generator))?;
             record.kept = Some(config.training.epochs - 1);
         }
         self.write(&good)?;
@@ -443,6 +458,7 @@ impl Training<'_> {
             if config.loss.reference_quirks {
                 let inputs = [noise("generator")?, rows.clone()];
                 of_generator.push(&steps.generator.take(&inputs, random)?, weight)?;
+                self.follow(steps)?;
                 self.clip()?;
                 let inputs = [noise("critic")?, rows.clone(), real.clone()];
                 of_critic.push(&steps.critic.take(&inputs, random)?, weight)?;
@@ -458,9 +474,14 @@ impl Training<'_> {
             if (number + 1) % config.training.critic_steps == 0 {
                 let inputs = [noise("generator")?, rows];
                 of_generator.push(&steps.generator.take(&inputs, random)?, weight)?;
+                self.follow(steps)?;
             }
         }
         Ok([of_generator.mean()?, of_critic.mean()?])
+    }
+
+    fn follow(&self, steps: &mut Steps) -> Result<()> {
+        (steps.average.as_mut()).map_or(Ok(()), |average| average.follow(&self.generator))
     }
 
     fn clip(&self) -> Result<()> {
@@ -500,13 +521,13 @@ impl Training<'_> {
     }
 
     /// A row of tiles for each of a few samples, with the same noise in a column.
-    fn sample(&self, epoch: usize) -> Result<Rgb8> {
+    fn sample(&self, generator: &Generator, epoch: usize) -> Result<Rgb8> {
         let samples: Vec<usize> = self.spread(GRID).iter().map(|&(_, s)| s).collect();
         let mut all = Vec::new();
         for &sample in &samples {
             let random = Philox::fork(self.config.seed, "sample grid");
             let z = self.of_samples(vec![sample; GRID], random)?;
-            all.extend(pictures(&self.generator.forward(&z, &Pass::eval())?)?);
+            all.extend(pictures(&generator.forward(&z, &Pass::eval())?)?);
         }
         let picture = grid(&all, GRID)?;
         let path = self.run.join(format!("samples/epoch-{:04}.png", epoch + 1));
@@ -572,9 +593,9 @@ impl Training<'_> {
         write_bytes(self.run.join("history.csv"), text.as_bytes())
     }
 
-    fn weights(&self) -> Result<Good> {
+    fn weights(&self, generator: &Generator) -> Result<Good> {
         Ok(Good {
-            generator: nn::state_weights(&self.generator)?,
+            generator: nn::state_weights(generator)?,
             critic: nn::state_weights(&self.critic)?,
         })
     }
@@ -589,11 +610,15 @@ impl Training<'_> {
 
     fn save(&self, steps: &Steps, record: &Record, good: &Good) -> Result<()> {
         let mut all = Weights::new();
-        let now = self.weights()?;
+        let now = self.weights(&self.generator)?;
         put(&mut all, "generator/", &now.generator)?;
         put(&mut all, "critic/", &now.critic)?;
         put(&mut all, "good generator/", &good.generator)?;
         put(&mut all, "good critic/", &good.critic)?;
+        if let Some(average) = &steps.average {
+            let mean = nn::state_weights(&average.generator)?;
+            put(&mut all, "average generator/", &mean)?;
+        }
         put_optimizer(
             &mut all,
             "generator optimizer/",
@@ -625,7 +650,7 @@ impl Training<'_> {
         }
         same_device(&all, self.device, path)?;
         let record = all.metadata.get("record");
-        let record = record.and_then(|r| serde_json::from_str(r).ok());
+        let record: Option<Record> = record.and_then(|r| serde_json::from_str(r).ok());
         let record = record.ok_or_else(|| broken("it holds no record"))?;
         nn::load(&self.generator, &part(&all, "generator/")?, path)?;
         nn::load(&self.critic, &part(&all, "critic/")?, path)?;
@@ -635,6 +660,10 @@ impl Training<'_> {
         ] {
             load_optimizer(step.optimizer_mut(), &part(&all, name)?)
                 .map_err(|e| broken(&e.to_string()))?;
+        }
+        if let Some(average) = &mut steps.average {
+            nn::load(&average.generator, &part(&all, "average generator/")?, path)?;
+            average.steps = record.averaged;
         }
         let good = Good {
             generator: part(&all, "good generator/")?,

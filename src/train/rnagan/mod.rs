@@ -1,5 +1,6 @@
 //! Runs of RNA-GAN: the beta-VAE on profiles, then generator and critic on tiles.
 
+mod average;
 pub mod config;
 pub mod gan;
 pub mod input;

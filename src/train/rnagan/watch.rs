@@ -38,7 +38,7 @@ pub enum Health {
 }
 
 impl Signs {
-    /// Looks at real tiles (N, 3, H, W) and what is generated of z (N, latent), with running
+    /// Looks at real tiles (N, 3, H, W) and what is generated of their z (N, latent), with running
     /// statistics, which stay as they are.
     ///
     /// # Errors
@@ -51,7 +51,8 @@ impl Signs {
     ) -> Result<Self> {
         let fake = generator.forward(z, &Pass::eval())?;
         let pass = Pass::eval_recorded();
-        let (of_real, of_fake) = (critic.forward(real, &pass)?, critic.forward(&fake, &pass)?);
+        let score = |x: &Tensor| critic.score(x, Some(z), &pass);
+        let (of_real, of_fake) = (score(real)?, score(&fake)?);
         let loss = objective.adversarial.critic(&of_real, &of_fake)?;
         let critic_gradient = norm(&loss, critic)?;
         let loss = objective.generator(generator, critic, z, &pass)?;
