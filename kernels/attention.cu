@@ -6,9 +6,11 @@
 //   dq = scale ds k            dk = scale ds^T q       dv = p^T g
 //
 // q (.., M, D), k (.., N, D), v (.., N, E) and g (.., M, E) with any strides and up
-// to four leading axes; bias (.., M, N) with strides of 0 where it repeats; all
-// results row-major. N is at most 240: the scores of 64 queries and all keys lie in
-// shared memory, and no row needs a second look at its keys.
+// to four leading axes; bias (.., M, N) with strides of 0 where it repeats. Rows of y
+// lie in one piece each, with any strides between them, so that heads may lie side by
+// side; other results are row-major if nothing else is said. N is at most 240: the
+// scores of 64 queries and all keys lie in shared memory, and no row needs a second
+// look at its keys.
 //
 // forward: block (tile of 64 queries of a head) makes the scores by tiles of 64
 // keys, the softmax by warps, one row each, and y by tiles of 64 columns. It keeps
@@ -18,6 +20,10 @@
 // these products to src/ops/matmul, which cuts long sums into parts in a fixed
 // order, and the sum of ds to the bias' shape to src/ops/reduce. N is about D, so
 // that p and ds are no larger than q.
+// backward_head: the same for up to 64 queries and keys of which the bias, if there
+// is one, wants no gradient. A block has a whole head then, so that it sums over its
+// queries too, and p and ds stay in shared memory: dq, dk and dv are all it writes,
+// with strides as y has them.
 //
 // f32: tiles of common/product.cuh, blocks of 256 threads. bf16 and f16: tiles of
 // common/mma.cuh on tensor cores with f32 sums, blocks of 128 threads; scores,
@@ -41,7 +47,7 @@ namespace {
 
 constexpr unsigned QUERIES = 64, KEYS = 64;  // of a tile
 
-// src/ops/attention/cuda.rs has the twins of these three. The lines of every operand
+// src/ops/attention/cuda.rs has the twins of these four. The lines of every operand
 // are its rows; f32 has no use for the width of its copies.
 struct AttentionProblem {
     Operand q, k, v, bias;  // bias.data may be null
@@ -53,7 +59,7 @@ struct AttentionProblem {
 
 struct AttentionForward {
     AttentionProblem of;
-    void* out;
+    Operand out;
     float* log_sums;  // or null
     void* weights;    // or null
 };
@@ -65,6 +71,12 @@ struct AttentionBackward {
     void *dq, *p, *ds;
     float ds_scale;  // of ds in memory
     unsigned padding;
+};
+
+struct AttentionHeadBackward {
+    AttentionProblem of;
+    Operand g, dq, dk, dv;
+    const float* log_sums;
 };
 
 // The tile of queries that a block works on.
@@ -113,6 +125,21 @@ struct Singles {
         }
     };
 
+    // The same scores by keys, summed along the queries.
+    struct Turned {
+        Panel<64> panel;
+        const float* scores;
+        unsigned keys, pitch;
+
+        __device__ void fetch(unsigned k0, unsigned k_end, float (&to)[Panel<64>::EACH]) const {
+#pragma unroll
+            for (int j = 0; j < Panel<64>::EACH; ++j) {
+                const unsigned i = panel.across(j), k = k0 + panel.inner(j);
+                to[j] = i < keys && k < k_end ? scores[k * pitch + i] : 0.0f;
+            }
+        }
+    };
+
     __device__ static const float* matrix(const Place& at, const Operand& of) {
         return reinterpret_cast<const float*>(of.data) + at.in(of);
     }
@@ -137,14 +164,29 @@ struct Singles {
     // scores (queries, keys) times `right` (keys, columns), to rows of `out`.
     __device__ static void times_scores(
         const Place& at, const float* scores, const Operand& right, const AttentionProblem& p,
-        unsigned columns, unsigned char*, float* out) {
+        unsigned columns, unsigned char*, float* out, unsigned line) {
         const unsigned rows = min(p.queries - at.row, QUERIES);
         const Scores a{{true}, scores, rows, p.pitch};
+        times(at, a, right, rows, p.keys, columns, out, line);
+    }
+
+    // The transpose of scores (queries, keys) times `right` (queries, columns).
+    __device__ static void times_turned(
+        const Place& at, const float* scores, const Operand& right, const AttentionProblem& p,
+        unsigned columns, unsigned char*, float* out, unsigned line) {
+        const Turned a{{false}, scores, p.keys, p.pitch};
+        times(at, a, right, p.keys, p.queries, columns, out, line);
+    }
+
+    template <class Left>
+    __device__ static void times(
+        const Place& at, const Left& a, const Operand& right, unsigned rows, unsigned sum, unsigned columns,
+        float* out, unsigned line) {
         for (unsigned first = 0; first < columns; first += 64) {
             const StridedPanel<64> b{
                 {right.line < right.step}, matrix(at, right), first, columns, right.step, right.line};
-            product_tile<64, 64>(a, b, 0, p.keys, [&](unsigned i, unsigned j, float sum) {
-                if (i < rows && first + j < columns) out[u64(i) * columns + first + j] = sum;
+            product_tile<64, 64>(a, b, 0, sum, [&](unsigned i, unsigned j, float v) {
+                if (i < rows && first + j < columns) out[u64(i) * line + first + j] = v;
             });
         }
     }
@@ -184,6 +226,30 @@ struct Halves {
         }
     };
 
+    // The same scores by keys, in lines of queries.
+    struct Turned : PanelPlan<64, false, THREADS> {
+        using Plan = PanelPlan<64, false, THREADS>;
+        const float* scores;
+        unsigned keys, pitch;
+
+        __device__ Turned(const float* scores, unsigned keys, unsigned pitch)
+            : scores(scores), keys(keys), pitch(pitch) {}
+
+        __device__ void bring(unsigned char* to, unsigned k, unsigned k_end) const {
+            struct alignas(16) Piece { typename Half::Pair pairs[4]; };
+#pragma unroll
+            for (int j = 0; j < Plan::EACH; ++j) {
+                const unsigned l = k + Plan::line(j);
+                float v[8];
+#pragma unroll
+                for (unsigned e = 0; e < 8; ++e)
+                    v[e] = l < k_end && Plan::first() + e < keys ? scores[l * pitch + Plan::first() + e] : 0.0f;
+                *reinterpret_cast<Piece*>(to + Plan::own(j)) = {
+                    {Half::pair(v[0], v[1]), Half::pair(v[2], v[3]), Half::pair(v[4], v[5]), Half::pair(v[6], v[7])}};
+            }
+        }
+    };
+
     __device__ static void row_products(
         const Place& at, const Operand& left, const Operand& right, const AttentionProblem& p,
         unsigned length, unsigned char* panels, float* to) {
@@ -203,17 +269,31 @@ struct Halves {
 
     __device__ static void times_scores(
         const Place& at, const float* scores, const Operand& right, const AttentionProblem& p,
-        unsigned columns, unsigned char* panels, Scalar* out) {
+        unsigned columns, unsigned char* panels, Scalar* out, unsigned line) {
         const unsigned rows = min(p.queries - at.row, QUERIES);
+        Scores a(scores, rows, p.pitch);
+        times(at, a, right, rows, p.keys, columns, panels, out, line);
+    }
+
+    __device__ static void times_turned(
+        const Place& at, const float* scores, const Operand& right, const AttentionProblem& p,
+        unsigned columns, unsigned char* panels, Scalar* out, unsigned line) {
+        Turned a(scores, p.keys, p.pitch);
+        times(at, a, right, p.keys, p.queries, columns, panels, out, line);
+    }
+
+    template <class Left>
+    __device__ static void times(
+        const Place& at, Left& a, const Operand& right, unsigned rows, unsigned sum, unsigned columns,
+        unsigned char* panels, Scalar* out, unsigned line) {
 #pragma unroll 1
         for (unsigned first = 0; first < columns; first += 64) {
-            Scores a(scores, rows, p.pitch);
             Columns b(right, at.in(right), first, columns, 0);
-            half_tile<Half, 64, 64, 32, 32>(a, b, 0, p.keys, panels, [&](unsigned i, unsigned j, float (&v)[4]) {
+            half_tile<Half, 64, 64, 32, 32>(a, b, 0, sum, panels, [&](unsigned i, unsigned j, float (&v)[4]) {
 #pragma unroll
                 for (unsigned e = 0; e < 4; ++e)
                     if (i < rows && first + j + e < columns)
-                        out[u64(i) * columns + first + j + e] = narrowed<Scalar>(v[e]);
+                        out[u64(i) * line + first + j + e] = narrowed<Scalar>(v[e]);
             });
             __syncthreads();
         }
@@ -238,6 +318,13 @@ struct Score {
         return bias ? fmaf(product, scale, widened(bias[u64(j) * step])) : product * scale;
     }
 };
+
+// A result's rows from the block's on.
+template <class Scalar>
+__device__ inline Scalar* rows_of(const Place& at, const Operand& result) {
+    const Scalar* all = reinterpret_cast<const Scalar*>(result.data);
+    return const_cast<Scalar*>(all) + at.in(result) + u64(at.row) * result.line;
+}
 
 template <class Tiles>
 __device__ inline void forward(const AttentionForward& f) {
@@ -275,8 +362,44 @@ __device__ inline void forward(const AttentionForward& f) {
         if (f.log_sums && lane == 0) f.log_sums[row] = top + logf(total);
     }
     __syncthreads();
-    Scalar* out = static_cast<Scalar*>(f.out) + (u64(at.head) * p.queries + at.row) * p.width;
-    Tiles::times_scores(at, scores, p.v, p, p.width, panels, out);
+    Scalar* out = rows_of<Scalar>(at, f.out);
+    Tiles::times_scores(at, scores, p.v, p, p.width, panels, out, f.out.line);
+}
+
+// p of a tile of queries, and ds times the scale, to shared memory; p and ds, times
+// `ds_scale`, to memory too if there is room.
+template <class Tiles>
+__device__ inline void probabilities(
+    const Place& at, const AttentionProblem& p, const Operand& g, const float* log_sums,
+    typename Tiles::Scalar* to_p, typename Tiles::Scalar* to_ds, float ds_scale, unsigned char* panels,
+    float* scores, float* gradients) {
+    using Scalar = typename Tiles::Scalar;
+    const unsigned lane = threadIdx.x % WARP;
+    Tiles::row_products(at, p.q, p.k, p, p.depth, panels, scores);
+    Tiles::row_products(at, g, p.v, p, p.width, panels, gradients);
+    __syncthreads();
+
+    for (unsigned i = threadIdx.x / WARP; i < QUERIES && at.row + i < p.queries; i += Tiles::THREADS / WARP) {
+        const Score<Scalar> score(at, p, i);
+        const u64 row = u64(at.head) * p.queries + at.row + i;
+        const float log_sum = log_sums[row];
+        float *own = scores + i * p.pitch, *ds = gradients + i * p.pitch;
+        float inner = 0.0f;
+        for (unsigned j = lane; j < p.keys; j += WARP) {
+            own[j] = expf(score(own[j], j) - log_sum);
+            inner = fmaf(own[j], ds[j], inner);
+        }
+        inner = warp_sum(inner);
+        for (unsigned j = lane; j < p.keys; j += WARP) {
+            const float d = own[j] * (ds[j] - inner);
+            if (to_p) {
+                to_p[row * p.keys + j] = narrowed<Scalar>(own[j]);
+                to_ds[row * p.keys + j] = narrowed<Scalar>(d * ds_scale);
+            }
+            ds[j] = d * p.scale;
+        }
+    }
+    __syncthreads();
 }
 
 template <class Tiles>
@@ -287,34 +410,27 @@ __device__ inline void backward(const AttentionBackward& b) {
     float* scores = reinterpret_cast<float*>(panels + Tiles::PANELS);
     float* gradients = scores + QUERIES * p.pitch;
     const Place at(p);
-    const unsigned lane = threadIdx.x % WARP;
-    Tiles::row_products(at, p.q, p.k, p, p.depth, panels, scores);
-    Tiles::row_products(at, b.g, p.v, p, p.width, panels, gradients);
-    __syncthreads();
-
-    for (unsigned i = threadIdx.x / WARP; i < QUERIES && at.row + i < p.queries; i += Tiles::THREADS / WARP) {
-        const Score<Scalar> score(at, p, i);
-        const u64 row = u64(at.head) * p.queries + at.row + i;
-        const float log_sum = b.log_sums[row];
-        float *own = scores + i * p.pitch, *ds = gradients + i * p.pitch;
-        float inner = 0.0f;
-        for (unsigned j = lane; j < p.keys; j += WARP) {
-            own[j] = expf(score(own[j], j) - log_sum);
-            inner = fmaf(own[j], ds[j], inner);
-        }
-        inner = warp_sum(inner);
-        Scalar* to_p = static_cast<Scalar*>(b.p) + row * p.keys;
-        Scalar* to_ds = static_cast<Scalar*>(b.ds) + row * p.keys;
-        for (unsigned j = lane; j < p.keys; j += WARP) {
-            const float d = own[j] * (ds[j] - inner);
-            to_p[j] = narrowed<Scalar>(own[j]);
-            to_ds[j] = narrowed<Scalar>(d * b.ds_scale);
-            ds[j] = d * p.scale;
-        }
-    }
-    __syncthreads();
+    probabilities<Tiles>(
+        at, p, b.g, b.log_sums, static_cast<Scalar*>(b.p), static_cast<Scalar*>(b.ds), b.ds_scale, panels, scores,
+        gradients);
     Scalar* dq = static_cast<Scalar*>(b.dq) + (u64(at.head) * p.queries + at.row) * p.depth;
-    Tiles::times_scores(at, gradients, p.k, p, p.depth, panels, dq);
+    Tiles::times_scores(at, gradients, p.k, p, p.depth, panels, dq, p.depth);
+}
+
+template <class Tiles>
+__device__ inline void backward_head(const AttentionHeadBackward& b) {
+    using Scalar = typename Tiles::Scalar;
+    DYN_SHARED(panels);
+    const AttentionProblem& p = b.of;
+    float* scores = reinterpret_cast<float*>(panels + Tiles::PANELS);
+    float* gradients = scores + QUERIES * p.pitch;
+    const Place at(p);
+    Scalar* const none = nullptr;
+    probabilities<Tiles>(at, p, b.g, b.log_sums, none, none, 0.0f, panels, scores, gradients);
+    Scalar *dq = rows_of<Scalar>(at, b.dq), *dk = rows_of<Scalar>(at, b.dk), *dv = rows_of<Scalar>(at, b.dv);
+    Tiles::times_scores(at, gradients, p.k, p, p.depth, panels, dq, b.dq.line);
+    Tiles::times_turned(at, gradients, p.q, p, p.depth, panels, dk, b.dk.line);
+    Tiles::times_turned(at, scores, b.g, p, p.width, panels, dv, b.dv.line);
 }
 
 }  // namespace
@@ -325,3 +441,6 @@ extern "C" __global__ void __launch_bounds__(128) eosin_attention_forward_f16(co
 extern "C" __global__ void __launch_bounds__(256, 2) eosin_attention_backward_f32(const AttentionBackward b) { backward<Singles>(b); }
 extern "C" __global__ void __launch_bounds__(128) eosin_attention_backward_bf16(const AttentionBackward b) { backward<Halves<Bf16>>(b); }
 extern "C" __global__ void __launch_bounds__(128) eosin_attention_backward_f16(const AttentionBackward b) { backward<Halves<F16>>(b); }
+extern "C" __global__ void __launch_bounds__(256, 2) eosin_attention_backward_head_f32(const __grid_constant__ AttentionHeadBackward b) { backward_head<Singles>(b); }
+extern "C" __global__ void __launch_bounds__(128) eosin_attention_backward_head_bf16(const __grid_constant__ AttentionHeadBackward b) { backward_head<Halves<Bf16>>(b); }
+extern "C" __global__ void __launch_bounds__(128) eosin_attention_backward_head_f16(const __grid_constant__ AttentionHeadBackward b) { backward_head<Halves<F16>>(b); }

@@ -9,12 +9,16 @@
 // or null. The mean is taken twice, the second time of what the first leaves,
 // so that a mean far from 0 costs neither itself nor the variance its digits.
 //
+// add_layer_norm is the same of a sum, x + added, which is written too, and rounded
+// before it is normalised; its gradient is that of the norm, with what the sum's other
+// readers give as `more`.
+//
 // Launch: rows of up to 1024 columns go one per warp, rows / 8 blocks of 256
 // threads, rounded up; longer ones go one per block. Backward has as many blocks
 // for dx, and behind them those of common/columns.cuh for dw and db, so that all
 // three are one launch. Every sum has a fixed order.
 //
-// Floor: memory. 8 bytes an element of f32 forward, 12 for dx, 4 for `more` and 8 more
+// Floor: memory. 8 bytes an element of f32 forward, 16 of a sum, 12 for dx, 4 for `more` and 8 more
 // for dw and db, if a row's further readings are served by the caches; bf16 and f16
 // are half of that.
 #include "common/base.cuh"
@@ -26,8 +30,10 @@ using namespace eosin;
 
 struct LayerNormForward {
     void* out;
+    void* sum;  // null without `added`
     float* statistics;
     const void* x;
+    const void* added;  // or null
     const float* weight;
     const float* bias;
     unsigned rows, columns;
@@ -59,15 +65,20 @@ __device__ void forward(const LayerNormForward& p) {
     const By by{parts};
     const bool mine = by.row() < p.rows;
     const unsigned row = mine ? by.row() : p.rows - 1;
-    const T* x = static_cast<const T*>(p.x) + u64(row) * p.columns;
+    const T* given = static_cast<const T*>(p.x) + u64(row) * p.columns;
+    const T* added = p.added ? static_cast<const T*>(p.added) + u64(row) * p.columns : nullptr;
+    const auto x = [&](unsigned i) {
+        if (!added) return widened(given[i]);
+        return widened(narrowed<T>(widened(given[i]) + widened(added[i])));
+    };
     const float n = float(p.columns);
 
     float sum = 0.0f;
-    for (unsigned i = by.first(); i < p.columns; i += By::STEP) sum += widened(x[i]);
+    for (unsigned i = by.first(); i < p.columns; i += By::STEP) sum += x(i);
     const float near = by.sum(sum) / n;
     float rest = 0.0f, squares = 0.0f;
     for (unsigned i = by.first(); i < p.columns; i += By::STEP) {
-        const float d = widened(x[i]) - near;
+        const float d = x(i) - near;
         rest += d;
         squares += d * d;
     }
@@ -79,10 +90,13 @@ __device__ void forward(const LayerNormForward& p) {
 
     if (!mine) return;
     T* out = static_cast<T*>(p.out) + u64(row) * p.columns;
+    T* sums = p.sum ? static_cast<T*>(p.sum) + u64(row) * p.columns : nullptr;
     for (unsigned i = by.first(); i < p.columns; i += By::STEP) {
         const float w = p.weight ? p.weight[i] : 1.0f;
         const float b = p.bias ? p.bias[i] : 0.0f;
-        out[i] = narrowed<T>((widened(x[i]) - mean) * scale * w + b);
+        const float v = x(i);
+        if (sums) sums[i] = narrowed<T>(v);
+        out[i] = narrowed<T>((v - mean) * scale * w + b);
     }
     if (by.first() == 0) {
         p.statistics[2 * u64(row)] = mean;

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::run::{described, described_classes};
 use super::{EvaluateArgs, classifier, console, report, spots};
+use crate::cohort::Cohort;
 use crate::cohort::tiles::read_pairs;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -16,14 +17,14 @@ use crate::expression::{Source, Table, source};
 use crate::formats::atomic::{create_dir_all, write_bytes};
 use crate::train::classes::{ClassScores, Classified};
 use crate::train::classifier::config::ClassifierConfig;
-use crate::train::config::{DataConfig, Precision, RunFile, TrnasformerConfig};
-use crate::train::deeppt::Ensemble;
+use crate::train::config::{DataConfig, FeatureConfig, Precision, RunFile, TrnasformerConfig};
 use crate::train::evaluate::{Comparison, Scores, Summary, write_results};
-use crate::train::features::extract;
+use crate::train::features::{Encoder, Features, extract};
 use crate::train::progress::Control;
 use crate::train::run::HeldOut;
 use crate::train::seen::Seen;
 use crate::train::tcgn::config::TcgnConfig;
+use crate::train::{deeppt, trnasformer};
 
 pub fn evaluate(
     args: &EvaluateArgs,
@@ -52,6 +53,84 @@ struct Predicted {
     features: String,
     skipped: usize,
     scores: Option<Summary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<ClassScores>,
+}
+
+/// The networks of a run that sees features of tiles.
+enum Networks {
+    DeepPt(Box<deeppt::Ensemble>),
+    Bags(Box<trnasformer::Ensemble>),
+}
+
+/// What is the same of both.
+struct Common<'a> {
+    data: &'a DataConfig,
+    features: &'a FeatureConfig,
+    encoder: &'a Encoder,
+    seen: Option<&'a Seen>,
+}
+
+impl Networks {
+    fn read(run: &Path, device: &Device) -> Result<Self> {
+        Ok(
+            match TrnasformerConfig::read(&run.join("config.toml")).is_ok() {
+                true => Self::Bags(Box::new(trnasformer::Ensemble::read(run, device)?)),
+                false => Self::DeepPt(Box::new(deeppt::Ensemble::read(run, device)?)),
+            },
+        )
+    }
+
+    fn common(&self) -> Common<'_> {
+        macro_rules! of {
+            ($ensemble:expr) => {
+                Common {
+                    data: &$ensemble.config.data,
+                    features: &$ensemble.config.features,
+                    encoder: &$ensemble.encoder,
+                    seen: $ensemble.seen.as_ref(),
+                }
+            };
+        }
+        match self {
+            Self::DeepPt(e) => of!(e),
+            Self::Bags(e) => of!(e),
+        }
+    }
+
+    fn genes(&self) -> Vec<String> {
+        match self {
+            Self::DeepPt(e) => e.genes(),
+            Self::Bags(e) => e.genes(),
+        }
+    }
+
+    fn trained_on(&self, cohort: &Cohort) -> bool {
+        match self {
+            Self::DeepPt(e) => e.trained_on(cohort),
+            Self::Bags(e) => e.trained_on(cohort),
+        }
+    }
+
+    fn on_scale(&self, table: &Table) -> Result<Vec<f32>> {
+        match self {
+            Self::DeepPt(e) => e.on_scale(table),
+            Self::Bags(e) => e.on_scale(table),
+        }
+    }
+
+    /// (samples, genes), and classes if it tells them apart.
+    fn predict(
+        &self,
+        cohort: &Cohort,
+        features: &Features,
+        control: Control,
+    ) -> Result<(Vec<f32>, Option<Classified>)> {
+        match self {
+            Self::DeepPt(e) => Ok((e.predict(cohort, features)?, None)),
+            Self::Bags(e) => e.predict(cohort, features, control),
+        }
+    }
 }
 
 /// Predicts other samples with the networks of a run.
@@ -63,16 +142,9 @@ fn other_samples(
     json: bool,
     control: Control,
 ) -> Result<()> {
-    if TrnasformerConfig::read(&run.join("config.toml")).is_ok() {
-        return Err(Error::file(
-            run,
-            "",
-            "is a run of tRNAsformer or HE2RNA, which `evaluate --data` does not read",
-            "score what it held out without --data, or predict bags with `eosin predict`",
-        ));
-    }
-    let ensemble = Ensemble::read(run, device)?;
-    let trained = ensemble.config.features.dtype;
+    let ensemble = Networks::read(run, device)?;
+    let common = ensemble.common();
+    let trained = common.features.dtype;
     if dtype.is_some_and(|dtype| dtype != trained) {
         return Err(Error::usage(
             format!("the features of {} are {}", run.display(), trained.dtype()),
@@ -85,9 +157,10 @@ fn other_samples(
         expression: args.expression.clone(),
         slides: args.slides.clone(),
         mpp: args.mpp,
-        ..ensemble.config.data.clone()
+        ..common.data.clone()
     };
-    let scored = !args.no_expression && data.has_expression();
+    let genes = ensemble.genes();
+    let scored = !args.no_expression && data.has_expression() && !genes.is_empty();
     if let Some(given) = args.source() {
         data.source = given;
     }
@@ -95,8 +168,8 @@ fn other_samples(
         data.expression = None;
     }
     let mut cohort = data.read(scored)?;
-    if let Some(own) = &ensemble.seen {
-        let features = &ensemble.config.features;
+    if let Some(own) = common.seen {
+        let features = common.features;
         let seen = Seen::of(&cohort, features.tile_px, features.stain);
         let what = data.path.display().to_string();
         if let Some(note) = own.admit(&what, seen.mpp, args.any_mpp)? {
@@ -104,19 +177,33 @@ fn other_samples(
         }
     }
     create_dir_all(&args.out)?;
-    control.progress.note(&format!(
-        "features: {}",
-        ensemble.encoder.source.description
-    ));
+    control
+        .progress
+        .note(&format!("features: {}", common.encoder.source.description));
     let features = extract(
         &mut cohort,
-        &ensemble.encoder,
-        &ensemble.config.features,
+        common.encoder,
+        common.features,
         &args.out.join("features"),
         control,
     )?;
-    let genes = ensemble.genes();
-    let predicted = ensemble.predict(&cohort, &features)?;
+    let (predicted, mut classified) = ensemble.predict(&cohort, &features, control)?;
+    let mut class_scores = None;
+    if let Some(classified) = &mut classified {
+        if let Some(path) = &args.classes {
+            let slides: Vec<&str> = cohort.samples.iter().map(|s| s.slide.as_str()).collect();
+            classified.know(path, &slides)?;
+            class_scores = Some(classified.scores()?);
+        }
+        classified.write(&args.out)?;
+    } else if args.classes.is_some() {
+        return Err(Error::file(
+            run,
+            "",
+            "is a run that tells no classes apart",
+            "leave out --classes, or train with model.classes",
+        ));
+    }
     let samples: Vec<String> = cohort.samples.iter().map(|s| s.id.clone()).collect();
     let first = |t: &[usize]| t.first().and_then(|&t| cohort.tiles[t].position);
     let mut held = HeldOut {
@@ -130,7 +217,8 @@ fn other_samples(
         fold: Vec::new(),
         training_means: Vec::new(),
     };
-    let encoder = &ensemble.encoder.source.description;
+    let encoder = &common.encoder.source.description;
+    let of_classes = class_scores.as_ref().map(described_classes);
     let mut result = Predicted {
         folder: args.out.display().to_string(),
         samples: held.samples.len(),
@@ -138,7 +226,17 @@ fn other_samples(
         features: encoder.clone(),
         skipped: cohort.skipped.len(),
         scores: None,
+        classes: class_scores,
     };
+    let with_classes = |text: String| match (&of_classes, &classified) {
+        (Some(scores), _) => format!("{scores}\n{text}"),
+        (None, Some(_)) => format!("{}\n{text}", args.out.join("classes.csv").display()),
+        (None, None) => text,
+    };
+    if held.genes.is_empty() {
+        let text = with_classes(format!("features           {encoder}"));
+        return console::print(json, &result, &text);
+    }
     let Some(table) = &cohort.table else {
         let table = Table {
             samples: held.samples.clone(),
@@ -153,7 +251,7 @@ fn other_samples(
             result.samples,
             result.genes
         );
-        return console::print(json, &result, &text);
+        return console::print(json, &result, &with_classes(text));
     };
     held.measured = ensemble.on_scale(table)?;
     let scores = Scores::of(&held)?;
@@ -161,7 +259,7 @@ fn other_samples(
     write_results(&args.out, &held, &scores, &summary)?;
     let page = report::evaluation(run, &cohort, &held, &scores, &summary);
     page.write(args.out.join("report.html"))?;
-    let text = described(&summary, &args.out.join("report.html"));
+    let text = with_classes(described(&summary, &args.out.join("report.html")));
     result.scores = Some(summary);
     console::print(json, &result, &text)
 }

@@ -355,8 +355,8 @@ struct EvaluateArgs {
     /// Folder of a finished run: what it predicted while it was held out, or with --data other samples
     #[arg(long)]
     run: Option<PathBuf>,
-    /// Folder of images, to be predicted by a run of deeppt, tcgn or classifier
-    #[arg(long, requires = "run", conflicts_with_all = ["predicted", "measured", "against", "training", "bags", "classes"])]
+    /// Folder of images, to be predicted by the run
+    #[arg(long, requires = "run", conflicts_with_all = ["predicted", "measured", "against", "training", "bags"])]
     data: Option<PathBuf>,
     /// her2st: sections to use; all when left out
     #[arg(long, value_delimiter = ',', requires = "data")]
@@ -394,7 +394,8 @@ struct EvaluateArgs {
     /// Table with columns bag, slide: predictions are of bags, and averaged for each slide
     #[arg(long, value_name = "TABLE")]
     bags: Option<PathBuf>,
-    /// Table with columns sample, class, and each class's probability; a line a bag or a slide
+    /// Table with columns sample, class, and each class's probability; a line a bag or a slide. With
+    /// --data: CSV with columns slide, class, to score the run's classes against
     #[arg(long, value_name = "TABLE")]
     classes: Option<PathBuf>,
     /// Which way round tables of predictions are

@@ -28,7 +28,7 @@ mod trace;
 
 #[derive(Args)]
 pub struct ProfileArgs {
-    /// resnet18, resnet50, inception-v3, densenet121, deeppt-autoencoder, deeppt, trnasformer,
+    /// resnet18, resnet50, inception-v3, densenet121, deeppt-autoencoder, deeppt, trnasformer (-l12),
     /// he2rna, tcgn, betavae, dcgan-generator or dcgan-critic
     model: String,
     /// A forward pass, or forward pass, backward pass and update

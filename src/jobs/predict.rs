@@ -127,6 +127,14 @@ impl Model {
         }
         if TrnasformerConfig::read(&run.join("config.toml")).is_ok() {
             let ensemble = trnasformer::Ensemble::read(run, device)?;
+            if !ensemble.config.model.genes {
+                return Err(Error::file(
+                    run,
+                    "",
+                    "is a run that learned classes and no expression",
+                    "give a run that predicts genes, or a folder of tiles to `evaluate --data`",
+                ));
+            }
             let features = &ensemble.config.features;
             return Ok(Self {
                 genes: ensemble.genes(),

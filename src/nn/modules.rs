@@ -451,6 +451,17 @@ impl LayerNorm {
     }
 }
 
+impl LayerNorm {
+    /// x + other, and this norm of it, in one pass.
+    ///
+    /// # Errors
+    /// Operands of two shapes or dtypes, or of another width.
+    pub fn of_sum(&self, x: &Tensor, other: &Tensor, pass: &Pass) -> Result<(Tensor, Tensor)> {
+        let (w, b) = (pass.tensor(&self.weight), pass.tensor(&self.bias));
+        ops::add_layer_norm(x, other, 1, Some(&w), Some(&b), self.eps)
+    }
+}
+
 impl State for LayerNorm {
     fn visit(&self, prefix: &str, visit: &mut dyn FnMut(String, Slot)) {
         visit_params!(prefix, visit, "weight" => Some(&self.weight), "bias" => Some(&self.bias));

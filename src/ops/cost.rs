@@ -323,6 +323,9 @@ pub(super) const SOFTMAX: Rule = Rule::Each(5);
 /// Sum; difference, square, sum; scale, weight, bias.
 pub(super) const NORM: Rule = Rule::Each(7);
 
+/// The sum, and its norm.
+pub(super) const ADD_NORM: Rule = Rule::Each(8);
+
 /// Two taps along each of two axes.
 pub(super) const RESIZE: Rule = Rule::Each(8);
 

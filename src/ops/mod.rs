@@ -51,7 +51,7 @@ mod sort;
 mod topk;
 
 pub use arithmetic::{Comparison, add, affine, compare, div, maximum, minimum, mul, select, sub};
-pub use attention::{attention, attention_with_weights};
+pub use attention::{attention, attention_packed, attention_with_weights};
 pub use batch_norm::{
     Around, BatchNorm, Moments, batch_norm_eval, batch_norm_train, batch_norm_train_around,
 };
@@ -71,7 +71,7 @@ pub use gcn::{
 };
 pub use group_norm::group_norm;
 pub use index_select::{index_add, index_select};
-pub use layer_norm::layer_norm;
+pub use layer_norm::{add_layer_norm, layer_norm};
 pub use layout::{broadcast_to, cast, permute, reshape, to_format, transpose};
 pub use linear::{Activation, linear};
 pub use linear_top_mean::{linear_top_mean, linear_top_means};

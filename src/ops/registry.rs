@@ -49,6 +49,7 @@ pub const REGISTRY: &[Registered] = &[
     twice("abs", Each(1)),
     twice("adaptive_avg_pool2d", Each(1)),
     twice("add", Each(1)),
+    twice("add_layer_norm", cost::ADD_NORM),
     twice("affine", Each(2)),
     choice("argmax", Each(1)),
     twice("attention", cost::ATTENTION),

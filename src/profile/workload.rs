@@ -53,6 +53,10 @@ const BAG_FEATURES: usize = 1024;
 const BAG_GENES: usize = 31_793;
 const BEST_TILES: usize = 10;
 
+/// tRNAsformer with all of the paper's blocks, where the plain name has one.
+const DEEP: &str = "trnasformer-l12";
+const DEEPEST: usize = 12;
+
 /// RNA-GAN as published: the length of a profile, of its latent, and the tiles.
 pub const PROFILE: usize = 19_198;
 pub const LATENT: usize = 2048;
@@ -91,6 +95,10 @@ pub fn in_dtype<R>(
     (device, dtype): (&Device, DType),
     f: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<R>,
 ) -> Result<R> {
+    let (model, depth) = match model {
+        DEEP => ("trnasformer", DEEPEST),
+        other => (other, 1),
+    };
     let named = Model::named(model)?;
     if batch == 0 {
         return Err(Error::usage(
@@ -160,7 +168,7 @@ pub fn in_dtype<R>(
         ("trnasformer", _) => {
             let config = trnasformer::Config {
                 width: 384,
-                depth: 1,
+                depth,
                 heads: trnasformer::HEADS,
                 hidden: 4 * 384,
                 genes: Some(BAG_GENES),

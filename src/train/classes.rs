@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cohort::tiles::read_of_slides;
 use crate::error::{Error, Result};
 use crate::expression::table;
 use crate::formats::atomic::write_bytes;
@@ -20,7 +21,7 @@ use crate::metrics::ranking::{MulticlassAuc, roc_auc, roc_auc_multiclass};
 pub struct Classified {
     pub names: Vec<String>,
     pub samples: Vec<String>,
-    /// Index of each sample's class.
+    /// Index of each sample's class; empty where they are not known.
     pub truth: Vec<usize>,
     /// Index of each bag's sample.
     pub bags: Vec<usize>,
@@ -102,8 +103,14 @@ impl Classified {
     }
 
     /// # Errors
-    /// No sample; a probability that is NaN.
+    /// No sample; classes that are not known; a probability that is NaN.
     pub fn scores(&self) -> Result<ClassScores> {
+        if self.truth.len() != self.samples.len() {
+            return Err(Error::usage(
+                "classes that are not known cannot be scored",
+                "give the class of each sample",
+            ));
+        }
         let bags: Vec<usize> = self.rows().map(highest).collect();
         let truth: Vec<usize> = self.bags.iter().map(|&s| self.truth[s]).collect();
         Ok(ClassScores {
@@ -138,8 +145,34 @@ impl Classified {
         })
     }
 
+    /// Sets the classes by a table with columns slide, class; `slides` are those of the
+    /// samples.
+    ///
+    /// # Errors
+    /// A slide without a class, or of a class that the network does not know.
+    pub fn know(&mut self, path: &Path, slides: &[&str]) -> Result<()> {
+        let by_slide = read_of_slides(path, "class")?;
+        let place = |&slide: &&str| {
+            let refuse = |problem: String, remedy: &str| Error::file(path, "", problem, remedy);
+            let class = by_slide.get(slide).ok_or_else(|| {
+                let problem = format!("does not say which class slide {slide} is of");
+                refuse(problem, "add a line for it")
+            })?;
+            let known = self.names.iter().position(|n| n == class);
+            known.ok_or_else(|| {
+                let names = self.names.join(", ");
+                let problem =
+                    format!("slide {slide} is of class {class}, and the run knows {names}");
+                refuse(problem, "leave the slide out, or train with its class")
+            })
+        };
+        self.truth = slides.iter().map(place).collect::<Result<_>>()?;
+        Ok(())
+    }
+
     /// Writes `classes.csv`, a line a sample with its class by vote and the mean
-    /// probability of each class, and `bag_classes.csv`, a line a bag.
+    /// probability of each class, and `bag_classes.csv`, a line a bag. There is no column
+    /// `class` where these are not known.
     ///
     /// # Errors
     /// A file that cannot be written.
@@ -161,14 +194,20 @@ impl Classified {
     ) -> Result<()> {
         let failed = |e: String| Error::usage(format!("no table: {e}"), "report this");
         let mut out = csv::Writer::from_writer(Vec::new());
-        let header = ["sample", "class", "predicted"].into_iter();
+        let known = !self.truth.is_empty();
+        let header = ["sample"].into_iter().chain(known.then_some("class"));
+        let header = header.chain(["predicted"]);
         let header = header.chain(self.names.iter().map(String::as_str));
         out.write_record(header)
             .map_err(|e| failed(e.to_string()))?;
         let rows = probabilities.chunks(self.names.len().max(1));
         for ((&sample, &guess), row) in samples.iter().zip(predicted).zip(rows) {
-            let class = &self.names[self.truth[sample]];
-            let mut fields = vec![self.samples[sample].clone(), class.clone()];
+            let mut fields = vec![self.samples[sample].clone()];
+            fields.extend(
+                self.truth
+                    .get(sample)
+                    .map(|&class| self.names[class].clone()),
+            );
             fields.push(self.names[guess].clone());
             fields.extend(row.iter().map(f64::to_string));
             out.write_record(fields)

@@ -40,7 +40,7 @@ use crate::train::fit::{History, Plan, Task, checkpoint_path};
 use crate::train::progress::Control;
 use crate::train::run::{
     Fold, HeldOut, OfSlide, Part, Predicted, claim, common_genes, epoch_over, expression,
-    fold_records, folds, held_out, index, json, places, reserved, targets,
+    fold_records, folds, held_out, index, json, on_scale, places, reserved, targets,
 };
 use crate::train::seen::Seen;
 use crate::train::step::TrainingStep;
@@ -317,6 +317,25 @@ fn positions(cohort: &Cohort, tiles: &[usize]) -> Result<Vec<f32>> {
     Ok(points)
 }
 
+/// # Errors
+/// A feature that is no number, with its tile.
+fn finite(cohort: &Cohort, features: &Features) -> Result<()> {
+    let Some(at) = features.values.iter().position(|v| !v.is_finite()) else {
+        return Ok(());
+    };
+    let tile = &cohort.tiles[at / features.width];
+    Err(Error::file(
+        &cohort.images[tile.image].path,
+        "",
+        format!(
+            "feature {} of its tile is {}",
+            at % features.width,
+            features.values[at]
+        ),
+        "remove the tile or its slide's file of features",
+    ))
+}
+
 /// Trains and predicts every fold.
 fn learn(
     config: &TrnasformerConfig,
@@ -336,19 +355,7 @@ fn learn(
             values: Vec::new(),
         },
     };
-    if let Some(at) = features.values.iter().position(|v| !v.is_finite()) {
-        let tile = &cohort.tiles[at / features.width];
-        return Err(Error::file(
-            &cohort.images[tile.image].path,
-            "",
-            format!(
-                "feature {} of its tile is {}",
-                at % features.width,
-                features.values[at]
-            ),
-            "remove the tile or its slide's file of features",
-        ));
-    }
+    finite(cohort, features)?;
     let classes = classes(config, cohort)?;
     let bags = bags(config, cohort, features, control)?;
     if config.bags.write {
@@ -556,8 +563,11 @@ impl Model {
 /// The networks of a finished run, as one.
 pub struct Ensemble {
     folds: Vec<EnsembleFold>,
+    patients: BTreeSet<String>,
     pub encoder: Encoder,
     pub config: TrnasformerConfig,
+    /// Names of the classes that it tells apart; none if it learned expression alone.
+    pub classes: Vec<String>,
     /// Of which tiles it learned, if the run says.
     pub seen: Option<Seen>,
     device: Device,
@@ -572,31 +582,29 @@ impl Ensemble {
     /// Reads the folder of a finished run, to predict on `device`.
     ///
     /// # Errors
-    /// A file that is missing (the run is not finished) or broken; a run that learned
-    /// classes alone.
+    /// A file that is missing (the run is not finished) or broken.
     pub fn read(run: &Path, device: &Device) -> Result<Self> {
         let config = TrnasformerConfig::read(&run.join("config.toml"))?;
-        if !config.model.genes {
-            return Err(Error::file(
-                run,
-                "",
-                "is a run that learned classes and no expression",
-                "give a run that predicts genes",
-            ));
-        }
+        let classes = match &config.model.classes {
+            Some(_) => Classified::read(&run.join("bag_classes.csv"))?.names,
+            None => Vec::new(),
+        };
         let encoder = match &config.features.weights {
             Some(path) => published_encoder(path, &config.features, device)?,
             None => stored_encoder(&run.join("encoder.safetensors"), &config.features, device)?,
         };
         let mut folds = Vec::new();
+        let mut patients = BTreeSet::new();
         for (folder, record) in fold_records::<FoldRecord>(run)? {
+            patients.extend(record.patients);
             let mut networks = Vec::with_capacity(record.networks.len());
             for number in 0..record.networks.len() {
                 let path = folder.join(format!("model{number}.safetensors"));
                 let weights = read_weights(&path)?;
                 let head = weights.get("head.weight").and_then(|w| w.shape.first());
-                let (genes, classes) = (record.genes.len(), head.copied().unwrap_or(1));
-                let model = Model::new(&config.model, Some(genes), classes, &mut Philox::new(0))?;
+                let genes = config.model.genes.then_some(record.genes.len());
+                let classes = head.copied().unwrap_or(1);
+                let model = Model::new(&config.model, genes, classes, &mut Philox::new(0))?;
                 nn::load(model.state(), &weights, &path)?;
                 model.state().to_device(device)?;
                 networks.push(model);
@@ -608,8 +616,10 @@ impl Ensemble {
         }
         Ok(Self {
             folds,
+            patients,
             encoder,
             config,
+            classes,
             seen: Seen::read(run)?,
             device: device.clone(),
         })
@@ -618,6 +628,67 @@ impl Ensemble {
     /// Genes that every fold predicts, in the order of the first.
     pub fn genes(&self) -> Vec<String> {
         common_genes(self.folds.iter().map(|f| &f.transforms))
+    }
+
+    /// Whether a patient of `cohort` is one that a network was trained on.
+    pub fn trained_on(&self, cohort: &Cohort) -> bool {
+        let mut samples = cohort.samples.iter();
+        samples.any(|s| self.patients.contains(&s.patient))
+    }
+
+    /// Measured expression on the scale of the predictions, averaged over the folds'
+    /// transforms: (samples, genes).
+    ///
+    /// # Errors
+    /// A gene that the table lacks, by name.
+    pub fn on_scale(&self, table: &Table) -> Result<Vec<f32>> {
+        on_scale(self.folds.iter().map(|f| &f.transforms), table)
+    }
+
+    /// All samples of a cohort, from bags that are drawn as in training: expression
+    /// (samples, genes), the mean over a sample's bags and all networks; and if it tells
+    /// classes apart, those of the bags, whose true ones are left empty.
+    ///
+    /// # Errors
+    /// A feature that is no number, a sample without tiles, a request to stop.
+    pub fn predict(
+        &self,
+        cohort: &Cohort,
+        features: &Features,
+        control: Control,
+    ) -> Result<(Vec<f32>, Option<Classified>)> {
+        finite(cohort, features)?;
+        let bags = bags(&self.config, cohort, features, control)?;
+        let (mut genes, mut probabilities) = (Vec::new(), Vec::new());
+        control.progress.begin("predicting", cohort.samples.len());
+        for (i, (sample, bags)) in cohort.samples.iter().zip(&bags).enumerate() {
+            control.check("run the same command again")?;
+            let all = features.rows(&sample.tiles)?.to(&self.device)?;
+            let all = ops::cast(&all, self.config.dtype.dtype())?;
+            let own = sample
+                .tiles
+                .iter()
+                .enumerate()
+                .map(|(at, &tile)| (tile, at));
+            let own: BTreeMap<usize, usize> = own.collect();
+            let local = |bag: &Vec<usize>| bag.iter().map(|tile| own[tile]).collect();
+            let local: Vec<Vec<usize>> = bags.iter().map(local).collect();
+            let (of_sample, of_bags) = self.of_bags(&all, &local, &[])?;
+            genes.extend(of_sample.genes);
+            probabilities.extend(of_bags);
+            control.progress.at(i + 1, &sample.id);
+        }
+        control.progress.end();
+        let classified = (!self.classes.is_empty()).then(|| Classified {
+            names: self.classes.clone(),
+            samples: cohort.samples.iter().map(|s| s.id.clone()).collect(),
+            truth: Vec::new(),
+            bags: (bags.iter().enumerate())
+                .flat_map(|(i, bags)| std::iter::repeat_n(i, bags.len()))
+                .collect(),
+            probabilities,
+        });
+        Ok((genes, classified))
     }
 
     /// A slide from the features (tiles, 1024) of its tiles and where they lie: the mean
@@ -634,7 +705,6 @@ impl Ensemble {
         corners: &[(i64, i64)],
         chosen: &[usize],
     ) -> Result<OfSlide> {
-        let genes = self.genes();
         let tiles = features.len() / FEATURES;
         let (points, columns) = match self.config.bags.by {
             ClusterBy::Features => (features.to_vec(), FEATURES),
@@ -647,14 +717,29 @@ impl Ensemble {
         let bags = draw(&points, columns, TILES, self.config.bags.per_slide, random)?.bags;
         let all = Tensor::from_slice(features, &[tiles, FEATURES])?.to(&self.device)?;
         let all = ops::cast(&all, self.config.dtype.dtype())?;
+        Ok(self.of_bags(&all, &bags, chosen)?.0)
+    }
+
+    /// [`Self::slide`] from bags of the tiles `all`, and of each bag the mean probabilities
+    /// of the classes.
+    fn of_bags(
+        &self,
+        all: &Tensor,
+        bags: &[Vec<usize>],
+        chosen: &[usize],
+    ) -> Result<(OfSlide, Vec<f64>)> {
+        let genes = self.genes();
+        let tiles = all.shape()[0];
+        let mut of_classes = Vec::new();
         let mut of_slide = vec![0.0f64; genes.len()];
         let mut of_tiles = vec![0.0f64; tiles * chosen.len()];
         let mut counts = vec![0usize; tiles];
         bags.iter().flatten().for_each(|&tile| counts[tile] += 1);
         for part in bags.chunks(self.config.training.batch) {
             let rows = index(part.iter().flatten().copied())?.to(&self.device)?;
-            let x = ops::index_select(&all, 0, &rows)?;
+            let x = ops::index_select(all, 0, &rows)?;
             let x = ops::reshape(&x, &[part.len(), TILES, FEATURES])?;
+            let mut of_part = vec![0.0f64; part.len() * self.classes.len()];
             for fold in &self.folds {
                 let share = 1.0 / (self.folds.len() * fold.networks.len()) as f64;
                 let names = fold.transforms.genes();
@@ -664,12 +749,17 @@ impl Ensemble {
                     let (seen, y) = match model {
                         Model::Trnasformer(m) => {
                             let tokens = m.tokens(&x, &Pass::eval())?;
-                            let y = m.genes(&tokens)?;
-                            (tokens, y)
+                            if !self.classes.is_empty() {
+                                let logits = m.classify(&tokens, &Pass::eval())?;
+                                let p = ops::softmax(&logits, -1)?.to_f64_vec()?;
+                                of_part.iter_mut().zip(p).for_each(|(s, p)| *s += share * p);
+                            }
+                            let y = m.config().genes.map(|_| m.genes(&tokens));
+                            (tokens, y.transpose()?)
                         }
-                        Model::He2Rna(m) => (x.clone(), m.genes(&x)?),
+                        Model::He2Rna(m) => (x.clone(), Some(m.genes(&x)?)),
                     };
-                    let y = y.to_f64_vec()?;
+                    let y = y.map_or(Ok(Vec::new()), |y| y.to_f64_vec())?;
                     for row in y.chunks(names.len().max(1)) {
                         for (sum, gene) in of_slide.iter_mut().zip(&genes) {
                             *sum += share * row[column[gene.as_str()]] / bags.len() as f64;
@@ -688,6 +778,7 @@ impl Ensemble {
                     }
                 }
             }
+            of_classes.extend(of_part);
         }
         let rows = of_tiles.chunks(chosen.len().max(1)).zip(&counts);
         // A tile that no bag drew has no score: 0 / 0.
@@ -696,10 +787,11 @@ impl Ensemble {
                 .map(|v| (v / count as f64) as f32)
                 .collect::<Vec<_>>()
         };
-        Ok(OfSlide {
+        let of_slide = OfSlide {
             genes: of_slide.into_iter().map(|v| v as f32).collect(),
             tiles: rows.flat_map(mean).collect(),
-        })
+        };
+        Ok((of_slide, of_classes))
     }
 }
 

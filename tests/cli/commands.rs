@@ -1,5 +1,6 @@
 //! Every command, once as a person calls it and once with `--json`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -353,6 +354,45 @@ fn inspect_tells_every_kind_of_file() {
     fails(["inspect", text(&tiles)], &[text(&tiles)]);
 }
 
+/// What `evaluate --data` left in `other` is the mean over the bags of a slide, which are
+/// those that the run `out` wrote, and over all networks.
+fn of_bags_and_networks(network: &str, out: &Path, other: &Path) {
+    let lines = fs::read_to_string(out.join("bags.csv")).expect("bags");
+    let slide = |line: &str| line.split(',').nth(1).map(str::to_owned);
+    let slides: Vec<String> = lines.lines().skip(1).filter_map(slide).collect();
+    let mut sums: BTreeMap<(String, String), f64> = BTreeMap::new();
+    let y = other.join("genes.npy");
+    for (fold, number) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let weights = out.join(format!("fold{fold}/model{number}.safetensors"));
+        let bags = out.join("bags.npy");
+        let mut predict = vec!["predict", network, "--weights", text(&weights)];
+        predict.extend(["--input", text(&bags), "--output", text(&y)]);
+        if network == "trnasformer" {
+            predict.extend(["--set", "n_heads=2"]);
+        }
+        succeeds(predict);
+        let genes = eosin::formats::read_weights(&weights).expect("weights");
+        let genes: Vec<String> = serde_json::from_str(&genes.metadata["genes"]).expect("names");
+        let values = eosin::formats::npy::read(&y).expect("predictions").to_f64();
+        for (slide, row) in slides.iter().zip(values.chunks(genes.len())) {
+            for (gene, v) in genes.iter().zip(row) {
+                *sums.entry((slide.clone(), gene.clone())).or_default() += v / 8.0;
+            }
+        }
+    }
+    let rows = eosin::expression::table::Orientation::SamplesByGenes;
+    let path = other.join("predictions.csv");
+    let found = eosin::expression::table::read_signed(&path, rows, &[]).expect("a table");
+    assert_eq!(found.samples.len(), 16);
+    for (slide, row) in found.samples.iter().zip(found.rows()) {
+        for (gene, &v) in found.genes.iter().zip(row) {
+            let expected = sums[&(slide.clone(), gene.clone())];
+            let close = (f64::from(v) - expected).abs() <= 1e-5 * expected.abs().max(1.0);
+            assert!(close, "{network}, {gene} of {slide}: {v}, not {expected}");
+        }
+    }
+}
+
 /// Both networks from a folder of tiles to held-out predictions, and their weights by
 /// `predict`.
 #[test]
@@ -369,7 +409,7 @@ fn trnasformer_and_he2rna_train() {
          [data]\nlayout = \"tiles\"\npath = {}\nexpression = {}\nslides = {}\n\
          [features]\nencoder = \"densenet121\"\ntile_px = 64\n\
          [split]\nouter_folds = 2\ninner_folds = 2\n\
-         [bags]\nper_slide = 2\n\
+         [bags]\nper_slide = 2\nwrite = true\n\
          [training]\nepochs = 2\nbatch = 8\n\
          [model]\nwidth = 12\nheads = 2\nhidden = [8]\n",
         part("tiles"),
@@ -408,6 +448,43 @@ fn trnasformer_and_he2rna_train() {
         let before = files(&out);
         succeeds(train.iter().chain(&["--resume"]));
         assert_eq!(files(&out), before);
+
+        // All slides as if they were another cohort's.
+        let (tiles, other) = (cohort().join("tiles"), at(&format!("{network}-other")));
+        let (expression, patients) = (cohort().join("expression.csv"), cohort().join("slides.csv"));
+        let (known, out_of) = (at("classes.csv"), text(&out));
+        let mut evaluate = vec!["evaluate", "--run", out_of, "--data", text(&tiles)];
+        evaluate.extend([
+            "--expression",
+            text(&expression),
+            "--slides",
+            text(&patients),
+        ]);
+        evaluate.extend(["--out", text(&other)]);
+        if network == "trnasformer" {
+            let said = succeeds(&evaluate);
+            assert!(said.contains(text(&other.join("classes.csv"))), "{said}");
+            let guessed = std::fs::read_to_string(other.join("classes.csv")).expect("classes");
+            assert!(
+                guessed.starts_with("sample,predicted,c0,c1\nS01,c"),
+                "{guessed}"
+            );
+            evaluate.extend(["--classes", text(&known)]);
+        } else {
+            let more = [&evaluate[..], &["--classes", text(&known)]].concat();
+            fails(more, &["tells no classes apart", "model.classes"]);
+        }
+        let scored = json([&evaluate[..], &["--json"]].concat());
+        assert_eq!(scored["samples"], 16, "{scored}");
+        assert_eq!(
+            scored["classes"]["slides"]["count"] == 16,
+            network == "trnasformer"
+        );
+        assert_eq!(
+            scored["scores"]["same_patient"], true,
+            "it was trained on them"
+        );
+        of_bags_and_networks(network, &out, &other);
 
         // Whole slides, of which the run does not say at which scale it was trained.
         let (slides, predicted) = (at("slides"), at(&format!("{network}-slides")));

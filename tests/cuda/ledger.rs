@@ -20,7 +20,7 @@ use crate::allocations::allocations;
 use crate::emulated::Emulated;
 
 /// Model, mode and batch of each line.
-const STEPS: [(&str, Mode, usize); 19] = [
+const STEPS: [(&str, Mode, usize); 21] = [
     ("resnet18", Mode::Infer, 8),
     ("resnet18", Mode::Train, 8),
     ("resnet50", Mode::Infer, 8),
@@ -33,6 +33,8 @@ const STEPS: [(&str, Mode, usize); 19] = [
     ("tcgn", Mode::Train, 2),
     ("trnasformer", Mode::Infer, 4),
     ("trnasformer", Mode::Train, 4),
+    ("trnasformer-l12", Mode::Infer, 4),
+    ("trnasformer-l12", Mode::Train, 4),
     ("he2rna", Mode::Infer, 4),
     ("he2rna", Mode::Train, 4),
     ("densenet121", Mode::Infer, 4),

@@ -53,6 +53,29 @@ pub fn samples() -> Vec<Sample> {
             let [q, k, v] = unpacked(&x[0], 2)?;
             ops::attention(&q, &k, &v, None, 0.577)
         }),
+        Sample::new(
+            "attention",
+            "heads_side_by_side",
+            &[&[2, 5, 3 * 2 * 3]],
+            |x| ops::attention_packed(&[&x[0]], 2, None, 0.577),
+        ),
+        Sample::new(
+            "attention",
+            "keys_and_values_side_by_side",
+            &[&[2, 3, 4], &[2, 5, 8], &[2, 3, 5]],
+            |x| ops::attention_packed(&[&x[0], &x[1]], 2, Some(&x[2]), 0.707),
+        ),
+        Sample::new(
+            "attention",
+            "each_with_heads_side_by_side",
+            &[&[2, 3, 3], &[2, 4, 3], &[2, 4, 3]],
+            |x| ops::attention_packed(&[&x[0], &x[1], &x[2]], 3, None, 1.0),
+        ),
+        // Not row-major: axes cannot be split before it is copied.
+        Sample::new("attention", "turned_and_packed", &[&[12, 2, 4]], |x| {
+            let turned = ops::permute(&x[0], &[1, 2, 0])?;
+            ops::attention_packed(&[&turned], 2, None, 0.7)
+        }),
         // Leading axes that differ: made of products and a softmax.
         Sample::new(
             "attention",
@@ -130,6 +153,41 @@ pub fn tests(suite: &mut Suite) {
         );
         Ok(())
     });
+    suite.test("attention::packed_otherwise", || {
+        let zeros = |s: &[usize]| Tensor::zeros(s, DType::F32);
+        let qkv = zeros(&[2, 5, 12])?;
+        let error = ops::attention_packed(&[&qkv], 3, None, 1.0).expect_err("a width of 4");
+        assert_eq!(
+            error.to_string(),
+            "attention: shapes [2, 5, 12] do not fit: qkv (B, N, 3 E), or q (B, M, E) and \
+             kv (B, N, 2 E), or q (B, M, E), k and v (B, N, E), with an E that 3 heads divide"
+        );
+        let (q, kv, k) = (zeros(&[2, 3, 4])?, zeros(&[2, 5, 8])?, zeros(&[2, 5, 4])?);
+        for wrong in [
+            &[][..],
+            &[&zeros(&[5, 12])?],
+            &[&zeros(&[2, 5, 13])?],
+            &[&q, &k],
+            &[&kv, &kv],
+            &[&q, &zeros(&[3, 5, 8])?],
+            &[&q, &k, &zeros(&[2, 4, 4])?],
+            &[&q, &k, &k, &k],
+        ] {
+            assert!(ops::attention_packed(wrong, 2, None, 1.0).is_err());
+        }
+        assert!(ops::attention_packed(&[&qkv], 0, None, 1.0).is_err());
+        let bias = zeros(&[3, 3, 5])?;
+        assert!(ops::attention_packed(&[&q, &kv], 2, Some(&bias), 1.0).is_err());
+        let doubles = ops::cast(&kv, DType::F64)?;
+        assert!(ops::attention_packed(&[&q, &doubles], 2, None, 1.0).is_err());
+        let none = ops::attention_packed(&[&zeros(&[0, 5, 12])?], 2, None, 1.0)?;
+        assert_eq!(none.shape(), [0, 5, 4]);
+        Ok(())
+    });
+    suite.test(
+        "attention::packed_has_the_bits_of_its_views",
+        packed_has_the_bits_of_its_views,
+    );
     suite.test("attention::empty", || {
         let zeros = |s: &[usize]| Tensor::zeros(s, DType::F32);
         let (q, k) = (zeros(&[0, 5, 7])?, zeros(&[0, 4, 7])?);
@@ -250,10 +308,54 @@ fn large() -> Vec<Sample> {
         of("edges", 1, [9, 196, 24]),
         of("narrow_graph", 2, [9, 196, 6]),
         of("channels", 1, [60, 60, 49]),
+        packed("packed_tokens", &[&[2, 50, 3 * 2 * 64]], 2),
+        packed("packed_tokens_of_one_head", &[&[1, 50, 3 * 192]], 1),
+        packed("packed_most_rows", &[&[1, 64, 3 * 2 * 3]], 2),
+        packed("packed_many_rows", &[&[1, 65, 3 * 2 * 3]], 2),
+        packed(
+            "packed_with_a_bias",
+            &[&[1, 70, 92], &[1, 49, 184], &[2, 70, 49]],
+            2,
+        ),
         of("most_keys", 1, [3, 240, 6]),
         of("too_many_keys", 1, [3, 241, 6]),
         scores,
     ]
+}
+
+/// qkv, or q, kv and a bias.
+fn packed(name: &'static str, shapes: &[&[usize]], heads: usize) -> Sample {
+    Sample::new("attention", name, shapes, move |x| match x {
+        [q, kv, bias] => ops::attention_packed(&[q, kv], heads, Some(bias), 0.147),
+        _ => ops::attention_packed(&[&x[0]], heads, None, 0.147),
+    })
+}
+
+/// Result and gradients, of heads side by side and of copies of their views.
+fn packed_has_the_bits_of_its_views() -> Result<()> {
+    for (dtype, [n, depth], heads) in [
+        (DType::F32, [50, 64], 6),
+        (DType::F32, [50, 192], 1),
+        (DType::F64, [101, 3], 2),
+        (DType::BF16, [50, 64], 2),
+        (DType::F16, [7, 5], 3),
+    ] {
+        let qkv = tensor("qkv", &[2, n, 3 * heads * depth], -1.0, 1.0, dtype)?.variable();
+        let of = |y: Tensor| -> Result<[Vec<f64>; 2]> {
+            let g = tensor("g", y.shape(), -1.0, 1.0, dtype)?;
+            let gradient = grad(&[&y], Some(&[&g]), &[&qkv], false)?.remove(0);
+            Ok([y.to_f64_vec()?, gradient.expect("a gradient").to_f64_vec()?])
+        };
+        let packed = of(ops::attention_packed(&[&qkv], heads, None, 0.147)?)?;
+        let [q, k, v] = unpacked(&qkv, heads)?;
+        let y = ops::transpose(&ops::attention(&q, &k, &v, None, 0.147)?, 1, 2)?;
+        let apart = of(ops::reshape(&y, &[2, n, heads * depth])?)?;
+        assert!(
+            packed == apart,
+            "{dtype}, {n} rows, {heads} heads of {depth}"
+        );
+    }
+    Ok(())
 }
 
 /// q, k, v of 2 samples and a bias of the heads.

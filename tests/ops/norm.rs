@@ -8,7 +8,7 @@ use eosin_emulator::Schedule;
 
 use crate::common::{relative_l2, tensor};
 use crate::golden::{Case, Outputs};
-use crate::harness::{Sample, Suite, emulated};
+use crate::harness::{Sample, Suite, cuda_half_first_order, emulated};
 
 const EPS: f64 = 1e-5;
 
@@ -126,6 +126,21 @@ pub fn samples() -> Vec<Sample> {
         let d = &shape[shape.len() - axes..];
         all.push(Sample::new("layer_norm", name, &[shape, d, d], move |x| {
             ops::layer_norm(&x[0], axes, Some(&x[1]), Some(&x[2]), EPS)
+        }));
+    }
+    // The sum and its norm, of which both are read.
+    for (name, shape, parameters) in [
+        ("rows", &[7, 9][..], true),
+        ("samples", &[2, 3, 46], true),
+        ("long_row", &[2, 1100], true),
+        ("plain", &[3, 9], false),
+    ] {
+        let d = &shape[shape.len() - 1..];
+        let inputs = [shape, shape, d, d];
+        let inputs = &inputs[..if parameters { 4 } else { 2 }];
+        all.push(Sample::new("add_layer_norm", name, inputs, |x| {
+            let (sum, y) = ops::add_layer_norm(&x[0], &x[1], 1, x.get(2), x.get(3), EPS)?;
+            ops::cat(&[&sum, &y], 0)
         }));
     }
     all.push(Sample::new("layer_norm", "plain", &[&[3, 9]], |x| {
@@ -363,6 +378,67 @@ pub fn tests(suite: &mut Suite) {
         assert!(ops::layer_norm(&Tensor::zeros(&[3], DType::I64)?, 1, None, None, EPS).is_err());
         let double = Tensor::zeros(&[3], DType::F64)?;
         assert!(ops::layer_norm(&x, 1, Some(&double), None, EPS).is_err());
+        Ok(())
+    });
+    suite.test("add_layer_norm::wrong_input", || {
+        let zeros = |s: &[usize], dtype| Tensor::zeros(s, dtype);
+        let x = zeros(&[2, 3], DType::F32)?;
+        let of = |other: &Tensor, w: Option<&Tensor>, axes| {
+            let error = ops::add_layer_norm(&x, other, axes, w, None, EPS);
+            error.expect_err("wrong input").to_string()
+        };
+        assert_eq!(
+            of(&zeros(&[3], DType::F32)?, None, 1),
+            "add_layer_norm: shapes [2, 3], [3] do not fit: two operands of one shape"
+        );
+        assert_eq!(
+            of(&x, Some(&zeros(&[2], DType::F32)?), 1),
+            "add_layer_norm: shapes [2, 3], [2] do not fit: \
+             x (.., D), weight D, bias D with D of 1 axes"
+        );
+        assert!(of(&zeros(&[2, 3], DType::F64)?, None, 1).contains("one dtype"));
+        assert!(of(&x, None, 0).contains("D of 0 axes"));
+        let none = zeros(&[0, 3], DType::F32)?;
+        let (sum, y) = ops::add_layer_norm(&none, &none, 1, None, None, EPS)?;
+        assert_eq!((sum.shape(), y.shape()), (&[0, 3][..], &[0, 3][..]));
+        Ok(())
+    });
+    for (name, dtype) in [("bf16", DType::BF16), ("f16", DType::F16)] {
+        for (of, shape) in [("warps", [7, 46]), ("blocks", [2, 1100])] {
+            let d = &shape[1..];
+            let s = Sample::new("add_layer_norm", of, &[&shape, &shape, d, d], |x| {
+                let (sum, y) = ops::add_layer_norm(&x[0], &x[1], 1, Some(&x[2]), Some(&x[3]), EPS)?;
+                // The sum has another reader.
+                ops::add(&y, &sum)
+            });
+            let name = format!("add_layer_norm::{of}::cuda::{name}::values_and_gradients");
+            suite.test(name, move || cuda_half_first_order(&s, dtype));
+        }
+    }
+    suite.test("add_layer_norm::has_the_bits_of_its_parts", || {
+        // On the CPU with one thread per block of rows, on CUDA by warps and by blocks.
+        for dtype in [DType::F32, DType::F64, DType::BF16, DType::F16] {
+            let x = tensor("x", &[700, 46], -1.0, 1.0, dtype)?.variable();
+            let other = tensor("other", &[700, 46], -1.0, 1.0, dtype)?.variable();
+            let w = tensor("w", &[46], 0.5, 1.5, dtype)?.variable();
+            let b = tensor("b", &[46], -1.0, 1.0, dtype)?.variable();
+            let inputs = [&x, &other, &w, &b];
+            let of = |sum: Tensor, y: Tensor| -> Result<Vec<Vec<f64>>> {
+                let mut all = vec![sum.to_f64_vec()?, y.to_f64_vec()?];
+                // The sum has another reader, whose gradient comes first.
+                all.extend(gradients(
+                    &ops::add(&y, &ops::mul(&sum, &sum)?)?,
+                    &inputs,
+                    false,
+                )?);
+                Ok(all)
+            };
+            let (sum, y) = ops::add_layer_norm(&x, &other, 1, Some(&w), Some(&b), EPS)?;
+            let at_once = of(sum, y)?;
+            let sum = ops::add(&x, &other)?;
+            let y = ops::layer_norm(&sum, 1, Some(&w), Some(&b), EPS)?;
+            assert!(at_once == of(sum, y)?, "{dtype}");
+        }
         Ok(())
     });
     suite.test("layer_norm::empty", || {

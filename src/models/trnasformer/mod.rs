@@ -66,23 +66,10 @@ struct Attention {
 impl Attention {
     /// x (B, N, E) -> (B, N, E)
     fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let [b, n, e] = x.shape()[..] else {
-            return Err(Error::shape(
-                "trnasformer",
-                &[x.shape()],
-                "tokens (B, N, E)",
-            ));
-        };
-        let width = e / self.heads;
         let qkv = self.qkv.forward(x, pass)?; // (B, N, 3 E): q, k, v, each by heads
-        let part = |i: usize| {
-            let heads = ops::slice(&qkv, -1, i * e, e)?;
-            let heads = ops::reshape(&heads, &[b, n, self.heads, width])?;
-            ops::transpose(&heads, 1, 2) // (B, heads, N, E / heads)
-        };
+        let width = qkv.shape()[qkv.rank() - 1] / 3 / self.heads;
         let scale = 1.0 / (width as f64).sqrt();
-        let y = ops::attention(&part(0)?, &part(1)?, &part(2)?, None, scale)?;
-        let y = ops::reshape(&ops::transpose(&y, 1, 2)?, &[b, n, e])?;
+        let y = ops::attention_packed(&[&qkv], self.heads, None, scale)?;
         self.proj.forward(&y, pass)
     }
 }
@@ -112,12 +99,18 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, pass: &Pass) -> Result<Tensor> {
-        let y = self.attn.forward(&self.norm1.forward(x, pass)?, pass)?;
-        let x = ops::add(x, &y)?;
-        let y = self.norm2.forward(&x, pass)?;
-        let y = self.fc1.activated(&y, Activation::Gelu, pass)?;
-        ops::add(&x, &self.fc2.forward(&y, pass)?)
+    /// x and its `norm1` -> the block's result and `next` of that, so that each norm
+    /// makes the sum that it is of.
+    fn forward(
+        &self,
+        (x, normed): (&Tensor, &Tensor),
+        next: &LayerNorm,
+        pass: &Pass,
+    ) -> Result<(Tensor, Tensor)> {
+        let y = self.attn.forward(normed, pass)?;
+        let (x, normed) = self.norm2.of_sum(x, &y, pass)?;
+        let y = self.fc1.activated(&normed, Activation::Gelu, pass)?;
+        next.of_sum(&x, &self.fc2.forward(&y, pass)?, pass)
     }
 }
 
@@ -220,10 +213,13 @@ impl Trnasformer {
         if let Some(positions) = &self.pos_embed {
             x = ops::add(&x, &pass.tensor_in(positions, x.dtype())?)?;
         }
-        for block in &self.blocks {
-            x = block.forward(&x, pass)?;
+        let mut norms = self.blocks.iter().map(|b| &b.norm1).chain([&self.norm]);
+        let first = norms.next().unwrap_or(&self.norm);
+        let mut normed = first.forward(&x, pass)?;
+        for (block, next) in self.blocks.iter().zip(norms) {
+            (x, normed) = block.forward((&x, &normed), next, pass)?;
         }
-        self.norm.forward(&x, pass)
+        Ok(normed)
     }
 
     /// The class token (B, E) of [`Self::tokens`]: the vector that a slide is

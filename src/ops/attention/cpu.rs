@@ -4,7 +4,8 @@
 
 use rayon::prelude::*;
 
-use super::{AllGradients, Beside, OP, Problem};
+use super::{Beside, OP, Place, Places, Problem};
+use crate::device::cpu::Parts;
 use crate::dtype::{DType, Float};
 use crate::error::Result;
 use crate::ops::half::is_half;
@@ -19,10 +20,11 @@ use crate::tensor::Tensor;
 /// its right matrix once for them.
 const ROWS: usize = 96;
 
-pub(super) fn forward(problem: &Problem, beside: Beside) -> Result<(Tensor, Tensor)> {
+/// The result, as the tensor that `to` is in, and what is asked for beside it.
+pub(super) fn forward(problem: &Problem, beside: Beside, to: &Place) -> Result<(Tensor, Tensor)> {
     let dtype = problem.q.dtype();
     if is_half(&problem.q) {
-        let (out, second) = forward(&problem.widened()?, beside)?;
+        let (out, second) = forward(&problem.widened()?, beside, to)?;
         let second = match beside {
             Beside::LogSums => second,
             Beside::Weights => cast(&second, dtype)?,
@@ -30,28 +32,30 @@ pub(super) fn forward(problem: &Problem, beside: Beside) -> Result<(Tensor, Tens
         return Ok((cast(&out, dtype)?, second));
     }
     match dtype {
-        DType::F64 => forward_of::<f64>(problem, beside),
-        _ => forward_of::<f32>(problem, beside),
+        DType::F64 => forward_of::<f64>(problem, beside, to),
+        _ => forward_of::<f32>(problem, beside, to),
     }
 }
 
-/// Gradients of q, k and v, and that of the scores if it is `wanted`.
+/// Gradients of q, k and v, as the tensors that `to` has them in, and that of the
+/// scores if it is `wanted`.
 pub(super) fn backward(
     problem: &Problem,
     g: &Tensor,
     log_sums: &Tensor,
     wanted: bool,
-) -> Result<AllGradients> {
+    to: &Places,
+) -> Result<(Vec<Tensor>, Option<Tensor>)> {
     let dtype = problem.q.dtype();
     if is_half(&problem.q) {
         // That of the scores is summed before it is rounded.
-        let ([dq, dk, dv], ds) = backward(&problem.widened()?, &wide(g)?, log_sums, wanted)?;
-        let narrow = |t| cast(t, dtype);
-        return Ok(([narrow(&dq)?, narrow(&dk)?, narrow(&dv)?], ds));
+        let (all, ds) = backward(&problem.widened()?, &wide(g)?, log_sums, wanted, to)?;
+        let narrow = all.iter().map(|t| cast(t, dtype));
+        return Ok((narrow.collect::<Result<_>>()?, ds));
     }
     match dtype {
-        DType::F64 => backward_of::<f64>(problem, g, log_sums, wanted),
-        _ => backward_of::<f32>(problem, g, log_sums, wanted),
+        DType::F64 => backward_of::<f64>(problem, g, log_sums, wanted, to),
+        _ => backward_of::<f32>(problem, g, log_sums, wanted, to),
     }
 }
 
@@ -135,7 +139,50 @@ impl<'a, T: Float> Heads<'a, T> {
     }
 }
 
-fn forward_of<T: Float>(problem: &Problem, beside: Beside) -> Result<(Tensor, Tensor)> {
+/// The matrices of a result. Of each a task has some rows alone.
+struct Written<'a, T> {
+    all: Parts<'a, T>,
+    layout: &'a Layout,
+}
+
+impl<'a, T: Float> Written<'a, T> {
+    fn to(all: &'a mut [T], layout: &'a Layout) -> Self {
+        let all = Parts::of(all);
+        Self { all, layout }
+    }
+
+    /// Lets `f` write `rows` rows of matrix `i` from `row` on, side by side: into
+    /// their place if they lie so there, else into memory of its own, from which they
+    /// are copied while they are in cache.
+    ///
+    /// # Safety
+    /// Nobody else has these rows meanwhile, and no two matrices share an element.
+    unsafe fn rows<R>(
+        &self,
+        i: usize,
+        row: usize,
+        rows: usize,
+        f: impl FnOnce(&mut [T]) -> R,
+    ) -> R {
+        let at = Matrix::of(self.layout, i);
+        let columns = self.layout.shape()[self.layout.shape().len() - 1];
+        let start = at.start + row * at.row;
+        if at.row == columns {
+            // SAFETY: the rows are the caller's alone.
+            return f(unsafe { self.all.part(start, rows * columns) });
+        }
+        let mut own = vec![T::ZERO; rows * columns];
+        let result = f(&mut own);
+        for (j, from) in own.chunks_exact(columns).enumerate() {
+            // SAFETY: as above.
+            let to = unsafe { self.all.part(start + j * at.row, columns) };
+            to.copy_from_slice(from);
+        }
+        result
+    }
+}
+
+fn forward_of<T: Float>(problem: &Problem, beside: Beside, to: &Place) -> Result<(Tensor, Tensor)> {
     let heads = Heads::<T>::new(problem)?;
     let (queries, keys, width) = (problem.queries, problem.keys, problem.width);
     let kept = match beside {
@@ -170,19 +217,17 @@ fn forward_of<T: Float>(problem: &Problem, beside: Beside) -> Result<(Tensor, Te
         Beside::LogSums => problem.layout(&[queries])?,
         Beside::Weights => problem.layout(&[queries, keys])?,
     };
-    let mut out = unwritten::<T>(problem.layout(&[queries, width])?);
+    let mut out = unwritten::<T>(Layout::contiguous(to.whole));
     let mut second = unwritten::<T>(shape);
-    let matrices = out
-        .dense_mut::<T>(OP)?
-        .par_chunks_mut(queries * width)
-        .zip(second.dense_mut::<T>(OP)?.par_chunks_mut(queries * kept));
-    matrices.enumerate().for_each(|(i, (out, second))| {
-        let blocks = out
-            .par_chunks_mut(ROWS * width)
-            .zip(second.par_chunks_mut(ROWS * kept));
-        blocks
-            .enumerate()
-            .for_each(|(j, (out, second))| block(i, j * ROWS, out, second));
+    let written = Written::to(out.dense_mut::<T>(OP)?, &to.part);
+    let matrices = second.dense_mut::<T>(OP)?.par_chunks_mut(queries * kept);
+    matrices.enumerate().for_each(|(i, second)| {
+        let blocks = second.par_chunks_mut(ROWS * kept);
+        blocks.enumerate().for_each(|(j, second)| {
+            let (row, rows) = (j * ROWS, second.len() / kept);
+            // SAFETY: this task has the block of rows alone; heads are disjoint.
+            unsafe { written.rows(i, row, rows, |out| block(i, row, out, second)) };
+        });
     });
     Ok((out, second))
 }
@@ -227,17 +272,19 @@ fn backward_of<T: Float>(
     g: &Tensor,
     log_sums: &Tensor,
     wanted: bool,
-) -> Result<AllGradients> {
+    to: &Places,
+) -> Result<(Vec<Tensor>, Option<Tensor>)> {
     let heads = Heads::<T>::new(problem)?;
     let (queries, keys) = (problem.queries, problem.keys);
-    let (depth, width) = (problem.depth, problem.width);
     let g = (g.elements_of::<T>(OP)?, g.layout());
     let log_sums = log_sums.to_format(Format::Contiguous)?;
     let log_sums = log_sums.dense_slice::<T>(OP)?;
 
-    let mut dq = unwritten::<T>(problem.layout(&[queries, depth])?);
-    let mut dk = unwritten::<T>(problem.layout(&[keys, depth])?);
-    let mut dv = unwritten::<T>(problem.layout(&[keys, width])?);
+    let wholes = to
+        .wholes
+        .iter()
+        .map(|&s| unwritten::<T>(Layout::contiguous(s)));
+    let mut wholes: Vec<Tensor> = wholes.collect();
     let mut ds = match wanted {
         true => Some(unwritten::<T>(problem.layout(&[queries, keys])?)),
         false => None,
@@ -250,68 +297,84 @@ fn backward_of<T: Float>(
         }
         None => (0..matrices).map(|_| None).collect(),
     };
-    let all = dq
-        .dense_mut::<T>(OP)?
-        .par_chunks_mut(queries * depth)
-        .zip(dk.dense_mut::<T>(OP)?.par_chunks_mut(keys * depth))
-        .zip(dv.dense_mut::<T>(OP)?.par_chunks_mut(keys * width))
-        .zip(kept.par_iter_mut());
-    all.enumerate().for_each(|(i, (((dq, dk), dv), ds))| {
-        let most = ROWS.min(queries) * keys;
-        let (mut p, mut dp) = (vec![T::ZERO; most], vec![T::ZERO; most]);
-        for row in (0..queries).step_by(ROWS) {
-            let rows = ROWS.min(queries - row);
-            let (p, dp) = (&mut p[..rows * keys], &mut dp[..rows * keys]);
-            let g = rows_from(matrix(g, i), row);
-            heads.products(i, row, rows, p);
-            let product = Product {
-                sizes: [rows, width, keys],
-                a: g,
-                b: turned(matrix(heads.v, i)),
-                accumulate: false,
-                finish: None,
-            };
-            product.run_here(dp, keys);
-            let log_sums = &log_sums[i * queries + row..][..rows];
-            let bias = heads.bias(i, row, rows);
-            gradient_rows(heads.scale, bias, log_sums, p, dp);
-            if let Some(ds) = ds {
-                ds[row * keys..][..rows * keys].copy_from_slice(dp);
-            }
-            dp.iter_mut().for_each(|d| *d = *d * heads.scale);
-            let (p, ds) = (
-                (&*p, Matrix::rows_of(0, keys)),
-                (&*dp, Matrix::rows_of(0, keys)),
-            );
-            for (sizes, a, b, accumulate, out) in [
-                (
-                    [rows, keys, depth],
-                    ds,
-                    matrix(heads.k, i),
-                    false,
-                    &mut dq[row * depth..],
-                ),
-                (
-                    [keys, rows, depth],
-                    turned(ds),
-                    rows_from(matrix(heads.q, i), row),
-                    row > 0,
-                    &mut *dk,
-                ),
-                ([keys, rows, width], turned(p), g, row > 0, &mut *dv),
-            ] {
-                let product = Product {
-                    sizes,
-                    a,
-                    b,
-                    accumulate,
-                    finish: None,
-                };
-                product.run_here(out, sizes[2]);
-            }
+    let parts = wholes
+        .iter_mut()
+        .map(|t| Ok(Parts::of(t.dense_mut::<T>(OP)?)));
+    let parts: Vec<Parts<T>> = parts.collect::<Result<_>>()?;
+    let [dq, dk, dv] = [0, 1, 2].map(|i| {
+        let (whole, layout) = &to.parts[i];
+        let all = parts[*whole];
+        Written { all, layout }
+    });
+    kept.par_iter_mut().enumerate().for_each(|(i, ds)| {
+        // SAFETY: this task has matrix i of each alone; q, k, v and heads are disjoint.
+        unsafe {
+            dk.rows(i, 0, keys, |dk| {
+                dv.rows(i, 0, keys, |dv| {
+                    for row in (0..queries).step_by(ROWS) {
+                        let rows = ROWS.min(queries - row);
+                        let block = (i, row, rows);
+                        let ds = ds.as_mut().map(|ds| &mut ds[row * keys..][..rows * keys]);
+                        let log_sums = &log_sums[i * queries + row..][..rows];
+                        dq.rows(i, row, rows, |dq| {
+                            heads.gradients(block, (g, log_sums), (dq, dk, dv), ds);
+                        });
+                    }
+                });
+            });
         }
     });
-    Ok(([dq, dk, dv], ds))
+    Ok((wholes, ds))
+}
+
+impl<T: Float> Heads<'_, T> {
+    /// Of `rows` rows of matrix `i` from `row` on: their dq, what they add to dk and
+    /// dv, which the first rows begin, and that of their scores.
+    fn gradients(
+        &self,
+        (i, row, rows): (usize, usize, usize),
+        (g, log_sums): ((&[T], &Layout), &[T]),
+        (dq, dk, dv): (&mut [T], &mut [T], &mut [T]),
+        ds: Option<&mut [T]>,
+    ) {
+        let (keys, depth, width) = (self.keys, self.depth, dv.len() / self.keys);
+        let (mut p, mut dp) = (vec![T::ZERO; rows * keys], vec![T::ZERO; rows * keys]);
+        let g = rows_from(matrix(g, i), row);
+        self.products(i, row, rows, &mut p);
+        let product = Product {
+            sizes: [rows, width, keys],
+            a: g,
+            b: turned(matrix(self.v, i)),
+            accumulate: false,
+            finish: None,
+        };
+        product.run_here(&mut dp, keys);
+        let bias = self.bias(i, row, rows);
+        gradient_rows(self.scale, bias, log_sums, &mut p, &mut dp);
+        if let Some(ds) = ds {
+            ds.copy_from_slice(&dp);
+        }
+        dp.iter_mut().for_each(|d| *d = *d * self.scale);
+        let (p, ds) = (
+            (&p[..], Matrix::rows_of(0, keys)),
+            (&dp[..], Matrix::rows_of(0, keys)),
+        );
+        let q = rows_from(matrix(self.q, i), row);
+        for (sizes, a, b, accumulate, out) in [
+            ([rows, keys, depth], ds, matrix(self.k, i), false, dq),
+            ([keys, rows, depth], turned(ds), q, row > 0, dk),
+            ([keys, rows, width], turned(p), g, row > 0, dv),
+        ] {
+            let product = Product {
+                sizes,
+                a,
+                b,
+                accumulate,
+                finish: None,
+            };
+            product.run_here(out, sizes[2]);
+        }
+    }
 }
 
 vectorised! {

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{AllGradients, Beside, GRADIENT, OP, Problem};
+use super::{Beside, GRADIENT, OP, Place, Places, Problem};
 use crate::device::cuda::{Address, count, device_of, f32_only, kernels};
 use crate::dtype::DType;
 use crate::error::Result;
@@ -10,7 +10,7 @@ use crate::ops;
 use crate::ops::matmul;
 use crate::ops::matmul::tensor_cores::{self, Operand};
 use crate::profile;
-use crate::shape::Format;
+use crate::shape::{Format, Layout};
 use crate::tensor::Tensor;
 
 /// Keys whose scores with a tile of queries fit into shared memory, twice.
@@ -39,7 +39,7 @@ struct Params {
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Forward {
     of: Params,
-    out: Address,
+    out: Operand,
     log_sums: Address,
     weights: Address,
 }
@@ -56,6 +56,18 @@ struct Backward {
     /// Of ds as it is written.
     ds_scale: f32,
     padding: u32,
+}
+
+/// A mirror of `AttentionHeadBackward` in kernels/attention.cu.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct HeadBackward {
+    of: Params,
+    g: Operand,
+    dq: Operand,
+    dk: Operand,
+    dv: Operand,
+    log_sums: Address,
 }
 
 impl Params {
@@ -98,6 +110,11 @@ impl Params {
 }
 
 impl Problem {
+    /// Whether [`backward`] writes rows that lie apart: where a block has a whole head.
+    pub(super) fn has_whole_heads(&self, wanted: bool) -> bool {
+        self.queries <= QUERIES && self.keys <= QUERIES && !wanted
+    }
+
     /// A block for each tile of queries.
     fn grid(&self) -> [usize; 3] {
         let tiles = self.queries.div_ceil(QUERIES);
@@ -105,7 +122,13 @@ impl Problem {
     }
 }
 
-pub(super) fn forward(problem: &Problem, beside: Beside) -> Result<(Tensor, Tensor)> {
+/// Result or gradient, where it is to lie in `whole`.
+fn place(whole: &Tensor, part: &Layout) -> Result<Operand> {
+    let part = whole.with_layout(*part);
+    Operand::by_rows(OP, part.address(OP)?, part.layout())
+}
+
+pub(super) fn forward(problem: &Problem, beside: Beside, to: &Place) -> Result<(Tensor, Tensor)> {
     let operands = problem.operands();
     let device = device_of(OP, &operands)?;
     let dtype = problem.q.dtype();
@@ -118,7 +141,7 @@ pub(super) fn forward(problem: &Problem, beside: Beside) -> Result<(Tensor, Tens
         }
     };
     let (queries, keys) = (problem.queries, problem.keys);
-    let out = device.empty(problem.layout(&[queries, problem.width])?, dtype)?;
+    let out = device.empty(Layout::contiguous(to.whole), dtype)?;
     let second = match beside {
         Beside::LogSums => device.empty(problem.layout(&[queries])?, DType::F32)?,
         Beside::Weights => device.empty(problem.layout(&[queries, keys])?, dtype)?,
@@ -129,7 +152,7 @@ pub(super) fn forward(problem: &Problem, beside: Beside) -> Result<(Tensor, Tens
     };
     let params = Forward {
         of: Params::new(problem)?,
-        out: out.address(OP)?,
+        out: place(&out, &to.part)?,
         log_sums,
         weights,
     };
@@ -138,26 +161,58 @@ pub(super) fn forward(problem: &Problem, beside: Beside) -> Result<(Tensor, Tens
     Ok((out, second))
 }
 
-/// Gradients of q, k and v, and that of the scores if it is `wanted`.
+/// Gradients of q, k and v, and that of the scores if it is `wanted`. Unless
+/// [`Problem::has_whole_heads`], `to` must have each row-major in a tensor of its own.
 pub(super) fn backward(
     problem: &Problem,
     g: &Tensor,
     log_sums: &Tensor,
     wanted: bool,
-) -> Result<AllGradients> {
+    to: &Places,
+) -> Result<(Vec<Tensor>, Option<Tensor>)> {
     let mut operands = problem.operands();
     operands.extend([g, log_sums]);
     let device = device_of(OP, &operands)?;
     let dtype = problem.q.dtype();
-    let kernel = match dtype {
-        DType::BF16 => &kernels::EOSIN_ATTENTION_BACKWARD_BF16,
-        DType::F16 => &kernels::EOSIN_ATTENTION_BACKWARD_F16,
+    let whole_heads = problem.has_whole_heads(wanted);
+    let kernel = match (dtype, whole_heads) {
+        (DType::BF16, false) => &kernels::EOSIN_ATTENTION_BACKWARD_BF16,
+        (DType::F16, false) => &kernels::EOSIN_ATTENTION_BACKWARD_F16,
+        (DType::BF16, true) => &kernels::EOSIN_ATTENTION_BACKWARD_HEAD_BF16,
+        (DType::F16, true) => &kernels::EOSIN_ATTENTION_BACKWARD_HEAD_F16,
         _ => {
             f32_only(OP, &operands)?;
-            &kernels::EOSIN_ATTENTION_BACKWARD_F32
+            match whole_heads {
+                false => &kernels::EOSIN_ATTENTION_BACKWARD_F32,
+                true => &kernels::EOSIN_ATTENTION_BACKWARD_HEAD_F32,
+            }
         }
     };
     let log_sums = log_sums.to_format(Format::Contiguous)?;
+    let of_g = Operand::by_rows(OP, g.address(OP)?, g.layout())?;
+    if whole_heads {
+        let wholes = profile::call(GRADIENT, &operands, || {
+            let wholes = to.wholes.iter();
+            let wholes = wholes.map(|&shape| device.empty(Layout::contiguous(shape), dtype));
+            let wholes: Vec<Tensor> = wholes.collect::<Result<_>>()?;
+            let part = |i: usize| {
+                let (whole, part) = &to.parts[i];
+                place(&wholes[*whole], part)
+            };
+            let params = HeadBackward {
+                of: Params::new(problem)?,
+                g: of_g,
+                dq: part(0)?,
+                dk: part(1)?,
+                dv: part(2)?,
+                log_sums: log_sums.address(OP)?,
+            };
+            let shared = params.of.shared(2, dtype);
+            device.launch(kernel, problem.grid(), shared, &params)?;
+            Ok(wholes)
+        })?;
+        return Ok((wholes, None));
+    }
     let scores = problem.layout(&[problem.queries, problem.keys])?;
     let [dq, dk, dv, ds] = profile::call(GRADIENT, &operands, || {
         let dq = device.empty(problem.layout(&[problem.queries, problem.depth])?, dtype)?;
@@ -165,7 +220,7 @@ pub(super) fn backward(
         let ds = device.empty(scores, dtype)?;
         let params = Backward {
             of: Params::new(problem)?,
-            g: Operand::by_rows(OP, g.address(OP)?, g.layout())?,
+            g: of_g,
             log_sums: log_sums.address(OP)?,
             dq: dq.address(OP)?,
             p: p.address(OP)?,
@@ -182,7 +237,10 @@ pub(super) fn backward(
         Ok([dq, sum(&ds, &problem.q)?, sum(&p, g)?, ds])
     })?;
     Ok(match wanted {
-        true => ([dq, ops::affine(&dk, problem.scale, 0.0)?, dv], Some(ds)),
-        false => ([dq, dk, dv], None),
+        true => {
+            let dk = ops::affine(&dk, problem.scale, 0.0)?;
+            (vec![dq, dk, dv], Some(ds))
+        }
+        false => (vec![dq, dk, dv], None),
     })
 }

@@ -15,8 +15,11 @@
 
 mod cpu;
 mod cuda;
+mod packed;
 
-use crate::autograd::{Backward, Gradients, Save, record};
+pub use packed::attention_packed;
+
+use crate::autograd::{Gradients, Save, record};
 use crate::device::Device;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -55,24 +58,34 @@ pub fn attention(
     let Some(problem) = Problem::new([q, k, v], bias, scale)? else {
         return Ok(in_parts([q, k, v], bias, scale)?.0);
     };
-    let (out, log_sums) = problem.forward(Beside::LogSums)?;
+    let (out, log_sums) = problem.forward(Beside::LogSums, &problem.place()?)?;
     let biased = bias.is_some();
     Ok(record(OP, &inputs, out, Save::ALL, move |b| {
         let (q, k, v) = (b.input(0)?, b.input(1)?, b.input(2)?);
         let bias = biased.then(|| b.input(3)).transpose()?;
         if b.create_graph {
-            return recorded_gradients(b, [&q, &k, &v], bias.as_ref(), scale);
+            let wants = [0, 1, 2, 3].map(|i| b.wants(i));
+            let of = recorded_gradients(&b.grad, [&q, &k, &v], bias.as_ref(), scale, wants)?;
+            return Ok(of.into_iter().take(3 + usize::from(biased)).collect());
         }
         let problem = Problem::new([&q, &k, &v], bias.as_ref(), scale)?;
-        let problem = problem.ok_or_else(|| Error::op(OP, "internal: another problem"))?;
-        let (of, ds) = problem.backward(&b.grad, &log_sums, b.wants(3))?;
-        let mut gradients: Gradients = of.map(Some).into();
+        let problem = problem.ok_or_else(another)?;
+        let (of, ds) = problem.backward(&b.grad, &log_sums, b.wants(3), &problem.places()?)?;
+        let mut gradients: Gradients = of.into_iter().map(Some).collect();
         if let Some(bias) = &bias {
-            let sum = |ds: Tensor| ops::cast(&sum_to(&ds, bias.shape())?, bias.dtype());
-            gradients.push(ds.map(sum).transpose()?);
+            gradients.push(ds.map(|ds| of_bias(&ds, bias)).transpose()?);
         }
         Ok(gradients)
     }))
+}
+
+fn another() -> Error {
+    Error::op(OP, "internal: another problem")
+}
+
+/// The bias' gradient from that of the scores.
+fn of_bias(ds: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    ops::cast(&sum_to(ds, bias.shape())?, bias.dtype())
 }
 
 /// [`attention`] and the probabilities (.., M, N), softmax(scale q k^T + bias),
@@ -91,15 +104,18 @@ pub fn attention_with_weights(
     let Some(problem) = Problem::new([q, k, v], bias, scale)? else {
         return in_parts([q, k, v], bias, scale);
     };
-    let (out, weights) = problem.forward(Beside::Weights)?;
+    let (out, weights) = problem.forward(Beside::Weights, &problem.place()?)?;
     let mut inputs = vec![q, k];
     inputs.extend(bias);
     let save = Save::ALL.and_output();
     let weights = record(OP, &inputs, weights, save, move |b| {
         let (weights, grad) = (wide(&b.output()?)?, wide(&b.grad)?);
         let ds = softmax::gradient(&grad, &weights, b.create_graph)?;
-        let [dq, dk, dbias] = from_scores(b, &ds, [&b.input(0)?, &b.input(1)?], 2, scale)?;
-        Ok(vec![dq, dk, dbias])
+        let wants = [0, 1, 2].map(|i| b.wants(i));
+        let bias = wants[2].then(|| b.input(2)).transpose()?;
+        let (q, k) = (b.input(0)?, b.input(1)?);
+        let of = from_scores(&ds, [&q, &k], bias.as_ref(), scale, wants)?;
+        Ok(of.into())
     });
     let out = matmul::recorded(&weights, v, out);
     Ok((out, weights))
@@ -138,8 +154,19 @@ enum Beside {
     Weights,
 }
 
-/// Those of q, k and v, and that of the scores.
-type AllGradients = ([Tensor; 3], Option<Tensor>);
+/// Where a result lies: matrices of a part of a row-major tensor, each of whose rows
+/// is in one piece.
+struct Place {
+    whole: Shape,
+    part: Layout,
+}
+
+/// Where gradients lie: row-major tensors, and of q, k and v the number of one and a
+/// part of it as in [`Place`].
+struct Places {
+    wholes: Vec<Shape>,
+    parts: [(usize, Layout); 3],
+}
 
 /// Attention with equal leading axes, of sizes that are not 0.
 struct Problem {
@@ -226,23 +253,53 @@ impl Problem {
         all
     }
 
-    /// The result, and what is asked for beside it.
-    fn forward(&self, beside: Beside) -> Result<(Tensor, Tensor)> {
-        profile::call(OP, &self.operands(), || match self.q.device() {
-            Device::Cpu => cpu::forward(self, beside),
-            Device::Cuda(_) => cuda::forward(self, beside),
+    /// Results of their own for the result and for the gradients.
+    fn place(&self) -> Result<Place> {
+        let part = self.layout(&[self.queries, self.width])?;
+        let whole = *part.shape();
+        Ok(Place { whole, part })
+    }
+
+    fn places(&self) -> Result<Places> {
+        let of = |t: &Tensor| Layout::contiguous(*t.layout().shape());
+        let layouts = [&self.q, &self.k, &self.v].map(of);
+        Ok(Places {
+            wholes: layouts.iter().map(|l| *l.shape()).collect(),
+            parts: [(0, layouts[0]), (1, layouts[1]), (2, layouts[2])],
         })
     }
 
-    /// Gradients of q, k and v, and that of the scores if it is `wanted`.
-    fn backward(&self, g: &Tensor, log_sums: &Tensor, wanted: bool) -> Result<AllGradients> {
+    /// The result, as the tensor that `to` is in, and what is asked for beside it.
+    fn forward(&self, beside: Beside, to: &Place) -> Result<(Tensor, Tensor)> {
+        let (out, second) = profile::call(OP, &self.operands(), || {
+            let (out, second) = match self.q.device() {
+                Device::Cpu => cpu::forward(self, beside, to)?,
+                Device::Cuda(_) => cuda::forward(self, beside, to)?,
+            };
+            // As matrices, which is how its cost is counted.
+            Ok((out.with_layout(to.part), second))
+        })?;
+        Ok((out.with_layout(Layout::contiguous(to.whole)), second))
+    }
+
+    /// Gradients of q, k and v, as the tensors that `to` has them in, and that of the
+    /// scores if it is `wanted`.
+    fn backward(
+        &self,
+        g: &Tensor,
+        log_sums: &Tensor,
+        wanted: bool,
+        to: &Places,
+    ) -> Result<(Vec<Tensor>, Option<Tensor>)> {
         match self.q.device() {
             Device::Cpu => {
                 let mut read = self.operands();
                 read.extend([g, log_sums]);
-                profile::call(GRADIENT, &read, || cpu::backward(self, g, log_sums, wanted))
+                profile::call(GRADIENT, &read, || {
+                    cpu::backward(self, g, log_sums, wanted, to)
+                })
             }
-            Device::Cuda(_) => cuda::backward(self, g, log_sums, wanted),
+            Device::Cuda(_) => cuda::backward(self, g, log_sums, wanted, to),
         }
     }
 }
@@ -269,43 +326,37 @@ fn in_parts(
     Ok((ops::matmul(&weights, v)?, weights))
 }
 
-/// Gradients that can be differentiated again.
+/// Gradients of q, k, v and the bias, those that are wanted, which can be
+/// differentiated again.
 fn recorded_gradients(
-    b: &Backward,
+    g: &Tensor,
     [q, k, v]: [&Tensor; 3],
     bias: Option<&Tensor>,
     scale: f64,
-) -> Result<Gradients> {
+    wants: [bool; 4],
+) -> Result<[Option<Tensor>; 4]> {
     let p = weights_in_parts([q, k], bias, scale)?;
-    let dv = b.when(2, || {
-        ops::matmul(
-            &ops::transpose(&ops::cast(&p, v.dtype())?, -1, -2)?,
-            &b.grad,
-        )
-    })?;
-    let dp = ops::matmul_to(&b.grad, &ops::transpose(v, -1, -2)?, p.dtype())?;
+    let rounded = ops::cast(&p, v.dtype())?;
+    let dv = || ops::matmul(&ops::transpose(&rounded, -1, -2)?, g);
+    let dv = wants[2].then(dv).transpose()?;
+    let dp = ops::matmul_to(g, &ops::transpose(v, -1, -2)?, p.dtype())?;
     let ds = softmax::gradient(&dp, &p, true)?;
-    let [dq, dk, dbias] = from_scores(b, &ds, [q, k], 3, scale)?;
-    let mut gradients = vec![dq, dk, dv];
-    gradients.extend(bias.map(|_| dbias));
-    Ok(gradients)
+    let [dq, dk, dbias] = from_scores(&ds, [q, k], bias, scale, [wants[0], wants[1], wants[3]])?;
+    Ok([dq, dk, dv, dbias])
 }
 
-/// Gradients of q, k and the bias, which is input number `bias`, if there is one,
-/// from that of the scores.
+/// Gradients of q, k and the bias, those that are wanted, from that of the scores.
 fn from_scores(
-    b: &Backward,
     ds: &Tensor,
     [q, k]: [&Tensor; 2],
-    bias: usize,
+    bias: Option<&Tensor>,
     scale: f64,
+    wants: [bool; 3],
 ) -> Result<[Option<Tensor>; 3]> {
     let scaled = ops::cast(&ops::affine(ds, scale, 0.0)?, q.dtype())?;
-    Ok([
-        b.when(0, || ops::matmul(&scaled, k))?,
-        b.when(1, || ops::matmul(&ops::transpose(&scaled, -1, -2)?, q))?,
-        b.when(bias, || {
-            ops::cast(&sum_to(ds, b.input(bias)?.shape())?, q.dtype())
-        })?,
-    ])
+    let dq = wants[0].then(|| ops::matmul(&scaled, k)).transpose()?;
+    let dk = || ops::matmul(&ops::transpose(&scaled, -1, -2)?, q);
+    let dk = wants[1].then(dk).transpose()?;
+    let bias = bias.filter(|_| wants[2]);
+    Ok([dq, dk, bias.map(|bias| of_bias(ds, bias)).transpose()?])
 }

@@ -1,6 +1,9 @@
 use crate::device::cpu;
+use crate::device::cpu::Parts;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
+use crate::ops;
+use crate::ops::half::is_half;
 use crate::ops::layout::cpu::cast;
 use crate::ops::normalise::{parameter, wide};
 use crate::ops::vector::{sum_pairs, vectorised};
@@ -9,37 +12,49 @@ use crate::tensor::Tensor;
 
 const OP: &str = "layer_norm";
 
-/// The result, and mean and 1 / standard deviation of each row, (rows, 2).
+/// The result, and mean and 1 / standard deviation of each row, (rows, 2), of x or of
+/// its sum with `added`, which comes third.
 pub(super) fn forward(
     x: &Tensor,
+    added: Option<&Tensor>,
     parameters: &[usize],
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
     eps: f64,
-) -> Result<(Tensor, Tensor)> {
+) -> Result<(Tensor, Tensor, Option<Tensor>)> {
     let dtype = x.dtype();
+    if let Some(added) = added.filter(|_| is_half(x)) {
+        // The sum is rounded before it is normalised.
+        let sum = ops::add(&x.detach(), &added.detach())?;
+        let (y, statistics, _) = forward(&sum, None, parameters, weight, bias, eps)?;
+        return Ok((y, statistics, Some(sum)));
+    }
     let x = wide(x)?;
-    let (y, statistics) = match x.dtype() {
-        DType::F32 => forward_of::<f32>(&x, parameters, weight, bias, eps)?,
-        DType::F64 => forward_of::<f64>(&x, parameters, weight, bias, eps)?,
+    let (y, statistics, sum) = match x.dtype() {
+        DType::F32 => forward_of::<f32>(&x, added, parameters, weight, bias, eps)?,
+        DType::F64 => forward_of::<f64>(&x, added, parameters, weight, bias, eps)?,
         other => return Err(Error::dtype(OP, &[other], "a float is needed")),
     };
-    Ok((cast(&y, dtype)?, statistics))
+    Ok((cast(&y, dtype)?, statistics, sum))
 }
 
-/// Gradients of x, weight and bias, in the dtype of the arithmetic; empty ones of the
-/// last two where there is neither, which would be sums over whole samples.
+/// Gradients of x, to which `more` is added, weight and bias, in the dtype of the
+/// arithmetic; empty ones of the last two where there is neither, which would be sums
+/// over whole samples.
 pub(super) fn backward(
     g: &Tensor,
     x: &Tensor,
+    more: Option<&Tensor>,
     weight: Option<&Tensor>,
     parameters: (&[usize], bool),
     statistics: &Tensor,
 ) -> Result<[Tensor; 3]> {
     let (g, x) = (wide(g)?, wide(x)?);
+    let more = more.map(wide).transpose()?;
+    let of = (&g, &x, more.as_ref());
     match x.dtype() {
-        DType::F64 => backward_of::<f64>(&g, &x, weight, parameters, statistics),
-        _ => backward_of::<f32>(&g, &x, weight, parameters, statistics),
+        DType::F64 => backward_of::<f64>(of, weight, parameters, statistics),
+        _ => backward_of::<f32>(of, weight, parameters, statistics),
     }
 }
 
@@ -50,11 +65,12 @@ fn block(columns: usize) -> usize {
 
 fn forward_of<T: Float>(
     x: &Tensor,
+    added: Option<&Tensor>,
     parameters: &[usize],
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
     eps: f64,
-) -> Result<(Tensor, Tensor)> {
+) -> Result<(Tensor, Tensor, Option<Tensor>)> {
     let columns: usize = parameters.iter().product();
     let rows = x.elements().checked_div(columns).unwrap_or(0);
     let x = x.to_format(Format::Contiguous)?;
@@ -63,20 +79,43 @@ fn forward_of<T: Float>(
     let b = parameter(OP, bias, columns, T::ZERO)?;
     let mut statistics = vec![T::ZERO; 2 * rows];
     let block = block(columns);
-    let y = Tensor::build_unwritten(
-        Layout::contiguous(*x.layout().shape()),
-        |out: &mut [T]| {
-            cpu::for_chunk_pairs(
-                (out, block * columns),
-                (&mut statistics, block * 2),
-                &|i, out, statistics| {
-                    let x = &xs[i * block * columns..][..out.len()];
-                    forward_rows(x, &w, &b, eps, out, statistics);
-                },
-            );
-        },
-    );
-    Ok((y, Tensor::from_slice(&statistics, &[rows, 2])?))
+    let added = added.map(|t| t.detach().to_format(Format::Contiguous));
+    let added = added.transpose()?;
+    let others = added.as_ref().map(|t| t.dense_slice::<T>(OP)).transpose()?;
+    let layout = Layout::contiguous(*x.layout().shape());
+    let nothing = |_: &mut [T]| ();
+    let mut sum = others.map(|_| Tensor::build_unwritten(layout, nothing));
+    let sums = sum.as_mut().map(|t| t.dense_mut::<T>(OP)).transpose()?;
+    let sums = sums.map(Parts::of);
+    let y = Tensor::build_unwritten(layout, |out: &mut [T]| {
+        cpu::for_chunk_pairs(
+            (out, block * columns),
+            (&mut statistics, block * 2),
+            &|i, out, statistics| {
+                let at = i * block * columns;
+                let x = &xs[at..][..out.len()];
+                let x = match (&sums, others) {
+                    (Some(sums), Some(others)) => {
+                        // SAFETY: a task has the rows of its chunk alone.
+                        let sum = unsafe { sums.part(at, out.len()) };
+                        add_rows(x, &others[at..][..out.len()], sum);
+                        &*sum
+                    }
+                    _ => x,
+                };
+                forward_rows(x, &w, &b, eps, out, statistics);
+            },
+        );
+    });
+    Ok((y, Tensor::from_slice(&statistics, &[rows, 2])?, sum))
+}
+
+vectorised! {
+    fn add_rows<T: Float>(a: &[T], b: &[T], out: &mut [T]) {
+        for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
+            *o = a + b;
+        }
+    }
 }
 
 vectorised! {
@@ -104,8 +143,7 @@ vectorised! {
 }
 
 fn backward_of<T: Float>(
-    g: &Tensor,
-    x: &Tensor,
+    (g, x, more): (&Tensor, &Tensor, Option<&Tensor>),
     weight: Option<&Tensor>,
     (parameters, wanted): (&[usize], bool),
     statistics: &Tensor,
@@ -116,6 +154,9 @@ fn backward_of<T: Float>(
         x.to_format(Format::Contiguous)?,
     );
     let (gs, xs) = (g.dense_slice::<T>(OP)?, x.dense_slice::<T>(OP)?);
+    let more = more.map(|t| t.detach().to_format(Format::Contiguous));
+    let more = more.transpose()?;
+    let more = more.as_ref().map(|t| t.dense_slice::<T>(OP)).transpose()?;
     let statistics = statistics.dense_slice::<T>(OP)?;
     let w = parameter(OP, weight, columns, T::ONE)?;
     let block = block(columns);
@@ -136,6 +177,11 @@ fn backward_of<T: Float>(
                     parameter_rows(g, x, columns, statistics, dw, db);
                 }
                 backward_rows(g, x, &w, statistics, dx);
+                if let Some(more) = more {
+                    for (dx, &more) in dx.iter_mut().zip(&more[at..]) {
+                        *dx = *dx + more;
+                    }
+                }
             },
         );
     });

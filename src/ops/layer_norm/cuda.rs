@@ -20,8 +20,10 @@ const BLOCK_ROWS: usize = 8;
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Forward {
     out: Address,
+    sum: Address,
     statistics: Address,
     x: Address,
+    added: Address,
     weight: Address,
     bias: Address,
     rows: u32,
@@ -116,29 +118,37 @@ fn rows_of(x: &Tensor, columns: usize) -> (usize, [usize; 3]) {
     (rows, [blocks, 1, 1])
 }
 
-/// The result, and mean and 1 / standard deviation of each row, (rows, 2).
+/// The result, and mean and 1 / standard deviation of each row, (rows, 2), of x or of
+/// its sum with `added`, which comes third.
 pub(super) fn forward(
     x: &Tensor,
+    added: Option<&Tensor>,
     parameters: &[usize],
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
     eps: f64,
-) -> Result<(Tensor, Tensor)> {
-    let operands: Vec<&Tensor> = [x].into_iter().chain(weight).chain(bias).collect();
+) -> Result<(Tensor, Tensor, Option<Tensor>)> {
+    let operands = [x].into_iter().chain(added).chain(weight).chain(bias);
+    let operands: Vec<&Tensor> = operands.collect();
     let device = device_of(OP, &operands)?;
     let by = kernels_for(x)?;
     let columns: usize = parameters.iter().product();
     let (rows, grid) = rows_of(x, columns);
     let x = x.detach().to_format(Format::Contiguous)?;
     let (weight, bias) = (vector(weight)?, vector(bias)?);
-    let out = device.empty(Layout::contiguous(*x.layout().shape()), x.dtype())?;
+    let added = added.map(|t| t.detach().to_format(Format::Contiguous));
+    let added = added.transpose()?;
+    let empty = || device.empty(Layout::contiguous(*x.layout().shape()), x.dtype());
+    let (out, sum) = (empty()?, added.as_ref().map(|_| empty()).transpose()?);
     let layout = Layout::contiguous(Shape::new(&[rows, 2])?);
     let statistics = device.empty(layout, DType::F32)?;
     let kernel = by.forward[usize::from(columns > WARP_COLUMNS)];
     let params = Forward {
         out: out.address(OP)?,
+        sum: address_or_none(OP, sum.as_ref())?,
         statistics: statistics.address(OP)?,
         x: x.address(OP)?,
+        added: address_or_none(OP, added.as_ref())?,
         weight: address_or_none(OP, weight.as_ref())?,
         bias: address_or_none(OP, bias.as_ref())?,
         rows: count(OP, rows)?,
@@ -147,7 +157,7 @@ pub(super) fn forward(
         padding: 0,
     };
     device.launch(kernel, grid, 0, &params)?;
-    Ok((out, statistics))
+    Ok((out, statistics, sum))
 }
 
 /// Gradients of x, to which `more` is added, weight and bias.
