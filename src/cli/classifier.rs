@@ -85,6 +85,7 @@ pub fn evaluate(
         ("--expression", args.expression.is_some()),
         ("--no-expression", args.no_expression),
         ("--slides", args.slides.is_some()),
+        ("--classes", args.classes.is_some()),
         ("--mpp", args.mpp.is_some()),
         ("--any-mpp", args.any_mpp),
     ];
