@@ -293,6 +293,9 @@ struct TrainArgs {
     /// Normalise colours slide by slide, in place of what the run file says
     #[arg(long, value_enum)]
     stain: Option<StainChoice>,
+    /// Read images in the colours of sRGB, by the ICC profiles that they carry
+    #[arg(long)]
+    icc: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

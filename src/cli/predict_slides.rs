@@ -78,9 +78,11 @@ pub fn run(
         patch_px: scale.px,
         network_px: (scale.px != model.tile_px).then_some(model.tile_px),
         stain: model.stain,
+        icc: model.icc,
         outputs: Layouts {
             trident: true,
             clam: false,
+            lmdb: false,
         },
         ..args.tiles.config(args.seed)?
     };
@@ -177,6 +179,7 @@ fn said(outcome: &Outcome) -> String {
     for (what, list) in [
         ("no tissue", &job.empty),
         ("stain not fitted", &job.unstained),
+        ("no ICC profile", &job.unprofiled),
         ("left out", &job.failed),
     ] {
         lines.extend(list.iter().map(|slide| format!("{what}: {slide}")));
@@ -276,6 +279,7 @@ fn report(
     for (what, list) in [
         ("no tissue", &job.empty),
         ("stain not fitted, left as it is", &job.unstained),
+        ("no ICC profile, colours as they are", &job.unprofiled),
         ("left out", &job.failed),
     ] {
         left_out.extend(
@@ -314,6 +318,15 @@ fn report(
         (
             "stain",
             config.stain.map_or("as it is", |s| s.name()).to_owned(),
+        ),
+        (
+            "colour profiles",
+            if config.icc {
+                "applied, to sRGB"
+            } else {
+                "not applied"
+            }
+            .to_owned(),
         ),
     ]);
     Ok(page)

@@ -50,6 +50,8 @@ pub struct Model {
     pub tile_px: usize,
     /// How colours are normalised: as in training.
     pub stain: Option<Method>,
+    /// Whether slides are read in sRGB, by their ICC profiles: as in training.
+    pub icc: bool,
     pub dtype: Precision,
     /// Of all that predictions depend on.
     fingerprint: String,
@@ -119,6 +121,7 @@ impl Model {
                 seen: predictor.seen.clone(),
                 tile_px: predictor.image_px(),
                 stain: predictor.config.as_ref().and_then(|c| c.stain),
+                icc: predictor.config.as_ref().is_some_and(|c| c.data.icc),
                 dtype,
                 family: Family::Spots(Box::new(Spots { predictor, source })),
                 fingerprint,
@@ -133,6 +136,7 @@ impl Model {
                 seen: ensemble.seen.clone(),
                 tile_px: features.tile_px,
                 stain: features.stain,
+                icc: ensemble.config.data.icc,
                 dtype: fixed(features.dtype)?,
                 family: Family::Bags(Box::new(ensemble)),
                 fingerprint,
@@ -146,6 +150,7 @@ impl Model {
             seen: ensemble.seen.clone(),
             tile_px: features.tile_px,
             stain: features.stain,
+            icc: ensemble.config.data.icc,
             dtype: fixed(features.dtype)?,
             family: Family::DeepPt(Box::new(ensemble)),
             fingerprint,
