@@ -444,6 +444,9 @@ struct PredictArgs {
     /// .npy for the main output, .safetensors for every output by name
     #[arg(long, required_unless_present = "image")]
     output: Option<PathBuf>,
+    /// Micrometres per pixel of the tiles in --input, or that its features were made of
+    #[arg(long, requires = "input", value_name = "MPP")]
+    mpp: Option<f64>,
     /// Settings as TOML
     #[arg(long)]
     config: Option<PathBuf>,

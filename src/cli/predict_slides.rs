@@ -230,6 +230,7 @@ fn report(
 
     let header: Vec<&str> = ["slide", "tiles", "µm per pixel"]
         .into_iter()
+        .chain((!model.classes().is_empty()).then_some("class"))
         .chain(genes.iter().copied())
         .collect();
     let row = |slide: &Predicted| -> Vec<String> {
@@ -239,6 +240,10 @@ fn report(
             slide.tiles.to_string(),
             number(slide.mpp, 4),
         ];
+        if let Some(at) = slide.likeliest() {
+            let share = number(f64::from(slide.classes[at]), 2);
+            row.push(format!("{} ({share})", model.classes()[at]));
+        }
         row.extend(values.map(|v| number(f64::from(v), 4)));
         row
     };

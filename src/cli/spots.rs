@@ -144,7 +144,7 @@ pub struct NetworkArgs {
     um_per_px: Option<f64>,
     /// Predict although the tiles are of another scale than the networks were trained at
     #[arg(long)]
-    any_mpp: bool,
+    pub any_mpp: bool,
     /// Normalise colours, where --weights do not say how they were trained
     #[arg(long, value_enum)]
     stain: Option<StainChoice>,

@@ -560,6 +560,8 @@ pub struct Ensemble {
     pub config: TrnasformerConfig,
     /// Of which tiles it learned, if the run says.
     pub seen: Option<Seen>,
+    /// Names of the classes that it learned; none where it learned none.
+    pub classes: Vec<String>,
     device: Device,
 }
 
@@ -606,9 +608,15 @@ impl Ensemble {
                 networks,
             });
         }
+        let classes = match &config.model.classes {
+            // As the training wrote them; the table that it read may be gone.
+            Some(_) => Classified::read(&run.join("classes.csv"))?.names,
+            None => Vec::new(),
+        };
         Ok(Self {
             folds,
             encoder,
+            classes,
             config,
             seen: Seen::read(run)?,
             device: device.clone(),
@@ -649,6 +657,7 @@ impl Ensemble {
         let all = ops::cast(&all, self.config.dtype.dtype())?;
         let mut of_slide = vec![0.0f64; genes.len()];
         let mut of_tiles = vec![0.0f64; tiles * chosen.len()];
+        let mut of_classes = vec![0.0f64; self.classes.len()];
         let mut counts = vec![0usize; tiles];
         bags.iter().flatten().for_each(|&tile| counts[tile] += 1);
         for part in bags.chunks(self.config.training.batch) {
@@ -665,6 +674,15 @@ impl Ensemble {
                         Model::Trnasformer(m) => {
                             let tokens = m.tokens(&x, &Pass::eval())?;
                             let y = m.genes(&tokens)?;
+                            if !of_classes.is_empty() {
+                                let logits = m.classify(&tokens, &Pass::eval())?;
+                                let shares = ops::softmax(&logits, -1)?.to_f64_vec()?;
+                                for row in shares.chunks(of_classes.len()) {
+                                    for (sum, p) in of_classes.iter_mut().zip(row) {
+                                        *sum += share * p / bags.len() as f64;
+                                    }
+                                }
+                            }
                             (tokens, y)
                         }
                         Model::He2Rna(m) => (x.clone(), m.genes(&x)?),
@@ -699,6 +717,7 @@ impl Ensemble {
         Ok(OfSlide {
             genes: of_slide.into_iter().map(|v| v as f32).collect(),
             tiles: rows.flat_map(mean).collect(),
+            classes: of_classes.into_iter().map(|v| v as f32).collect(),
         })
     }
 }

@@ -533,6 +533,21 @@ fn a_run_keeps_its_scale_and_its_stain() {
     assert!(!out.exists());
     succeeds(with(&["--mpp", "2.05"]));
 
+    // An array's scale is the user's word.
+    let codes = eosin::formats::Array::from_f32(&[3, 512], &vec![0.1; 3 * 512]).expect("codes");
+    let (x, y) = (folder.path().join("x.npy"), folder.path().join("y.npy"));
+    eosin::formats::npy::write(&x, &codes).expect("an input");
+    let network = model.join("fold0/model0-genes0.safetensors");
+    let mut predict = vec!["predict", "deeppt", "--weights", text(&network)];
+    predict.extend(["--input", text(&x), "--output", text(&y)]);
+    let with = |more: &[&'static str]| [&predict[..], more].concat();
+    fails(with(&["--mpp", "0.5"]), &["0.500", "2.000", "--any-mpp"]);
+    fails(with(&["--mpp", "0"]), &["--mpp", "micrometres"]);
+    assert!(!y.exists());
+    succeeds(with(&["--mpp", "0.5", "--any-mpp"]));
+    succeeds(with(&["--mpp", "2.05"]));
+    assert!(eosin(with(&[])).stderr.contains("not checked"));
+
     let slides = folder.path().join("slides");
     fs::create_dir(&slides).expect("a folder");
     put_slide(&slides.join("a.svs"), 1, true, TWO);
@@ -640,7 +655,7 @@ fn tiles_go_to_lmdb_in_srgb() {
         lmdb: true,
         ..Default::default()
     };
-    let read = eosin::cohort::tiles::read(&out.join("5x_64px_0px_overlap/lmdb"), &options);
+    let read = eosin::cohort::tiles::read(out.join("5x_64px_0px_overlap/lmdb"), &options);
     let cohort = read.expect("tiles");
     assert_eq!(cohort.tiles.len() as u64, tiles);
     assert_eq!(cohort.samples.len(), 2);
