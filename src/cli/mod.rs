@@ -293,6 +293,9 @@ struct TrainArgs {
     /// Normalise colours slide by slide, in place of what the run file says
     #[arg(long, value_enum)]
     stain: Option<StainChoice>,
+    /// Read images in the colours of sRGB, by the ICC profiles that they carry
+    #[arg(long)]
+    icc: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -443,6 +446,9 @@ struct PredictArgs {
     /// .npy for the main output, .safetensors for every output by name
     #[arg(long, required_unless_present = "image")]
     output: Option<PathBuf>,
+    /// Micrometres per pixel of the tiles in --input, or that its features were made of
+    #[arg(long, requires = "input", value_name = "MPP")]
+    mpp: Option<f64>,
     /// Settings as TOML
     #[arg(long)]
     config: Option<PathBuf>,

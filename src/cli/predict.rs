@@ -12,9 +12,11 @@ use crate::models::registry::{Model, Settings};
 use crate::nn::{to_array, to_tensor};
 use crate::ops;
 use crate::session::Threads;
+use crate::slides::scale;
 use crate::tensor::Tensor;
 use crate::train::config::Precision;
 use crate::train::progress::Control;
+use crate::train::seen::Seen;
 
 pub fn predict(
     args: &PredictArgs,
@@ -45,6 +47,7 @@ pub fn predict(
     let settings = settings(args)?;
     let x = input(input_path, model)?;
     let weights = read_weights(weights_path)?;
+    same_scale(args, &weights, input_path, control)?;
     let session = model.session_in(&weights, weights_path, &settings, device, dtype.dtype())?;
     let runner = session.runner(Threads::Caller)?;
 
@@ -103,6 +106,32 @@ pub fn predict(
         }
     }
     console::print(json, &shapes, &text)
+}
+
+/// That tiles are of the scale that the network was trained at, as far as both are known:
+/// an array does not say its own.
+fn same_scale(args: &PredictArgs, weights: &Weights, input: &Path, control: Control) -> Result<()> {
+    if let Some(mpp) = args.mpp {
+        scale::check(mpp, "--mpp")?;
+    }
+    let what = input.display().to_string();
+    let note = match (Seen::of_weights(weights), args.mpp) {
+        (None, None) => None,
+        (None, Some(_)) => Some(format!(
+            "the weights do not say at which scale they were trained, so that of {what} is not checked"
+        )),
+        (Some(own), Some(mpp)) => own.admit(&what, Some(mpp), args.section.network.any_mpp)?,
+        (Some(own), None) => own.mpp.map(|own| {
+            format!(
+                "the scale of {what} is not checked: the network was trained at {own:.3} µm per \
+                 pixel; state that of the tiles with --mpp"
+            )
+        }),
+    };
+    if let Some(note) = note {
+        control.progress.note(&note);
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]

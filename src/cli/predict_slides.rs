@@ -78,9 +78,11 @@ pub fn run(
         patch_px: scale.px,
         network_px: (scale.px != model.tile_px).then_some(model.tile_px),
         stain: model.stain,
+        icc: model.icc,
         outputs: Layouts {
             trident: true,
             clam: false,
+            lmdb: false,
         },
         ..args.tiles.config(args.seed)?
     };
@@ -177,6 +179,7 @@ fn said(outcome: &Outcome) -> String {
     for (what, list) in [
         ("no tissue", &job.empty),
         ("stain not fitted", &job.unstained),
+        ("no ICC profile", &job.unprofiled),
         ("left out", &job.failed),
     ] {
         lines.extend(list.iter().map(|slide| format!("{what}: {slide}")));
@@ -227,6 +230,7 @@ fn report(
 
     let header: Vec<&str> = ["slide", "tiles", "µm per pixel"]
         .into_iter()
+        .chain((!model.classes().is_empty()).then_some("class"))
         .chain(genes.iter().copied())
         .collect();
     let row = |slide: &Predicted| -> Vec<String> {
@@ -236,6 +240,10 @@ fn report(
             slide.tiles.to_string(),
             number(slide.mpp, 4),
         ];
+        if let Some(at) = slide.likeliest() {
+            let share = number(f64::from(slide.classes[at]), 2);
+            row.push(format!("{} ({share})", model.classes()[at]));
+        }
         row.extend(values.map(|v| number(f64::from(v), 4)));
         row
     };
@@ -276,6 +284,7 @@ fn report(
     for (what, list) in [
         ("no tissue", &job.empty),
         ("stain not fitted, left as it is", &job.unstained),
+        ("no ICC profile, colours as they are", &job.unprofiled),
         ("left out", &job.failed),
     ] {
         left_out.extend(
@@ -314,6 +323,15 @@ fn report(
         (
             "stain",
             config.stain.map_or("as it is", |s| s.name()).to_owned(),
+        ),
+        (
+            "colour profiles",
+            if config.icc {
+                "applied, to sRGB"
+            } else {
+                "not applied"
+            }
+            .to_owned(),
         ),
     ]);
     Ok(page)

@@ -88,6 +88,7 @@ pub fn features(
     };
     let mut data = DataConfig::new(layout.into(), folder);
     data.sections.clone_from(&args.data.sections);
+    data.icc = args.slides.icc;
     let mut cohort = data.read(false)?;
     create_dir_all(out)?;
     let config = FeatureConfig {
@@ -156,6 +157,7 @@ pub fn run_file<C: RunFile>(args: &TrainArgs, dtype: Option<Precision>) -> Resul
         seed: args.seed,
         dtype,
         stain: args.stain.map(Into::into),
+        icc: args.icc,
     })?;
     config.resolve(&std::env::current_dir().unwrap_or_default());
     Ok(config)

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::{FeaturesArgs, StainChoice, console};
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::jobs::features::Layouts;
+use crate::jobs::features::{Layouts, TilesAlone};
 use crate::jobs::folder::Shard;
 use crate::jobs::{self, Config, Summary};
 use crate::models::backbone::Architecture;
@@ -131,9 +131,11 @@ impl TileArgs {
                 min_sharpness: self.min_sharpness,
             },
             stain: None,
+            icc: false,
             outputs: Layouts {
                 trident: true,
                 clam: true,
+                lmdb: false,
             },
         })
     }
@@ -159,10 +161,15 @@ pub struct SlidesArgs {
     /// Normalise colours, fitted per slide
     #[arg(long, value_enum)]
     stain: Option<StainChoice>,
+    /// Read in the colours of sRGB, by the ICC profiles of slides or images; those without one as
+    /// they are
+    #[arg(long)]
+    pub icc: bool,
     /// Only part i of n of the slides, counted from 0
     #[arg(long, requires = "wsi_dir", value_name = "I/N")]
     shard: Option<Shard>,
-    /// Layouts of the files: trident (h5), clam (h5 and pt)
+    /// Layouts of the files: trident (h5), clam (h5 and pt), lmdb (the tiles themselves, as RNA-GAN
+    /// reads them; alone, it needs no weights)
     #[arg(long, requires = "wsi_dir", value_enum, value_delimiter = ',', default_values = ["trident", "clam"])]
     outputs: Vec<OutputChoice>,
 }
@@ -181,6 +188,7 @@ enum MeasureChoice {
 enum OutputChoice {
     Trident,
     Clam,
+    Lmdb,
 }
 
 impl SlidesArgs {
@@ -231,12 +239,13 @@ pub fn features(
             ));
         }
     };
-    let Some(weights) = &args.weights else {
+    let tiles_alone = slides.outputs.iter().all(|o| *o == OutputChoice::Lmdb);
+    if args.weights.is_none() && !tiles_alone {
         return Err(Error::usage(
             "features of slides need weights",
             "give --weights, a .pth, .pt or .safetensors file with torchvision's keys",
         ));
-    };
+    }
     let architecture = Architecture::from(args.encoder);
     let config = Config {
         wsi_dir: wsi_dir.clone(),
@@ -247,9 +256,11 @@ pub fn features(
         mpp,
         patch_px: args.tile_px,
         stain: slides.stain(),
+        icc: slides.icc,
         outputs: Layouts {
             trident: slides.outputs.contains(&OutputChoice::Trident),
             clam: slides.outputs.contains(&OutputChoice::Clam),
+            lmdb: slides.outputs.contains(&OutputChoice::Lmdb),
         },
         ..slides.tiles.config(args.seed)?
     };
@@ -260,11 +271,15 @@ pub fn features(
         batch: config.batch,
         ..FeatureConfig::default()
     };
-    let encoder = published_encoder(weights, &network, device)?;
-    control
-        .progress
-        .note(&format!("features: {}", encoder.source.description));
-    let summary = jobs::run(&config, &encoder, control)?;
+    let summary = match &args.weights {
+        Some(weights) if !tiles_alone => {
+            let encoder = published_encoder(weights, &network, device)?;
+            let source = &encoder.source.description;
+            control.progress.note(&format!("features: {source}"));
+            jobs::run(&config, &encoder, control)?
+        }
+        _ => jobs::run(&config, &TilesAlone::default(), control)?,
+    };
     console::print(json, &summary, &text(&summary))?;
     incomplete(&summary, "features")
 }
@@ -298,6 +313,7 @@ fn text(summary: &Summary) -> String {
     for (what, list) in [
         ("no tissue", &summary.empty),
         ("stain not fitted", &summary.unstained),
+        ("no ICC profile", &summary.unprofiled),
         ("left out", &summary.failed),
     ] {
         lines.extend(list.iter().map(|slide| format!("{what}: {slide}")));

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::run::{described, run_file};
 use super::{EvaluateArgs, StainChoice, TrainArgs, console};
-use crate::cohort::{Cohort, Sample, grid, her2st};
+use crate::cohort::{Cohort, Sample, SourceImage, grid, her2st};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::{Table, table};
@@ -16,6 +16,7 @@ use crate::formats::Array;
 use crate::formats::atomic::{create_dir_all, write_bytes};
 use crate::formats::h5ad::{self, AnnData, Column};
 use crate::report::{Panel, TissueMap, picture};
+use crate::slides::icc::Colours;
 use crate::slides::stain::Method;
 use crate::slides::{Rgb8, image, tile};
 use crate::tensor::Tensor;
@@ -143,10 +144,14 @@ pub struct NetworkArgs {
     um_per_px: Option<f64>,
     /// Predict although the tiles are of another scale than the networks were trained at
     #[arg(long)]
-    any_mpp: bool,
+    pub any_mpp: bool,
     /// Normalise colours, where --weights do not say how they were trained
     #[arg(long, value_enum)]
     stain: Option<StainChoice>,
+    /// Read the image in the colours of sRGB, by its ICC profile, where --weights do not say how
+    /// they were trained
+    #[arg(long)]
+    icc: bool,
 }
 
 impl NetworkArgs {
@@ -271,7 +276,7 @@ pub fn predict_section(
     let name = picture
         .file_stem()
         .map_or("section".into(), |s| s.to_string_lossy());
-    let cohort = match (&args.spots, args.grid_px) {
+    let mut cohort = match (&args.spots, args.grid_px) {
         (Some(spots), _) => {
             let (spot_px, spot_um) = args.network.tile(trained)?;
             let files = her2st::SectionFiles {
@@ -304,9 +309,29 @@ pub fn predict_section(
             ));
         }
     };
+    if icc(&predictor, &args.network)? {
+        cohort
+            .images
+            .iter_mut()
+            .try_for_each(SourceImage::correct)?;
+    }
     let seen = Seen::of(&cohort, predictor.image_px(), None);
+    if seen.unprofiled > 0 {
+        control
+            .progress
+            .note("the image has no ICC profile and is taken as it is");
+    }
     admit(&predictor, &name, &seen, args.network.any_mpp, control)?;
     finish(&predictor, cohort, out, &args.maps, json, control)
+}
+
+/// Whether an image's profile is applied: as in training.
+fn icc(predictor: &Predictor, args: &NetworkArgs) -> Result<bool> {
+    let of_run = predictor.config.as_ref().map(|trained| Seen {
+        icc: trained.data.icc,
+        ..Seen::default()
+    });
+    Seen::icc_of(of_run.as_ref().or(predictor.seen.as_ref()), args.icc)
 }
 
 /// That the networks may be shown these tiles.
@@ -743,7 +768,12 @@ pub fn explain(args: &ExplainArgs, device: &Device, json: bool, control: Control
             )),
         })
         .collect::<Result<_>>()?;
-    let picture = image::read(&args.image)?;
+    let mut picture = image::read(&args.image)?;
+    if icc(&predictor, &args.network)?
+        && let Colours::Corrected(transform) = Colours::of(&args.image)?
+    {
+        transform.apply(&mut picture)?;
+    }
     let cut = match args.at {
         Some(at) => {
             let side = args.network.tile_px(predictor.config.as_ref())?;

@@ -64,6 +64,7 @@ pub fn read(path: PathBuf, name: &str, grid: Grid) -> Result<Cohort> {
             width,
             height,
             mpp: None,
+            colours: Default::default(),
         }],
         table: None,
         skipped: Vec::new(),

@@ -6,14 +6,17 @@
 //! Bytes are red, green, blue, as they were written. (The published reader takes them for blue,
 //! green, red, so that the published networks have seen and drawn tiles with these swapped.)
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::{SourceImage, entries, name};
 use crate::error::{Error, Result};
-use crate::formats::lmdb::Lmdb;
+use crate::formats::atomic::write_bytes;
+use crate::formats::lmdb::{Lmdb, Writer};
 use crate::formats::pickle::{self, Object, Pickle, Value};
-use crate::slides::Rgb8;
+use crate::slides::{Rgb8, scale};
 
 /// Bytes that a value may have without compression.
 const MOST_BYTES: u64 = 1 << 30;
@@ -65,6 +68,7 @@ pub(super) fn tiles(path: &Path) -> Result<Vec<(String, Result<SourceImage>)>> {
         };
         keys.push(String::from_utf8(key.to_vec()).map_err(|_| broken())?);
     }
+    let mpp = stated_mpp(path)?;
     let mut out = Vec::with_capacity(keys.len());
     for key in keys {
         let tile = tile(&mut file, path, &key).map(|tile| SourceImage {
@@ -72,7 +76,8 @@ pub(super) fn tiles(path: &Path) -> Result<Vec<(String, Result<SourceImage>)>> {
             entry: Some(key.clone()),
             width: tile.width,
             height: tile.height,
-            mpp: None,
+            mpp,
+            colours: Default::default(),
         });
         out.push((key, tile));
     }
@@ -115,6 +120,114 @@ fn tile(file: &mut Lmdb, path: &Path, key: &str) -> Result<Rgb8> {
         height,
         data: pixels.to_vec(),
     })
+}
+
+/// What a file of tiles says in a file beside it, since RNA-GAN's layout has no place for it.
+#[derive(Serialize, Deserialize)]
+struct Beside {
+    mpp: f64,
+    /// Top-left corners of the tiles in pixels of the slide's level 0, x before y.
+    #[serde(default)]
+    corners: Vec<(i64, i64)>,
+}
+
+/// Micrometres per pixel of a file's tiles, where a file beside it says so.
+fn stated_mpp(path: &Path) -> Result<Option<f64>> {
+    let beside = path.with_extension("json");
+    let text = match std::fs::read_to_string(&beside) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("read", &beside, e)),
+    };
+    let said: Beside = serde_json::from_str(&text).map_err(|e| {
+        let problem = format!("does not say the scale of the tiles ({e})");
+        Error::file(
+            &beside,
+            "",
+            problem,
+            "remove it, or extract the tiles again",
+        )
+    })?;
+    scale::check(said.mpp, "the scale of tiles in LMDB")?;
+    Ok(Some(said.mpp))
+}
+
+/// The tiles of a slide, written as RNA-GAN's code does.
+pub struct TileFile {
+    path: PathBuf,
+    slide: String,
+    writer: Writer,
+    corners: Vec<(i64, i64)>,
+}
+
+impl TileFile {
+    /// # Errors
+    /// The file cannot be written.
+    pub fn new(path: &Path, slide: &str) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            slide: slide.to_owned(),
+            writer: Writer::new(path)?,
+            corners: Vec::new(),
+        })
+    }
+
+    /// Adds a tile, whose corner is at `corner` of the slide's level 0.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn put(&mut self, tile: &Rgb8, corner: (i64, i64)) -> Result<()> {
+        let key = self.corners.len().to_string();
+        let mut value = b"\x80\x03".to_vec();
+        let name = format!("{}_patch_{key}", self.slide);
+        value.push(b'X');
+        value.extend((name.len() as u32).to_le_bytes());
+        value.extend(name.as_bytes());
+        bytes(&mut value, &tile.data);
+        for n in [tile.height, tile.width, 3] {
+            value.push(b'J');
+            value.extend((n as i32).to_le_bytes());
+        }
+        // Two tuples of three.
+        value.extend(b"\x87\x87.");
+        self.writer
+            .put(key.as_bytes(), &packed(&self.path, &value)?)?;
+        self.corners.push(corner);
+        Ok(())
+    }
+
+    /// Writes the list of keys, the scale beside the file, and puts it in its place.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn finish(mut self, mpp: f64) -> Result<()> {
+        let mut list = b"\x80\x03](".to_vec();
+        for key in 0..self.corners.len() {
+            bytes(&mut list, key.to_string().as_bytes());
+        }
+        list.extend(b"e.");
+        self.writer.put(b"__keys__", &packed(&self.path, &list)?)?;
+        let corners = self.corners;
+        let text = serde_json::to_string(&Beside { mpp, corners })
+            .map_err(|e| Error::usage(format!("a scale cannot be written: {e}"), "report this"))?;
+        write_bytes(self.path.with_extension("json"), text.as_bytes())?;
+        self.writer.finish()
+    }
+}
+
+/// Bytes as a pickle has them.
+fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'B');
+    out.extend((bytes.len() as u32).to_le_bytes());
+    out.extend(bytes);
+}
+
+fn packed(path: &Path, value: &[u8]) -> Result<Vec<u8>> {
+    let mut out = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    out.write_all(value)
+        .map_err(|e| Error::io("write", path, e))?;
+    out.finish()
+        .map_err(|e| Error::io("write", path, std::io::Error::other(e)))
 }
 
 fn items<'p, 'b>(pickle: &'p Pickle<'b>, value: Value) -> Option<&'p [Value<'b>]> {

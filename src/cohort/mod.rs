@@ -38,11 +38,12 @@ use std::path::{Path, PathBuf};
 pub use crate::expression::source::Skipped;
 pub use colours::Colours;
 pub use extract::{TileSpec, UnusedTile, cut_tiles, for_each_batch, for_each_batch_in};
+pub use lmdb::TileFile;
 
 use crate::error::{Error, Result};
 use crate::expression::Table;
 use crate::formats::hash::{sha256_bytes, sha256_file};
-use crate::slides::{Rgb8, image};
+use crate::slides::{Rgb8, icc, image};
 
 /// Samples, their tiles and their expression.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,6 +96,8 @@ pub struct SourceImage {
     pub height: usize,
     /// Micrometres per pixel, where spots, an instrument's files or the user tell.
     pub mpp: Option<f64>,
+    /// What is done about its colour profile.
+    pub colours: icc::Colours,
 }
 
 impl SourceImage {
@@ -108,6 +111,7 @@ impl SourceImage {
             width,
             height,
             mpp: None,
+            colours: icc::Colours::AsStored,
         })
     }
 
@@ -116,21 +120,42 @@ impl SourceImage {
     /// # Errors
     /// As [`image::read`].
     pub fn read(&self) -> Result<Rgb8> {
-        match &self.entry {
+        let mut image = match &self.entry {
             None => image::read(&self.path),
             Some(key) => lmdb::read(&self.path, key),
+        }?;
+        if let icc::Colours::Corrected(transform) = &self.colours {
+            transform.apply(&mut image)?;
         }
+        Ok(image)
     }
 
-    /// SHA-256 of its file, or of its bytes in an LMDB file.
+    /// From now on is read in the colours of sRGB, if it has a profile.
+    ///
+    /// # Errors
+    /// A file that cannot be read; a profile that cannot be applied.
+    pub fn correct(&mut self) -> Result<()> {
+        self.colours = match &self.entry {
+            None => icc::Colours::of(&self.path)?,
+            Some(_) => icc::Colours::Unprofiled,
+        };
+        Ok(())
+    }
+
+    /// SHA-256 of its file, or of its bytes in an LMDB file; another one if its profile
+    /// is applied.
     ///
     /// # Errors
     /// As [`Self::read`].
     pub fn sha256(&self) -> Result<String> {
-        match &self.entry {
-            None => sha256_file(&self.path),
-            Some(_) => Ok(sha256_bytes(&self.read()?.data)),
-        }
+        let own = match &self.entry {
+            None => sha256_file(&self.path)?,
+            Some(_) => sha256_bytes(&self.read()?.data),
+        };
+        Ok(match &self.colours {
+            icc::Colours::Corrected(_) => sha256_bytes(format!("{own} in sRGB").as_bytes()),
+            _ => own,
+        })
     }
 
     /// The file, and where it has several images which of them, for messages.

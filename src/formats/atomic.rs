@@ -24,25 +24,56 @@ pub fn write_atomically(
     path: impl AsRef<Path>,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<()> {
-    let path = path.as_ref();
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    if let Ok(metadata) = fs::metadata(&target)
-        && !metadata.is_file()
-    {
-        // Renaming over a device or a folder would destroy or fail obscurely.
-        return Err(Error::file(
-            path,
-            "",
-            "exists and is not a regular file",
-            "give another output path",
-        ));
+    let mut draft = Draft::new(path)?;
+    write(&mut draft.out)?;
+    draft.finish()
+}
+
+/// A file that is written bit by bit, and appears under its name when it is whole. One
+/// that is dropped before leaves nothing.
+pub struct Draft {
+    pub out: BufWriter<File>,
+    temporary: Temporary,
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl Draft {
+    /// # Errors
+    /// As [`write_atomically`].
+    pub fn new(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        if let Ok(metadata) = fs::metadata(&target)
+            && !metadata.is_file()
+        {
+            // Renaming over a device or a folder would destroy or fail obscurely.
+            return Err(Error::file(
+                path,
+                "",
+                "exists and is not a regular file",
+                "give another output path",
+            ));
+        }
+        let (file, temporary) = Temporary::beside(&target, path)?;
+        Ok(Self {
+            out: BufWriter::with_capacity(1 << 20, file),
+            temporary,
+            path: path.to_path_buf(),
+            target,
+        })
     }
-    let (file, temporary) = Temporary::beside(&target, path)?;
-    fill(file, path, write)?;
-    fs::rename(&temporary.path, &target).map_err(|e| Error::io("write", path, e))?;
-    temporary.keep();
-    sync_folder(&target);
-    Ok(())
+
+    /// # Errors
+    /// As [`write_atomically`].
+    pub fn finish(self) -> Result<()> {
+        to_disk(self.out, &self.path)?;
+        fs::rename(&self.temporary.path, &self.target)
+            .map_err(|e| Error::io("write", &self.path, e))?;
+        self.temporary.keep();
+        sync_folder(&self.target);
+        Ok(())
+    }
 }
 
 /// As [`write_atomically`], for content that is already in memory.
@@ -102,18 +133,8 @@ fn is_running(id: u32) -> bool {
     !all.join("self").exists() || all.join(id.to_string()).exists()
 }
 
-/// Runs `write` on `file` and sees the bytes onto the disk; `path` is named in errors.
-fn fill(
-    file: File,
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
-) -> Result<()> {
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    if let Err(error) = write(&mut out) {
-        // What is buffered belongs to a file that will be removed: do not write it.
-        drop(out.into_parts());
-        return Err(error);
-    }
+/// Sees what was written onto the disk; `path` is named in errors.
+fn to_disk(out: BufWriter<File>, path: &Path) -> Result<()> {
     let file = out
         .into_inner()
         .map_err(|e| Error::io("write", path, e.into_error()))?;
@@ -218,11 +239,11 @@ mod tests {
         let path = Path::new("weights.safetensors");
         for size in [1, 4 << 20] {
             let full = full.try_clone().unwrap();
-            let error = fill(full, path, |out| {
-                out.write_all(&vec![0; size])
-                    .map_err(|e| Error::io("write", path, e))
-            })
-            .unwrap_err();
+            let mut out = BufWriter::with_capacity(1 << 20, full);
+            let error = (out.write_all(&vec![0; size]))
+                .map_err(|e| Error::io("write", path, e))
+                .and_then(|()| to_disk(out, path))
+                .unwrap_err();
             let text = error.to_string();
             assert!(
                 text.starts_with("cannot write weights.safetensors: "),

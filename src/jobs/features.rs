@@ -16,11 +16,13 @@ use super::claim::{Claim, claim};
 use super::folder::{Entry, Shard, slides};
 use super::outputs::{self, Paths, Placed};
 use super::spots;
+use crate::cohort::TileFile;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::{create_dir_all, remove_leftovers, write_bytes};
 use crate::formats::hash::sha256_bytes;
 use crate::models::backbone::Architecture;
+use crate::slides::icc::corrected;
 use crate::slides::reader::Facts;
 use crate::slides::scale::{self, Sampling, Scale};
 use crate::slides::stain::{Method, Normaliser, STAIN_TILES, Stains};
@@ -77,6 +79,9 @@ pub struct Config {
     pub grid: GridRule,
     pub quality: QualityRule,
     pub stain: Option<Method>,
+    /// Whether slides are read in sRGB, by their ICC profiles.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub icc: bool,
     #[serde(skip)]
     pub outputs: Layouts,
 }
@@ -93,6 +98,37 @@ pub trait TileNetwork {
     /// # Errors
     /// Tiles of another size.
     fn rows(&self, x: &Tensor) -> Result<Vec<f32>>;
+}
+
+/// No network, where the tiles themselves are all that is wanted.
+pub struct TilesAlone(EncoderSource);
+
+impl Default for TilesAlone {
+    fn default() -> Self {
+        Self(EncoderSource {
+            description: "tiles alone, without features".into(),
+            sha256: String::new(),
+            random: false,
+        })
+    }
+}
+
+impl TileNetwork for TilesAlone {
+    fn columns(&self) -> usize {
+        0
+    }
+
+    fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    fn source(&self) -> &EncoderSource {
+        &self.0
+    }
+
+    fn rows(&self, _: &Tensor) -> Result<Vec<f32>> {
+        Ok(Vec::new())
+    }
 }
 
 impl TileNetwork for Encoder {
@@ -118,6 +154,8 @@ impl TileNetwork for Encoder {
 pub struct Layouts {
     pub trident: bool,
     pub clam: bool,
+    /// Tiles themselves, in LMDB as RNA-GAN reads them.
+    pub lmdb: bool,
 }
 
 /// What became of a slide; written last, so that its being there says that the
@@ -140,6 +178,9 @@ pub struct Status {
     /// What the slide's colours were turned from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stains: Option<Stains>,
+    /// SHA-256 of the ICC profile that was applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    icc: Option<String>,
 }
 
 impl Status {
@@ -178,6 +219,8 @@ pub struct Summary {
     pub empty: Vec<String>,
     /// Slides whose stain could not be fitted, which were left as they are.
     pub unstained: Vec<String>,
+    /// Slides without an ICC profile where one was to be applied.
+    pub unprofiled: Vec<String>,
     /// Slides without outputs, and why.
     pub failed: Vec<String>,
     pub tiles_per_second: f64,
@@ -217,6 +260,8 @@ struct Prepared {
 /// What is known of a slide before its tiles are read.
 struct Found {
     slide: Box<dyn Slide>,
+    /// SHA-256 of the profile that it is read with.
+    icc: Option<String>,
     scale: Scale,
     sampling: Sampling,
     mask: Mask,
@@ -241,6 +286,8 @@ struct Current {
     corners: Vec<(i64, i64)>,
     /// Of spots.
     names: Vec<String>,
+    /// The tiles themselves, where they are asked for.
+    stored: Option<TileFile>,
 }
 
 /// A tile, or why it is not used.
@@ -373,8 +420,8 @@ impl Job<'_> {
         status_path(&self.config.job_dir, slide)
     }
 
-    fn paths(&self, slide: &str) -> Paths {
-        Paths::of(self.config, &self.encoder_name, slide)
+    fn paths(&self, file: &Path, slide: &str) -> Paths {
+        Paths::of(self.config, &self.encoder_name, file, slide)
     }
 
     /// What the outputs of a slide depend on; its content by length and time.
@@ -403,11 +450,12 @@ impl Job<'_> {
     fn known(&self, entry: &Entry) -> Option<Status> {
         let text = std::fs::read_to_string(self.status_path(&entry.name)).ok()?;
         let status: Status = serde_json::from_str(&text).ok()?;
-        let paths = self.paths(&entry.name);
+        let paths = self.paths(&entry.path, &entry.name);
         let layouts = self.config.outputs;
         let there = status.failure.is_some()
             || ((!layouts.trident || paths.features.exists())
-                && (!layouts.clam || paths.pt.exists()));
+                && (!layouts.clam || paths.pt.exists())
+                && (!layouts.lmdb || paths.lmdb.exists()));
         (status.recipe == self.recipe(entry) && there).then_some(status)
     }
 
@@ -493,6 +541,7 @@ impl Job<'_> {
             mpp: self.config.mpp,
             scale: None,
             stains: None,
+            icc: None,
         };
         let found = match self.prepare(entry) {
             Ok(found) => found,
@@ -504,6 +553,7 @@ impl Job<'_> {
         };
         let Found {
             slide,
+            icc,
             scale,
             sampling,
             mask,
@@ -511,7 +561,7 @@ impl Job<'_> {
             places,
             outside,
         } = found;
-        status.unused = outside;
+        (status.unused, status.icc) = (outside, icc);
         let slide = &*slide;
         let mut normaliser = None;
         if let Some(method) = self.config.stain {
@@ -564,7 +614,11 @@ impl Job<'_> {
 
     fn prepare(&self, entry: &Entry) -> Result<Found> {
         let config = self.config;
-        let slide = wsi::open(&entry.path)?;
+        let mut slide = wsi::open(&entry.path)?;
+        let mut icc = None;
+        if config.icc {
+            (slide, icc) = corrected(slide)?;
+        }
         let scale = scale::of(slide.facts(), entry.mpp)?;
         let sampling = Sampling::new(slide.facts(), &scale, config.mpp, config.patch_px)?;
         let (mask, view) = tissue::find(&*slide, &scale, &config.tissue)?;
@@ -592,6 +646,7 @@ impl Job<'_> {
         };
         Ok(Found {
             slide,
+            icc,
             scale,
             sampling,
             mask,
@@ -661,7 +716,15 @@ impl Job<'_> {
                     count(&mut summary, self.config, &status);
                 }
                 Message::Slide(prepared) => {
+                    let stored = match self.config.outputs.lmdb {
+                        true => {
+                            let paths = self.paths(&prepared.facts.path, &prepared.status.slide);
+                            Some(outputs::tile_file(&paths, &prepared.status.slide)?)
+                        }
+                        false => None,
+                    };
                     current = Some(Current {
+                        stored,
                         prepared,
                         values: Vec::new(),
                         corners: Vec::new(),
@@ -707,6 +770,7 @@ impl Job<'_> {
         for list in [
             &mut summary.empty,
             &mut summary.unstained,
+            &mut summary.unprofiled,
             &mut summary.failed,
         ] {
             list.sort();
@@ -727,6 +791,9 @@ impl Job<'_> {
             let at = place.at;
             match tile {
                 Ok(tile) => {
+                    if let Some(stored) = &mut current.stored {
+                        stored.put(&tile, at)?;
+                    }
                     current.corners.push(at);
                     current.names.extend(place.name);
                     good.push(tile);
@@ -738,8 +805,8 @@ impl Job<'_> {
                     .push(format!("tile at ({}, {}): {why}", at.0, at.1)),
             }
         }
-        if good.is_empty() {
-            return Ok(0);
+        if good.is_empty() || encoder.columns() == 0 {
+            return Ok(good.len());
         }
         let size = px * px * 3;
         let mut pixels = vec![0f32; good.len() * size];
@@ -758,9 +825,10 @@ impl Job<'_> {
             values,
             corners,
             names,
+            stored,
         } = current;
         let mut status = prepared.status.clone();
-        let paths = self.paths(&status.slide);
+        let paths = self.paths(&prepared.facts.path, &status.slide);
         let placed = Placed {
             name: &status.slide,
             facts: &prepared.facts,
@@ -777,6 +845,9 @@ impl Job<'_> {
             &values,
             width,
         )?;
+        if let Some(stored) = stored {
+            stored.finish(self.config.mpp)?;
+        }
         outputs::write_tissue(&paths, &prepared.mask, &prepared.view, &placed)?;
         status.tiles = corners.len();
         self.write_status(&status)?;
@@ -788,6 +859,9 @@ fn count(summary: &mut Summary, config: &Config, status: &Status) {
     let name = || status.slide.clone();
     summary.tiles += status.tiles;
     summary.unused_tiles += status.unused.len();
+    if config.icc && status.failure.is_none() && status.icc.is_none() {
+        summary.unprofiled.push(name());
+    }
     match &status.failure {
         Some(why) => summary.failed.push(format!("{}: {why}", status.slide)),
         None if status.tiles == 0 => summary.empty.push(name()),

@@ -1,4 +1,4 @@
-//! What a slide's work leaves, in the layouts of TRIDENT and CLAM.
+//! What a slide's work leaves, in the layouts of TRIDENT, CLAM and RNA-GAN.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use zip::CompressionMethod;
 use zip::write::SimpleFileOptions;
 
 use super::features::Config;
+use crate::cohort::TileFile;
 use crate::error::{Error, Result};
 use crate::formats::atomic::{create_dir_all, write_atomically, write_bytes};
 use crate::formats::{Array, hdf5};
@@ -25,6 +26,8 @@ pub struct Paths {
     pub clam_patches: PathBuf,
     pub clam_features: PathBuf,
     pub pt: PathBuf,
+    /// In a folder that has the name of the slide's file.
+    pub lmdb: PathBuf,
     pub geojson: PathBuf,
     pub preview: PathBuf,
 }
@@ -35,7 +38,7 @@ fn magnification(mpp: f64) -> f64 {
 }
 
 impl Paths {
-    pub fn of(config: &Config, encoder: &str, slide: &str) -> Self {
+    pub fn of(config: &Config, encoder: &str, file: &Path, slide: &str) -> Self {
         let job = &config.job_dir;
         let (mag, px, overlap) = (
             magnification(config.mpp),
@@ -52,6 +55,9 @@ impl Paths {
             clam_patches: clam.join("patches").join(format!("{slide}.h5")),
             clam_features: clam.join("h5_files").join(format!("{slide}.h5")),
             pt: clam.join("pt_files").join(format!("{slide}.pt")),
+            lmdb: (run.join("lmdb"))
+                .join(file.file_name().unwrap_or_default())
+                .join(format!("{slide}.db")),
             geojson: job
                 .join("contours_geojson")
                 .join(format!("{slide}.geojson")),
@@ -62,7 +68,8 @@ impl Paths {
 
 /// The features of a slide in the layout of TRIDENT.
 pub fn features_file(config: &Config, slide: &str) -> PathBuf {
-    Paths::of(config, &super::features::name(&config.encoder), slide).features
+    let encoder = super::features::name(&config.encoder);
+    Paths::of(config, &encoder, Path::new(slide), slide).features
 }
 
 /// What the coordinates of a slide's tiles mean.
@@ -154,6 +161,15 @@ fn parent(path: &Path) -> Result<&Path> {
     let parent = path.parent().unwrap_or(Path::new(""));
     create_dir_all(parent)?;
     Ok(parent)
+}
+
+/// A new file for a slide's tiles.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn tile_file(paths: &Paths, slide: &str) -> Result<TileFile> {
+    parent(&paths.lmdb)?;
+    TileFile::new(&paths.lmdb, slide)
 }
 
 /// Writes coordinates and features, (tiles, width) row by row, as the

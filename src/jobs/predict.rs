@@ -50,6 +50,8 @@ pub struct Model {
     pub tile_px: usize,
     /// How colours are normalised: as in training.
     pub stain: Option<Method>,
+    /// Whether slides are read in sRGB, by their ICC profiles: as in training.
+    pub icc: bool,
     pub dtype: Precision,
     /// Of all that predictions depend on.
     fingerprint: String,
@@ -119,6 +121,7 @@ impl Model {
                 seen: predictor.seen.clone(),
                 tile_px: predictor.image_px(),
                 stain: predictor.config.as_ref().and_then(|c| c.stain),
+                icc: predictor.config.as_ref().is_some_and(|c| c.data.icc),
                 dtype,
                 family: Family::Spots(Box::new(Spots { predictor, source })),
                 fingerprint,
@@ -141,6 +144,7 @@ impl Model {
                 seen: ensemble.seen.clone(),
                 tile_px: features.tile_px,
                 stain: features.stain,
+                icc: ensemble.config.data.icc,
                 dtype: fixed(features.dtype)?,
                 family: Family::Bags(Box::new(ensemble)),
                 fingerprint,
@@ -154,6 +158,7 @@ impl Model {
             seen: ensemble.seen.clone(),
             tile_px: features.tile_px,
             stain: features.stain,
+            icc: ensemble.config.data.icc,
             dtype: fixed(features.dtype)?,
             family: Family::DeepPt(Box::new(ensemble)),
             fingerprint,
@@ -163,6 +168,15 @@ impl Model {
 
     pub fn genes(&self) -> &[String] {
         &self.genes
+    }
+
+    /// Names of the classes that it tells slides apart by; none but of tRNAsformer, where it
+    /// learned some.
+    pub fn classes(&self) -> &[String] {
+        match &self.family {
+            Family::Bags(ensemble) => &ensemble.classes,
+            _ => &[],
+        }
     }
 
     /// What makes the rows of tiles.
@@ -343,6 +357,9 @@ pub struct Predicted {
     pub maps: Vec<String>,
     #[serde(skip)]
     pub genes: Vec<f32>,
+    /// Probabilities of [`Model::classes`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<f32>,
     /// Lowest and highest of each drawn gene over the tiles.
     pub ranges: Vec<[f32; 2]>,
 }
@@ -490,15 +507,25 @@ impl Work<'_> {
         let (Some(genes), Some(ranges)) = (file.get("genes"), file.get("ranges")) else {
             return Ok(None);
         };
+        let classes = file.get("classes").map(Array::to_f32).transpose()?;
+        let classes = classes.unwrap_or_default();
+        if classes.len() != self.model.classes().len() {
+            return Ok(None); // of before classes were predicted
+        }
         let ranges = ranges.to_f32()?;
         Ok(Some(self.predicted(
             status,
-            genes.to_f32()?,
+            (genes.to_f32()?, classes),
             ranges.chunks_exact(2).map(|r| [r[0], r[1]]).collect(),
         )))
     }
 
-    fn predicted(&self, status: &Status, genes: Vec<f32>, ranges: Vec<[f32; 2]>) -> Predicted {
+    fn predicted(
+        &self,
+        status: &Status,
+        (genes, classes): (Vec<f32>, Vec<f32>),
+        ranges: Vec<[f32; 2]>,
+    ) -> Predicted {
         let scale = status.scale.as_ref();
         Predicted {
             slide: status.slide.clone(),
@@ -507,6 +534,7 @@ impl Work<'_> {
             mpp_source: scale.map_or_else(String::new, |s| s.source.clone()),
             maps: self.maps(&status.slide),
             genes,
+            classes,
             ranges,
         }
     }
@@ -590,11 +618,15 @@ impl Work<'_> {
             Array::from_f32(&[found.genes.len()], &found.genes)?,
         )?;
         file.insert("ranges", Array::from_f32(&[ranges.len(), 2], &flat)?)?;
+        if !found.classes.is_empty() {
+            let shape = [found.classes.len()];
+            file.insert("classes", Array::from_f32(&shape, &found.classes)?)?;
+        }
         file.metadata.insert("recipe".into(), recipe.to_owned());
         let path = self.file(&entry.name);
         create_dir_all(path.parent().unwrap_or(Path::new("")))?;
         safetensors::write(&path, &file)?;
-        Ok(self.predicted(status, found.genes, ranges))
+        Ok(self.predicted(status, (found.genes, found.classes), ranges))
     }
 
     fn tile_table(
@@ -685,5 +717,40 @@ pub fn write_tables(model: &Model, outcome: &Outcome, output: &Path) -> Result<(
         ("tiles".into(), numbers(&|s| s.tiles as f32)?),
         ("mpp".into(), numbers(&|s| s.mpp as f32)?),
     ];
+    for (at, class) in model.classes().iter().enumerate() {
+        let column = numbers(&|s| s.classes[at])?;
+        data.obs.columns.push((format!("class_{class}"), column));
+    }
+    if !model.classes().is_empty() {
+        write_classes(model, slides, &output.join("classes.csv"))?;
+    }
     h5ad::write(output.join("predictions.h5ad"), &data)
+}
+
+/// A line a slide: its likeliest class, and the probability of each.
+fn write_classes(model: &Model, slides: &[Predicted], path: &Path) -> Result<()> {
+    let failed = |e: String| Error::usage(format!("no table: {e}"), "report this");
+    let mut out = csv::Writer::from_writer(Vec::new());
+    let names = model.classes();
+    let header = ["sample", "predicted"].into_iter();
+    out.write_record(header.chain(names.iter().map(String::as_str)))
+        .map_err(|e| failed(e.to_string()))?;
+    for slide in slides {
+        let likeliest = slide.likeliest().and_then(|at| names.get(at));
+        let mut fields = vec![slide.slide.clone()];
+        fields.push(likeliest.cloned().unwrap_or_default());
+        fields.extend(slide.classes.iter().map(f32::to_string));
+        out.write_record(fields)
+            .map_err(|e| failed(e.to_string()))?;
+    }
+    let bytes = out.into_inner().map_err(|e| failed(e.to_string()))?;
+    write_bytes(path, &bytes)
+}
+
+impl Predicted {
+    /// The place of its likeliest class.
+    pub fn likeliest(&self) -> Option<usize> {
+        let all = self.classes.iter().enumerate();
+        Some(all.max_by(|a, b| a.1.total_cmp(b.1))?.0)
+    }
 }

@@ -61,6 +61,10 @@ impl Slide for Flat {
         Ok(region)
     }
 
+    fn profile(&self) -> Result<Option<Vec<u8>>> {
+        image::profile(&self.facts.path)
+    }
+
     fn read_associated(&self, name: &str) -> Result<Rgb8> {
         Err(no_such(&self.facts, name))
     }

@@ -1,8 +1,8 @@
 //! JPEG and PNG files as 8-bit RGB, and PNG files out.
 //!
 //! What a file is follows from its content, not its name. Pixels are taken as
-//! stored: colour profiles and EXIF orientation are not applied, because the
-//! coordinates of spots refer to stored pixels.
+//! stored: EXIF orientation is not applied, because the coordinates of spots refer
+//! to stored pixels, and colour profiles only where they are asked for ([`super::icc`]).
 //!
 //! Sizes are checked before memory is asked for: a side is at most
 //! [`MAX_SIDE`], and a file must be long enough to hold the pixels that its
@@ -85,6 +85,28 @@ pub fn dimensions(path: impl AsRef<Path>) -> Result<(usize, usize)> {
             return size;
         }
         wanted *= 16;
+    }
+}
+
+/// The ICC profile that it carries, if it does.
+///
+/// # Errors
+/// As [`dimensions`]; a profile in pieces that do not fit together is none.
+pub fn profile(path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
+    let path = path.as_ref();
+    let (file, len) = open(path)?;
+    let mut bytes = Vec::new();
+    grow(path, &file, &mut bytes, SNIFFED)?;
+    let kind = kind(path, &bytes)?;
+    grow(path, &file, &mut bytes, len.min(MAX_FILE))?;
+    match kind {
+        Kind::Jpeg => guarded(path, || {
+            Ok(jpeg_decoder(path, &bytes, len)?.0.icc_profile())
+        }),
+        Kind::Png => {
+            let reader = png_reader(path, &bytes, len, true)?.0;
+            Ok(reader.info().icc_profile.as_ref().map(|p| p.to_vec()))
+        }
     }
 }
 
@@ -362,13 +384,14 @@ fn png_reader<'a>(
     path: &Path,
     bytes: &'a [u8],
     file_len: u64,
+    with_profile: bool,
 ) -> Result<(PngReader<'a>, (usize, usize))> {
     // The image itself is ours to allocate; this bounds everything else.
     let limits = png::Limits { bytes: 64 << 20 };
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(bytes), limits);
     decoder.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
     decoder.set_ignore_text_chunk(true);
-    decoder.set_ignore_iccp_chunk(true);
+    decoder.set_ignore_iccp_chunk(!with_profile);
     let reader = decoder
         .read_info()
         .map_err(|e| damaged(path, format!("the PNG header cannot be read ({e})")))?;
@@ -383,11 +406,11 @@ fn png_reader<'a>(
 }
 
 fn png_size(path: &Path, head: &[u8], file_len: u64) -> Result<(usize, usize)> {
-    Ok(png_reader(path, head, file_len)?.1)
+    Ok(png_reader(path, head, file_len, false)?.1)
 }
 
 fn read_png(path: &Path, bytes: &[u8]) -> Result<Rgb8> {
-    let (mut reader, (width, height)) = png_reader(path, bytes, bytes.len() as u64)?;
+    let (mut reader, (width, height)) = png_reader(path, bytes, bytes.len() as u64, false)?;
     let fail = |e: png::DecodingError| match e {
         png::DecodingError::IoError(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => damaged(
             path,

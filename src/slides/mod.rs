@@ -6,6 +6,7 @@
 pub mod augment;
 mod cache;
 mod flat;
+pub mod icc;
 pub mod image;
 pub mod openslide;
 pub mod overview;

@@ -29,6 +29,11 @@ struct Api {
     associated_names: unsafe extern "C" fn(Handle) -> *const *const c_char,
     associated_size: unsafe extern "C" fn(Handle, *const c_char, *mut i64, *mut i64),
     read_associated: unsafe extern "C" fn(Handle, *const c_char, *mut u32),
+    /// Of OpenSlide 4: the length of a slide's profile, and its bytes.
+    profile: Option<(
+        unsafe extern "C" fn(Handle) -> i64,
+        unsafe extern "C" fn(Handle, *mut c_void),
+    )>,
     /// Keeps the functions in memory.
     _library: Library,
 }
@@ -79,6 +84,13 @@ fn load(name: &Path) -> Result<Api, libloading::Error> {
             associated_names: *library.get(b"openslide_get_associated_image_names\0")?,
             associated_size: *library.get(b"openslide_get_associated_image_dimensions\0")?,
             read_associated: *library.get(b"openslide_read_associated_image\0")?,
+            profile: match (
+                library.get(b"openslide_get_icc_profile_size\0"),
+                library.get(b"openslide_read_icc_profile\0"),
+            ) {
+                (Ok(size), Ok(read)) => Some((*size, *read)),
+                _ => None,
+            },
             _library: library,
         })
     }
@@ -298,6 +310,36 @@ impl Slide for Foreign {
         }
         self.check()?;
         Ok(on_white(&pixels, size.0, size.1))
+    }
+
+    fn profile(&self) -> Result<Option<Vec<u8>>> {
+        let Some((size, read)) = self.api.profile else {
+            return Err(Error::file(
+                &self.facts.path,
+                "",
+                "has colours that this OpenSlide cannot tell: it is older than version 4",
+                "install OpenSlide 4, or take the slide without its profile (no --icc)",
+            ));
+        };
+        // SAFETY: the handle is open.
+        let size = unsafe { size(self.handle) };
+        self.check()?;
+        if size <= 0 {
+            return Ok(None);
+        }
+        let mut bytes = vec![0u8; usize::try_from(size).unwrap_or_default().min(1 << 26)];
+        if bytes.len() as i64 != size {
+            return Err(Error::file(
+                &self.facts.path,
+                "its ICC profile",
+                format!("is {size} bytes long"),
+                "take the slide without its profile (no --icc)",
+            ));
+        }
+        // SAFETY: the handle is open, and `bytes` has the length that was asked for.
+        unsafe { read(self.handle, bytes.as_mut_ptr().cast()) };
+        self.check()?;
+        Ok(Some(bytes))
     }
 
     fn read_associated(&self, name: &str) -> Result<Rgb8> {

@@ -29,6 +29,12 @@ pub trait Slide: Send + Sync {
     /// # Errors
     /// No picture of this name; data that cannot be decoded.
     fn read_associated(&self, name: &str) -> Result<Rgb8>;
+
+    /// The ICC profile of its colours, if it has one.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    fn profile(&self) -> Result<Option<Vec<u8>>>;
 }
 
 /// What a slide says of itself.

@@ -2,6 +2,7 @@
 
 use super::Rgb8;
 use crate::error::{Error, Result};
+use crate::ops::vector::{Vectors, widest};
 
 /// Mean of R, G, B over ImageNet, as torchvision's weights expect.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -111,40 +112,67 @@ pub fn resample(
     let last = rows.last().map_or(0, |t| t.first + t.weights.len());
     let pitch = width * 3;
     let mut narrow = vec![0u8; (last - first) * pitch];
-    let sources = image.data.chunks_exact(image.width * 3).skip(first);
-    for (row, out) in sources.zip(narrow.chunks_exact_mut(pitch)) {
-        for (tap, out) in columns.iter().zip(out.chunks_exact_mut(3)) {
-            let mut sum = [HALF; 3];
-            let pixels = row[tap.first * 3..].chunks_exact(3);
-            for (weight, pixel) in tap.weights.iter().zip(pixels) {
-                for c in 0..3 {
-                    sum[c] += weight * i32::from(pixel[c]);
-                }
-            }
-            for c in 0..3 {
-                out[c] = level(sum[c]);
-            }
-        }
-    }
     let mut data = vec![0u8; height * pitch];
-    let mut sums = vec![0i32; pitch];
-    for (tap, out) in rows.iter().zip(data.chunks_exact_mut(pitch)) {
-        sums.fill(HALF);
-        let lines = narrow[(tap.first - first) * pitch..].chunks_exact(pitch);
-        for (weight, line) in tap.weights.iter().zip(lines) {
-            for (sum, &value) in sums.iter_mut().zip(line) {
-                *sum += weight * i32::from(value);
-            }
-        }
-        for (out, &sum) in out.iter_mut().zip(&sums) {
-            *out = level(sum);
-        }
-    }
+    widest(Resample {
+        image,
+        taps: [&columns, &rows],
+        first,
+        narrow: &mut narrow,
+        data: &mut data,
+    });
     Ok(Rgb8 {
         width,
         height,
         data,
     })
+}
+
+/// The loops of [`resample`].
+struct Resample<'a> {
+    image: &'a Rgb8,
+    /// Of columns and rows.
+    taps: [&'a [Taps]; 2],
+    /// The first row of the image that is in `narrow`.
+    first: usize,
+    narrow: &'a mut [u8],
+    data: &'a mut [u8],
+}
+
+impl Vectors for Resample<'_> {
+    #[inline(always)]
+    fn run(self) {
+        let [columns, rows] = self.taps;
+        let (image, first) = (self.image, self.first);
+        let pitch = columns.len() * 3;
+        let sources = image.data.chunks_exact(image.width * 3).skip(first);
+        for (row, out) in sources.zip(self.narrow.chunks_exact_mut(pitch)) {
+            for (tap, out) in columns.iter().zip(out.chunks_exact_mut(3)) {
+                let mut sum = [HALF; 3];
+                let pixels = row[tap.first * 3..].chunks_exact(3);
+                for (weight, pixel) in tap.weights.iter().zip(pixels) {
+                    for c in 0..3 {
+                        sum[c] += weight * i32::from(pixel[c]);
+                    }
+                }
+                for c in 0..3 {
+                    out[c] = level(sum[c]);
+                }
+            }
+        }
+        let mut sums = vec![0i32; pitch];
+        for (tap, out) in rows.iter().zip(self.data.chunks_exact_mut(pitch)) {
+            sums.fill(HALF);
+            let lines = self.narrow[(tap.first - first) * pitch..].chunks_exact(pitch);
+            for (weight, line) in tap.weights.iter().zip(lines) {
+                for (sum, &value) in sums.iter_mut().zip(line) {
+                    *sum += weight * i32::from(value);
+                }
+            }
+            for (out, &sum) in out.iter_mut().zip(&sums) {
+                *out = level(sum);
+            }
+        }
+    }
 }
 
 /// The source levels that one result is the weighted sum of.
@@ -161,6 +189,7 @@ struct Taps {
 const BITS: u32 = 22;
 const HALF: i32 = 1 << (BITS - 1);
 
+#[inline(always)]
 fn level(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::cohort::{self, Cohort};
+use crate::cohort::{self, Cohort, SourceImage};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::expression::{GeneChoice, Orientation, Source, Transform};
@@ -122,6 +122,9 @@ pub struct DataConfig {
     /// spots when it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mpp: Option<f64>,
+    /// Whether images are read in the colours of sRGB, by the ICC profiles that they carry.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub icc: bool,
     /// tiles: expression: CSV, TSV, GCT, .h5ad, or a folder of the GDC's files.
     #[serde(default)]
     pub expression: Option<PathBuf>,
@@ -152,6 +155,7 @@ impl DataConfig {
             spot_px: default_spot_px(),
             spot_um: None,
             mpp: None,
+            icc: false,
             expression: None,
             orientation: Default::default(),
             source: Source::default(),
@@ -171,6 +175,12 @@ impl DataConfig {
                 .images
                 .iter_mut()
                 .for_each(|image| image.mpp = Some(mpp));
+        }
+        if self.icc {
+            cohort
+                .images
+                .iter_mut()
+                .try_for_each(SourceImage::correct)?;
         }
         Ok(cohort)
     }
@@ -435,6 +445,7 @@ impl RunFile for DeepPtConfig {
             (self.dtype, self.features.dtype) = (dtype, dtype);
         }
         self.features.stain = said.stain.or(self.features.stain);
+        self.data.icc |= said.icc;
         Ok(())
     }
 
@@ -514,6 +525,7 @@ pub struct Said {
     pub seed: Option<u64>,
     pub dtype: Option<Precision>,
     pub stain: Option<Method>,
+    pub icc: bool,
 }
 
 impl Said {
@@ -800,6 +812,7 @@ impl RunFile for TrnasformerConfig {
             (self.dtype, self.features.dtype) = (dtype, dtype);
         }
         self.features.stain = said.stain.or(self.features.stain);
+        self.data.icc |= said.icc;
         Ok(())
     }
 

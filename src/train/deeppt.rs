@@ -732,6 +732,7 @@ impl Ensemble {
         Ok(OfSlide {
             genes: narrow(of_slide),
             tiles: narrow(of_tiles),
+            classes: Vec::new(),
         })
     }
 

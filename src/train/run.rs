@@ -104,6 +104,8 @@ pub struct OfSlide {
     pub genes: Vec<f32>,
     /// Of each tile by itself, for chosen genes: (tiles, chosen). NaN where there is none.
     pub tiles: Vec<f32>,
+    /// Probabilities of the slide's classes, of a run that learned some.
+    pub classes: Vec<f32>,
 }
 
 /// Makes the run's folder this configuration's, or says why it cannot be.

@@ -4,6 +4,7 @@
 //! weights. Whoever predicts with them holds the tiles against it: the same tissue at
 //! another scale is another picture to a network, and so is another stain.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,7 @@ use crate::cohort::Cohort;
 use crate::error::{Error, Result};
 use crate::formats::Weights;
 use crate::formats::atomic::write_bytes;
+use crate::slides::icc::Colours;
 use crate::slides::stain::Method;
 use crate::train::progress::Control;
 use crate::train::run::json;
@@ -37,6 +39,16 @@ pub struct Seen {
     /// How colours were normalised, slide by slide.
     #[serde(default)]
     pub stain: Option<Method>,
+    /// Whether images were read in sRGB, by their ICC profiles.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub icc: bool,
+    /// Images without a profile, which were taken as they are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unprofiled: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// The file's name in a run, and the key among what a file of weights says of itself.
@@ -55,6 +67,10 @@ impl Seen {
             let of_image = cohort.images.get(t.image)?.mpp?;
             Some(of_image * t.size_px as f64 / tile_px.max(1) as f64)
         };
+        let images: BTreeSet<usize> = used.iter().map(|t| t.image).collect();
+        let colours: Vec<_> = (images.iter())
+            .filter_map(|&i| Some(&cohort.images.get(i)?.colours))
+            .collect();
         let scales: Option<Vec<f64>> = used.iter().map(scale).collect();
         let mut scales = scales.unwrap_or_default();
         scales.sort_unstable_by(f64::total_cmp);
@@ -65,6 +81,8 @@ impl Seen {
             mpp_range: Some([scales.first(), scales.last()])
                 .and_then(|[low, high]| Some([*low?, *high?])),
             stain,
+            icc: colours.iter().any(|&c| *c != Colours::AsStored),
+            unprofiled: (colours.iter().filter(|&&c| *c == Colours::Unprofiled)).count(),
         }
     }
 
@@ -86,6 +104,13 @@ impl Seen {
     /// As [`Self::write`].
     pub fn begin(&self, run: &Path, control: Control) -> Result<()> {
         if let Some(note) = self.uneven() {
+            control.progress.note(&note);
+        }
+        if self.unprofiled > 0 {
+            let note = format!(
+                "{} images have no ICC profile and are taken as they are",
+                self.unprofiled
+            );
             control.progress.note(&note);
         }
         self.write(run)
@@ -166,6 +191,21 @@ impl Seen {
                 "state the micrometres per pixel of the images (--mpp, or --um-per-px for a section), or \
                  give --any-mpp",
             )),
+        }
+    }
+
+    /// That profiles are applied as in training.
+    ///
+    /// # Errors
+    /// They are to be applied, and the networks were trained without.
+    pub fn icc_of(own: Option<&Self>, asked: bool) -> Result<bool> {
+        match own {
+            Some(own) if asked && !own.icc => Err(Error::usage(
+                "--icc, and the network was trained on images as they are stored",
+                "leave out --icc: tiles are read as in training",
+            )),
+            Some(own) => Ok(own.icc),
+            None => Ok(asked),
         }
     }
 

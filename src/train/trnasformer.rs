@@ -586,6 +586,7 @@ impl Ensemble {
     pub fn read(run: &Path, device: &Device) -> Result<Self> {
         let config = TrnasformerConfig::read(&run.join("config.toml"))?;
         let classes = match &config.model.classes {
+            // As the training wrote them; the table that it read may be gone.
             Some(_) => Classified::read(&run.join("bag_classes.csv"))?.names,
             None => Vec::new(),
         };
@@ -787,9 +788,15 @@ impl Ensemble {
                 .map(|v| (v / count as f64) as f32)
                 .collect::<Vec<_>>()
         };
+        let mut classes = vec![0.0f64; self.classes.len()];
+        for bag in of_classes.chunks(self.classes.len().max(1)) {
+            classes.iter_mut().zip(bag).for_each(|(sum, p)| *sum += p);
+        }
+        let classes = classes.iter().map(|sum| (sum / bags.len() as f64) as f32);
         let of_slide = OfSlide {
             genes: of_slide.into_iter().map(|v| v as f32).collect(),
             tiles: rows.flat_map(mean).collect(),
+            classes: classes.collect(),
         };
         Ok((of_slide, of_classes))
     }

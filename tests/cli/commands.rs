@@ -508,7 +508,40 @@ fn trnasformer_and_he2rna_train() {
             let ends = [range[0].as_f64(), range[1].as_f64()].map(|v| v.expect("finite"));
             assert!(ends[0] < ends[1], "all tiles are alike: {ends:?}");
         }
-        assert!(predicted.join("report.html").is_file());
+        let page = std::fs::read_to_string(predicted.join("report.html")).expect("a page");
+        let classes = predicted.join("classes.csv");
+        assert_eq!(classes.exists(), network == "trnasformer");
+        if network == "trnasformer" {
+            let shares: Vec<f64> = (slide["classes"].as_array().expect("shares").iter())
+                .map(|v| v.as_f64().expect("a number"))
+                .collect();
+            assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-5 && shares.len() == 2);
+            let likeliest = if shares[0] > shares[1] { "c0" } else { "c1" };
+            let table = std::fs::read_to_string(classes).expect("a table");
+            let start = format!("sample,predicted,c0,c1\na,{likeliest},");
+            assert!(table.starts_with(&start), "{table}");
+            assert!(
+                page.contains(&format!("{likeliest} (0.")),
+                "not in the report"
+            );
+            let data = eosin::formats::h5ad::read(predicted.join("predictions.h5ad"));
+            let columns = data.expect("AnnData").obs.columns;
+            assert!(columns.iter().any(|(name, _)| name == "class_c1"));
+            // Known the second time.
+            let again = json([
+                "run",
+                "--wsi-dir",
+                text(&slides),
+                "--model",
+                text(&out),
+                "--output",
+                text(&predicted),
+                "--mpp",
+                "2.0",
+                "--json",
+            ]);
+            assert_eq!(again["predicted"][0]["classes"], slide["classes"]);
+        }
 
         let x = eosin::formats::Array::from_f32(&[2, 1, 224, 224], &vec![0.5; 2 * 224 * 224]);
         eosin::formats::npy::write(at("x.npy"), &x.expect("an array")).expect("an input");

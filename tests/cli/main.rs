@@ -2,6 +2,8 @@
 //! about bad input, and that a run which was stopped goes on as if it had not
 //! been.
 
+#[path = "../common/icc.rs"]
+mod icc;
 #[path = "../common/tiff.rs"]
 mod tiff;
 

@@ -11,6 +11,7 @@ use eosin::formats::hdf5;
 use eosin::random::Philox;
 use eosin::slides::Rgb8;
 
+use crate::icc;
 use crate::support::{
     cohort, eosin, fails, files, finished, json, program, run_file, scratch, succeeds, text, train,
 };
@@ -422,6 +423,42 @@ fn a_run_predicts_slides_draws_them_and_names_bad_ones() {
         .collect();
     assert_eq!(maps.len(), 4);
 
+    // Two processes that share a folder leave what one does.
+    let shared = folder.path().join("shared");
+    let together: Vec<_> = (0..2)
+        .map(|_| {
+            program(run(&slides, finished(), &shared, &more))
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .expect("it starts")
+        })
+        .collect();
+    for mut process in together {
+        assert_eq!(process.wait().expect("it ends").code(), Some(3));
+    }
+    // The page names its folder, and statuses when a file was changed.
+    let tables = |out: &Path| {
+        let mut all = files(out);
+        all.retain(|path, _| {
+            let name = path.to_string_lossy().into_owned();
+            ["predictions.csv", "predictions.h5ad", ".png"]
+                .iter()
+                .any(|end| name.ends_with(end))
+                || name.contains("tiles/")
+        });
+        all
+    };
+    let (one, two) = (tables(&out), tables(&shared));
+    assert!(one.len() >= 12, "{:?}", one.keys());
+    assert_eq!(
+        one.keys().collect::<Vec<_>>(),
+        two.keys().collect::<Vec<_>>()
+    );
+    for (path, bytes) in &one {
+        assert!(two.get(path) == Some(bytes), "{}", path.display());
+    }
+
     // Once more: nothing is computed, and a map that is gone is drawn again.
     let before = files(&out);
     fs::remove_file(out.join(maps[1])).expect("it is there");
@@ -496,6 +533,21 @@ fn a_run_keeps_its_scale_and_its_stain() {
     assert!(!out.exists());
     succeeds(with(&["--mpp", "2.05"]));
 
+    // An array's scale is the user's word.
+    let codes = eosin::formats::Array::from_f32(&[3, 512], &vec![0.1; 3 * 512]).expect("codes");
+    let (x, y) = (folder.path().join("x.npy"), folder.path().join("y.npy"));
+    eosin::formats::npy::write(&x, &codes).expect("an input");
+    let network = model.join("fold0/model0-genes0.safetensors");
+    let mut predict = vec!["predict", "deeppt", "--weights", text(&network)];
+    predict.extend(["--input", text(&x), "--output", text(&y)]);
+    let with = |more: &[&'static str]| [&predict[..], more].concat();
+    fails(with(&["--mpp", "0.5"]), &["0.500", "2.000", "--any-mpp"]);
+    fails(with(&["--mpp", "0"]), &["--mpp", "micrometres"]);
+    assert!(!y.exists());
+    succeeds(with(&["--mpp", "0.5", "--any-mpp"]));
+    succeeds(with(&["--mpp", "2.05"]));
+    assert!(eosin(with(&[])).stderr.contains("not checked"));
+
     let slides = folder.path().join("slides");
     fs::create_dir(&slides).expect("a folder");
     put_slide(&slides.join("a.svs"), 1, true, TWO);
@@ -563,4 +615,64 @@ fn spots_and_random_places_are_tiles_too() {
     );
     let (coords, _) = &results(&out)["a"];
     assert!(coords.iter().any(|c| c % 64 != 0), "{coords:?} are a grid");
+}
+
+/// Tiles in LMDB need no network; a slide with a colour profile comes in sRGB, one without
+/// as it is, and is named.
+#[test]
+fn tiles_go_to_lmdb_in_srgb() {
+    let folder = scratch();
+    let slides = folder.path().join("slides");
+    fs::create_dir(&slides).expect("a folder");
+    put_slide(&slides.join("plain.svs"), 1, true, TWO);
+    let image = picture(1, true);
+    let mut page = Page::new(&image, (64, 64), Packing::Deflate);
+    page.description = TWO;
+    page.tags = vec![icc::tag(&icc::profile(icc::P3, [2.2; 3], b"RGB "))];
+    fs::write(slides.join("wide.svs"), tiff(CLASSIC, &[page])).expect("a slide");
+    let out = folder.path().join("job");
+    let mut args = vec![
+        "features",
+        "--wsi-dir",
+        text(&slides),
+        "--job-dir",
+        text(&out),
+    ];
+    args.extend([
+        "--mpp",
+        "2",
+        "--patch-size",
+        "64",
+        "--outputs",
+        "lmdb",
+        "--icc",
+        "--json",
+    ]);
+    let made = json(&args);
+    assert_eq!(made["unprofiled"], serde_json::json!(["plain"]));
+    let tiles = made["tiles"].as_u64().expect("a number");
+    let options = eosin::cohort::tiles::Options {
+        lmdb: true,
+        ..Default::default()
+    };
+    let read = eosin::cohort::tiles::read(out.join("5x_64px_0px_overlap/lmdb"), &options);
+    let cohort = read.expect("tiles");
+    assert_eq!(cohort.tiles.len() as u64, tiles);
+    assert_eq!(cohort.samples.len(), 2);
+    assert!(cohort.images.iter().all(|image| image.mpp == Some(2.0)));
+    let first = |sample: usize| {
+        let image = cohort.tiles[cohort.samples[sample].tiles[0]].image;
+        cohort.images[image].read().expect("a tile")
+    };
+    let (mut plain, wide) = (first(0), first(1));
+    assert_ne!(plain, wide);
+    let profile = icc::profile(icc::P3, [2.2; 3], b"RGB ");
+    let transform = eosin::slides::icc::Transform::new(&slides, &profile).expect("a profile");
+    transform.apply(&mut plain).expect("levels");
+    assert_eq!(plain, wide);
+
+    // It goes on with the same settings, and not with others.
+    assert_eq!(json(&args)["done_here"], 0);
+    args.retain(|&arg| arg != "--icc");
+    fails(&args, &["other settings"]);
 }

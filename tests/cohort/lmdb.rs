@@ -5,8 +5,8 @@ use std::io::Read;
 use std::path::Path;
 
 use eosin::cohort::tiles::{Options, read};
-use eosin::cohort::{Cohort, cut_tiles};
-use eosin::formats::lmdb::Lmdb;
+use eosin::cohort::{Cohort, TileFile, cut_tiles};
+use eosin::formats::lmdb::{Lmdb, Writer};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::{fixture, put, refused};
@@ -142,4 +142,52 @@ fn a_byte_gone_wrong_costs_a_tile_or_the_slide() {
         }
     }
     assert!(skipped > 3, "{skipped}");
+}
+
+/// Trees of one page, two levels and three, with keys of all lengths.
+#[test]
+fn what_is_written_is_read() {
+    let folder = tempdir().unwrap();
+    for count in [0, 1, 7, 8, 150, 1500] {
+        let path = folder.path().join(format!("{count}.db"));
+        let mut writer = Writer::new(&path).unwrap();
+        let key = |i: usize| format!("{i}{}", "k".repeat(i * 37 % 505)).into_bytes();
+        let value = |i: usize| vec![(i % 251) as u8; i * 61 % 9000];
+        for i in 0..count {
+            writer.put(&key(i), &value(i)).unwrap();
+        }
+        if count > 0 {
+            refused(writer.put(&key(0), b"again"), &["each once"]);
+        }
+        refused(writer.put(&[b'k'; 512], b""), &["1 to 511"]);
+        writer.finish().unwrap();
+        let mut file = Lmdb::open(&path).unwrap();
+        assert_eq!(file.entries(), count as u64);
+        for i in 0..count {
+            assert_eq!(file.get(&key(i)).unwrap(), Some(value(i)), "{i} of {count}");
+        }
+        assert_eq!(file.get(b"nothing").unwrap(), None);
+    }
+}
+
+#[test]
+fn tiles_and_their_scale_come_back() {
+    let root = tempdir().unwrap();
+    let slide = root.path().join("S.svs");
+    fs::create_dir(&slide).unwrap();
+    let mut file = TileFile::new(&slide.join("S.db"), "S").unwrap();
+    let tiles: Vec<_> = (0..12)
+        .map(|i| crate::support::picture(40, 40, i))
+        .collect();
+    for (i, tile) in tiles.iter().enumerate() {
+        file.put(tile, (i as i64 * 40, 0)).unwrap();
+    }
+    assert!(!slide.join("S.db").exists(), "not before it is whole");
+    file.finish(0.5).unwrap();
+    let cohort = stored(root.path()).unwrap();
+    assert_eq!(cohort.skipped, []);
+    assert!(cohort.images.iter().all(|image| image.mpp == Some(0.5)));
+    let (read, _) = cut_tiles(&cohort).unwrap();
+    let read: Vec<_> = read.into_iter().flatten().collect();
+    assert_eq!(read, tiles);
 }

@@ -2,11 +2,14 @@
 
 #[path = "../common/formula.rs"]
 mod formula;
+#[path = "../common/icc.rs"]
+mod icc;
 #[path = "../common/tiff.rs"]
 mod tiff;
 
 mod bags;
 mod class_folder;
+mod colour_profile;
 mod expression;
 mod extract;
 mod her2st;

@@ -95,6 +95,7 @@ fn cohort(slides: usize, tiles: usize) -> (Cohort, Features) {
         tiles: all.collect(),
         images: vec![SourceImage {
             mpp: None,
+            colours: Default::default(),
             path: PathBuf::from("tile.png"),
             entry: None,
             width: 32,

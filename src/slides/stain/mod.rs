@@ -234,7 +234,7 @@ fn around(near: &[f32], slack: f32, share: f64, exact: impl Fn(usize) -> f64) ->
         let mut found: Vec<f64> = Vec::new();
         for (i, chunk) in near.chunks(16).enumerate() {
             // NaN may be anywhere.
-            let below = |v: f32| !(v * sign > bound + 2.0 * slack);
+            let below = |v: f32| v.is_nan() || v * sign <= bound + 2.0 * slack;
             if chunk.iter().fold(false, |any, &v| any | below(v)) {
                 let places = (chunk.iter().enumerate()).filter(|&(_, &v)| below(v));
                 found.extend(places.map(|(j, _)| exact(16 * i + j) * f64::from(sign)));

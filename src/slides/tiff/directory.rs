@@ -38,6 +38,7 @@ pub mod tag {
     pub const SAMPLE_FORMAT: u16 = 339;
     pub const JPEG_TABLES: u16 = 347;
     pub const XMP: u16 = 700;
+    pub const ICC: u16 = 34675;
     pub const HAMAMATSU: u16 = 65420;
 }
 
@@ -264,6 +265,13 @@ impl<'a> Source<'a> {
         let entry = directory.entry(tag)?;
         let length = entry.count.checked_mul(size_of(entry.kind)?)?;
         self.slice(entry.at, length)
+    }
+
+    /// Where the bytes of a tag lie, and how many they are.
+    pub fn place(&self, directory: &Directory, tag: u16) -> Option<(u64, u64)> {
+        let bytes = self.raw(directory, tag)?;
+        let at = bytes.as_ptr() as u64 - self.bytes.as_ptr() as u64;
+        Some((at, bytes.len() as u64))
     }
 
     pub fn slice(&self, at: u64, length: u64) -> Option<&'a [u8]> {

@@ -47,6 +47,8 @@ pub struct TiffSlide {
     stamp: (u64, Option<SystemTime>),
     /// As the levels, then as the associated pictures.
     planes: Vec<Plane>,
+    /// Where the ICC profile of the first picture lies, and its length.
+    profile: Option<(u64, u64)>,
     cache: Cache,
 }
 
@@ -96,6 +98,7 @@ impl TiffSlide {
             return Ok(Opened::Foreign(vendor));
         }
         let described = describe::Described::of(&source, main);
+        let profile = source.place(main, tag::ICC);
         // A fault in a list of reduced versions does not harm the slide itself.
         let mut unread = Vec::new();
         match source.subdirectories(main) {
@@ -154,6 +157,7 @@ impl TiffSlide {
             map,
             file,
             planes: levels,
+            profile,
             cache: Cache::new(CACHE),
         })))
     }
@@ -301,6 +305,15 @@ impl Slide for TiffSlide {
         }
         self.read(self.facts.levels.len() + i, (0, 0), (width, height))
     }
+
+    fn profile(&self) -> Result<Option<Vec<u8>>> {
+        let Some((at, length)) = self.profile else {
+            return Ok(None);
+        };
+        self.unchanged()?;
+        let (source, _) = Source::new(&self.facts.path, &self.map)?;
+        Ok(source.slice(at, length).map(<[u8]>::to_vec))
+    }
 }
 
 fn stamp(meta: &Metadata) -> (u64, Option<SystemTime>) {
@@ -411,12 +424,7 @@ impl Plane {
             2 if packed => compression != Compression::None,
             n => return Err(unsupported(format!("has the predictor {n}"))),
         };
-        let tables = source.raw(directory, tag::JPEG_TABLES).map(|t| {
-            (
-                t.as_ptr() as u64 - source.bytes.as_ptr() as u64,
-                t.len() as u64,
-            )
-        });
+        let tables = source.place(directory, tag::JPEG_TABLES);
         Ok(Self {
             name: directory.name.clone(),
             width,

@@ -149,6 +149,10 @@ impl RunFile for ClassifierConfig {
     fn overrule(&mut self, said: &Said) -> Result<()> {
         self.seed = said.seed.unwrap_or(self.seed);
         said.in_f32_alone("a classifier of tiles")?;
+        self.data.icc |= said.icc;
+        if let Some(test) = &mut self.test {
+            test.icc |= said.icc;
+        }
         said.without_stain("a classifier of tiles")
     }
 
@@ -301,6 +305,7 @@ impl RunFile for SimclrConfig {
     fn overrule(&mut self, said: &Said) -> Result<()> {
         self.seed = said.seed.unwrap_or(self.seed);
         said.in_f32_alone("SimCLR")?;
+        self.data.icc |= said.icc;
         said.without_stain("SimCLR")
     }
 

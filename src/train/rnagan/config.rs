@@ -213,6 +213,12 @@ impl RunFile for BetaVaeConfig {
     fn overrule(&mut self, said: &Said) -> Result<()> {
         self.seed = said.seed.unwrap_or(self.seed);
         self.dtype = said.dtype.unwrap_or(self.dtype);
+        if said.icc {
+            return Err(Error::usage(
+                "--icc: the beta-VAE learns from expression and sees no image",
+                "leave it out",
+            ));
+        }
         said.without_stain("RNA-GAN's beta-VAE")
     }
 
@@ -493,6 +499,7 @@ impl RunFile for GanConfig {
     fn overrule(&mut self, said: &Said) -> Result<()> {
         self.seed = said.seed.unwrap_or(self.seed);
         said.in_f32_alone("RNA-GAN")?;
+        self.data.icc |= said.icc;
         said.without_stain("RNA-GAN")
     }
 

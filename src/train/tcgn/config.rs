@@ -212,6 +212,7 @@ impl RunFile for TcgnConfig {
         self.seed = said.seed.unwrap_or(self.seed);
         self.dtype = said.dtype.unwrap_or(self.dtype);
         self.stain = said.stain.or(self.stain);
+        self.data.icc |= said.icc;
         Ok(())
     }
 

@@ -264,6 +264,7 @@ impl Predictor {
             tiles: rows()
                 .flat_map(|row| chosen.iter().map(|&gene| row[gene]))
                 .collect(),
+            classes: Vec::new(),
         }
     }
 
