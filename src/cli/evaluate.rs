@@ -270,7 +270,15 @@ fn other_samples(
         return console::print(json, &result, &with_classes(text));
     };
     held.measured = ensemble.on_scale(table)?;
-    let scores = Scores::of(&held)?;
+    let mut scores = Scores::of(&held)?;
+    let training = run.join("training_means.csv");
+    if training.is_file() {
+        // Those of the folds, of which each network's is one.
+        let of_folds = read_signed(&training, Orientation::SamplesByGenes, &[])?;
+        let mean = means(&of_folds, &held.genes, &training)?;
+        let baseline = mean.repeat(held.samples.len());
+        scores.relative_to(&baseline, &held.measured)?;
+    }
     let summary = Summary::new(&scores, held.same_patient, encoder);
     write_results(&args.out, &held, &scores, &summary)?;
     let page = report::evaluation(run, &cohort, &held, &scores, &summary);
