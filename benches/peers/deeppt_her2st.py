@@ -101,6 +101,19 @@ def safetensors(path):
     return out, metadata
 
 
+def write_safetensors(path, tensors):
+    kinds = {torch.float32: "F32", torch.int64: "I64"}
+    header, blobs, at = {}, [], 0
+    for name, tensor in tensors.items():
+        blob = tensor.contiguous().numpy().tobytes()
+        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + len(blob)]}
+        blobs.append(blob)
+        at += len(blob)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(blobs))
+
+
 def counts(root, section, genes):
     """Spots that have counts, in the order of the spot file, and their (spots, genes)."""
     with gzip.open(root / "ST-cnts" / f"{section}.tsv.gz", "rt") as file:

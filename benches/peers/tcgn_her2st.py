@@ -11,12 +11,8 @@ images must be PNG: JPEG decoders differ by a level here and there. The order of
 streams. `start` draws weights by the published rule. Needs numpy, torch, torchvision, Pillow, scipy, einops.
 """
 
-import argparse
 import csv
-import json
-import struct
 import sys
-import time
 import tomllib
 import types
 from pathlib import Path
@@ -25,7 +21,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deeppt_her2st import Stream, counts, safetensors
+from curves import commands, record
+from deeppt_her2st import Stream, counts, safetensors, write_safetensors
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -59,19 +56,6 @@ def published(code, genes):
         elif type(module).__name__ == "GCN":
             module.dropout = 0.0
     return model
-
-
-def write_safetensors(path, tensors):
-    kinds = {torch.float32: "F32", torch.int64: "I64"}
-    header, blobs, at = {}, [], 0
-    for name, tensor in tensors.items():
-        blob = tensor.contiguous().numpy().tobytes()
-        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, at + len(blob)]}
-        blobs.append(blob)
-        at += len(blob)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(blobs))
 
 
 def start(args):
@@ -121,45 +105,26 @@ def train(args):
     network.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in weights.items()})
     network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=training["learning_rate"])
-    with open(args.out, "w") as out:
-        print("epoch,step,loss", file=out)
-        step, epoch, started = 0, 0, time.monotonic()
-        while step < args.steps:
-            order = Stream(config.get("seed", 0), f"fold 1/1 epoch {epoch}").shuffled(range(len(x)))
-            for first in range(0, len(order), training["batch"]):
-                batch = order[first : first + training["batch"]]
-                batch = batch[::-1] if args.reverse else batch
-                optimizer.zero_grad()
-                loss = torch.nn.functional.mse_loss(network(x[batch]), y[batch])
-                loss.backward()
-                optimizer.step()
-                step += 1
-                print(f"{epoch},{step},{np.float32(loss.item())}", file=out, flush=True)
-                if step == args.steps:
-                    break
-            epoch += 1
-        print(f"{step} steps in {time.monotonic() - started:.0f} s")
+
+    def epoch(number):
+        order = Stream(config.get("seed", 0), f"fold 1/1 epoch {number}").shuffled(range(len(x)))
+        for first in range(0, len(order), training["batch"]):
+            yield order[first : first + training["batch"]], None
+
+    def loss_of(batch, _):
+        return torch.nn.functional.mse_loss(network(x[batch]), y[batch])
+
+    record(args, optimizer, epoch, loss_of)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True)
-    sub = commands.add_parser("start")
-    sub.add_argument("--genes", type=int, default=785)
-    sub.add_argument("--seed", type=int, default=0)
-    sub.set_defaults(do=start)
-    other = commands.add_parser("train")
-    other.add_argument("config", type=Path)
-    other.add_argument("--steps", type=int, default=200)
-    other.add_argument("--threads", type=int, default=2)
-    other.add_argument("--no-onednn", action="store_true", help="another order of sums")
-    other.add_argument("--reverse", action="store_true", help="each batch from its end: another order of sums")
-    other.set_defaults(do=train)
-    for command in (sub, other):
+    start_of, train_of, run = commands(__doc__, start, train, steps=200)
+    start_of.add_argument("--genes", type=int, default=785)
+    start_of.add_argument("--seed", type=int, default=0)
+    train_of.add_argument("config", type=Path)
+    for command in (start_of, train_of):
         command.add_argument("--code", type=Path, required=True)
-        command.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    args.do(args)
+    run()
 
 
 if __name__ == "__main__":

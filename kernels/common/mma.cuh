@@ -419,12 +419,12 @@ __device__ inline void half_join(const HalfJoinParams& p) {
 struct HalfGradientParams {
     Operand x, g, w;      // (m, k), (m, n), (n, k), each read along its rows
     const void* more;     // (m, k) or null, added to gx
-    void *gx, *gw, *gb;   // (m, k), (n, k), (n) or null
+    void *gx, *gw, *gb;   // (m, k) or null, (n, k), (n) or null
     float* parts;         // (parts, n, k + 1), the last column that of gb; null for one part
     unsigned* arrivals;
     unsigned m, n, k;
     unsigned each, count;  // rows of a part, parts
-    unsigned padding;
+    unsigned wide;         // whether gw and gb are f32
 };
 
 // As product_gradients of product.cuh.
@@ -433,7 +433,7 @@ __device__ inline void half_gradients(const HalfGradientParams& p) {
     constexpr int THREADS = BM / WM * (BN / WN) * int(WARP);
     using Scalar = typename Half::Scalar;
     DYN_SHARED(panels);
-    const unsigned right = (p.k + BN - 1) / BN, x_tiles = (p.m + BM - 1) / BM * right;
+    const unsigned right = (p.k + BN - 1) / BN, x_tiles = p.gx ? (p.m + BM - 1) / BM * right : 0;
     const bool fours = p.k % 4 == 0;
     if (blockIdx.x < x_tiles) {
         const unsigned row = blockIdx.x / right * BM, column = blockIdx.x % right * BN;
@@ -457,7 +457,7 @@ __device__ inline void half_gradients(const HalfGradientParams& p) {
     const unsigned line = whole ? p.k : p.k + 1;
     float* to = whole ? nullptr : p.parts + u64(part) * p.n * line;
     const Finish<Half> finish{
-        nullptr, nullptr, whole ? p.gw : static_cast<void*>(to), nullptr, !whole, Epilogue{0, 0.0f}};
+        nullptr, nullptr, whole ? p.gw : static_cast<void*>(to), nullptr, !whole || p.wide, Epilogue{0, 0.0f}};
     half_tile<Half, BM, BN, WM, WN>(a, b, begin, end, panels, [&](unsigned i, unsigned j, float (&v)[4]) {
         i += row, j += column;
         if (i < p.n && j < p.k) finish.some(u64(i) * line + j, j, p.k, fours && whole, v);
@@ -478,7 +478,7 @@ __device__ inline void half_gradients(const HalfGradientParams& p) {
         if (threadIdx.x < BM && i < p.n) {
             for (unsigned turn = 1; turn < TURNS; ++turn) sum += lanes[turn * BM + threadIdx.x];
             if (whole)
-                static_cast<Scalar*>(p.gb)[i] = narrowed<Scalar>(sum);
+                finish.put(p.gb, i, sum);
             else
                 to[u64(i) * line + p.k] = sum;
         }
@@ -487,14 +487,15 @@ __device__ inline void half_gradients(const HalfGradientParams& p) {
     const auto total = [&](u64 at) {
         float sum = 0.0f;
         for (unsigned i = 0; i < p.count; ++i) sum += p.parts[u64(i) * p.n * line + at];
-        return narrowed<Scalar>(sum);
+        return sum;
     };
+    const Finish<Half> last{nullptr, nullptr, nullptr, nullptr, p.wide != 0, Epilogue{0, 0.0f}};
     for (unsigned e = threadIdx.x; e < BM * BN; e += THREADS) {
         const unsigned i = row + e / BN, j = column + e % BN;
-        if (i < p.n && j < p.k) static_cast<Scalar*>(p.gw)[u64(i) * p.k + j] = total(u64(i) * line + j);
+        if (i < p.n && j < p.k) last.put(p.gw, u64(i) * p.k + j, total(u64(i) * line + j));
     }
     const unsigned i = row + threadIdx.x;
-    if (p.gb && column == 0 && threadIdx.x < BM && i < p.n) static_cast<Scalar*>(p.gb)[i] = total(u64(i) * line + p.k);
+    if (p.gb && column == 0 && threadIdx.x < BM && i < p.n) last.put(p.gb, i, total(u64(i) * line + p.k));
 }
 
 }  // namespace eosin

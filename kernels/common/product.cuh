@@ -168,7 +168,7 @@ __device__ inline void join(const JoinParams& p) {
 struct GradientParams {
     const float *x, *g, *w;  // (m, k), (m, n), (n, k)
     const float* more;       // (m, k) or null, added to gx
-    float *gx, *gw, *gb;     // (m, k), (n, k), (n) or null
+    float *gx, *gw, *gb;     // (m, k) or null, (n, k), (n) or null
     float* parts;            // (parts, n, k + 1), the last column that of gb; null for one part
     unsigned* arrivals;
     unsigned m, n, k;
@@ -181,7 +181,7 @@ struct GradientParams {
 // gw, part by part, of which the last of a tile adds the parts in order.
 template <int BM, int BN>
 __device__ inline void product_gradients(const GradientParams& p) {
-    const unsigned right = (p.k + BN - 1) / BN, x_tiles = (p.m + BM - 1) / BM * right;
+    const unsigned right = (p.k + BN - 1) / BN, x_tiles = p.gx ? (p.m + BM - 1) / BM * right : 0;
     if (blockIdx.x < x_tiles) {
         const unsigned row = blockIdx.x / right * BM, column = blockIdx.x % right * BN;
         const StridedPanel<BM> a{{true}, p.g, row, p.m, p.n, 1};

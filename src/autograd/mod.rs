@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::ops::half::wide;
 use crate::profile::{self, Phase};
 use crate::tensor::Tensor;
 
@@ -116,6 +117,16 @@ impl Backward<'_> {
         let saved = self.node.output.as_ref();
         let saved = saved.ok_or_else(|| Error::op(self.node.op, "internal: output not saved"))?;
         Ok(self.as_asked(saved, Some(self.node.clone())))
+    }
+
+    /// Whether input `i` is a cast of something else, or that in another shape: its
+    /// gradient may then have that one's dtype already.
+    pub fn is_cast(&self, i: usize) -> bool {
+        let mut edge = self.node.edges.get(i).and_then(Option::as_ref);
+        while let Some(node) = edge.filter(|node| node.op == "reshape") {
+            edge = node.edges.first().and_then(Option::as_ref);
+        }
+        edge.is_some_and(|node| node.op == "cast")
     }
 
     /// Whether there is an input `i` and it wants a gradient.
@@ -365,6 +376,10 @@ fn accumulate(
     gradient: Tensor,
 ) -> Result<()> {
     let sum = match pending.remove(&node.id) {
+        // What one operator rounded to a cast's dtype, another may have left.
+        Some((_, earlier)) if earlier.dtype() != gradient.dtype() => {
+            ops::add(&wide(&earlier)?, &wide(&gradient)?)?
+        }
         Some((_, earlier)) => ops::add(&earlier, &gradient)?,
         None => gradient,
     };

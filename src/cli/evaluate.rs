@@ -15,7 +15,7 @@ use crate::expression::table::{Orientation, read_signed};
 use crate::expression::transform::FittedTransforms;
 use crate::expression::{Source, Table, source};
 use crate::formats::atomic::{create_dir_all, write_bytes};
-use crate::train::classes::{ClassScores, Classified};
+use crate::train::classes::{self, ClassScores, Classified};
 use crate::train::classifier::config::ClassifierConfig;
 use crate::train::config::{DataConfig, FeatureConfig, Precision, RunFile, TrnasformerConfig};
 use crate::train::evaluate::{Comparison, Scores, Summary, write_results};
@@ -105,6 +105,14 @@ impl Networks {
         }
     }
 
+    /// Of the classes that it tells apart.
+    fn classes(&self) -> &[String] {
+        match self {
+            Self::DeepPt(_) => &[],
+            Self::Bags(e) => &e.classes,
+        }
+    }
+
     fn trained_on(&self, cohort: &Cohort) -> bool {
         match self {
             Self::DeepPt(e) => e.trained_on(cohort),
@@ -176,6 +184,21 @@ fn other_samples(
             control.progress.note(&note);
         }
     }
+    let truth = match (&args.classes, ensemble.classes()) {
+        (None, _) => Vec::new(),
+        (Some(path), names) if !names.is_empty() => {
+            let slides: Vec<&str> = cohort.samples.iter().map(|s| s.slide.as_str()).collect();
+            classes::known(path, names, &slides)?
+        }
+        (Some(_), _) => {
+            return Err(Error::file(
+                run,
+                "",
+                "is a run that tells no classes apart",
+                "leave out --classes, or train with model.classes",
+            ));
+        }
+    };
     create_dir_all(&args.out)?;
     control
         .progress
@@ -190,19 +213,11 @@ fn other_samples(
     let (predicted, mut classified) = ensemble.predict(&cohort, &features, control)?;
     let mut class_scores = None;
     if let Some(classified) = &mut classified {
-        if let Some(path) = &args.classes {
-            let slides: Vec<&str> = cohort.samples.iter().map(|s| s.slide.as_str()).collect();
-            classified.know(path, &slides)?;
+        classified.truth = truth;
+        if args.classes.is_some() {
             class_scores = Some(classified.scores()?);
         }
         classified.write(&args.out)?;
-    } else if args.classes.is_some() {
-        return Err(Error::file(
-            run,
-            "",
-            "is a run that tells no classes apart",
-            "leave out --classes, or train with model.classes",
-        ));
     }
     let samples: Vec<String> = cohort.samples.iter().map(|s| s.id.clone()).collect();
     let first = |t: &[usize]| t.first().and_then(|&t| cohort.tiles[t].position);
@@ -228,6 +243,11 @@ fn other_samples(
         scores: None,
         classes: class_scores,
     };
+    if result.classes.is_some() {
+        let bytes = serde_json::to_vec_pretty(&result)
+            .map_err(|e| Error::usage(format!("no summary: {e}"), "report this"))?;
+        write_bytes(args.out.join("evaluation.json"), &bytes)?;
+    }
     let with_classes = |text: String| match (&of_classes, &classified) {
         (Some(scores), _) => format!("{scores}\n{text}"),
         (None, Some(_)) => format!("{}\n{text}", args.out.join("classes.csv").display()),
@@ -254,7 +274,15 @@ fn other_samples(
         return console::print(json, &result, &with_classes(text));
     };
     held.measured = ensemble.on_scale(table)?;
-    let scores = Scores::of(&held)?;
+    let mut scores = Scores::of(&held)?;
+    let training = run.join("training_means.csv");
+    if training.is_file() {
+        // Those of the folds, of which each network's is one.
+        let of_folds = read_signed(&training, Orientation::SamplesByGenes, &[])?;
+        let mean = means(&of_folds, &held.genes, &training)?;
+        let baseline = mean.repeat(held.samples.len());
+        scores.relative_to(&baseline, &held.measured)?;
+    }
     let summary = Summary::new(&scores, held.same_patient, encoder);
     write_results(&args.out, &held, &scores, &summary)?;
     let page = report::evaluation(run, &cohort, &held, &scores, &summary);

@@ -250,9 +250,11 @@ pub(super) const TRANSPOSED_CONVOLUTION: Rule = Rule::Product(|inputs, _| match 
     _ => 0,
 });
 
-/// x (.., K), g (.., N) and w (N, K) -> the gradients of x and w, two products.
+/// x (.., K), g (.., N) and w (N, K) -> the gradients of x and w, two products; without w
+/// that of w alone.
 const LINEAR_GRADIENT: Rule = Rule::Product(|inputs, _| match inputs {
     [x, _, w, ..] => times(&[4, x.elements(), w.axis(0)]),
+    [x, g] => times(&[2, x.elements(), g.last()]),
     _ => 0,
 });
 

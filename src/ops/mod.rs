@@ -75,6 +75,7 @@ pub use layer_norm::{add_layer_norm, layer_norm};
 pub use layout::{broadcast_to, cast, permute, reshape, to_format, transpose};
 pub use linear::{Activation, linear};
 pub use linear_top_mean::{linear_top_mean, linear_top_means};
+pub(crate) use loss::scaled_mse_loss;
 pub use loss::{bce_with_logits, cross_entropy, l1_loss, mse_loss};
 pub use matmul::{matmul, matmul_to};
 pub use normalise_tiles::{StainMap, normalise_tiles};

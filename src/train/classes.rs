@@ -65,6 +65,29 @@ fn highest(values: &[f64]) -> usize {
     best
 }
 
+/// The place among `names` of the class of each slide, from a table with columns slide,
+/// class.
+///
+/// # Errors
+/// A slide without a class, or of a class that is not among `names`.
+pub fn known(path: &Path, names: &[String], slides: &[&str]) -> Result<Vec<usize>> {
+    let by_slide = read_of_slides(path, "class")?;
+    let place = |&slide: &&str| {
+        let refuse = |problem: String, remedy: &str| Error::file(path, "", problem, remedy);
+        let class = by_slide.get(slide).ok_or_else(|| {
+            let problem = format!("does not say which class slide {slide} is of");
+            refuse(problem, "add a line for it")
+        })?;
+        let at = names.iter().position(|n| n == class);
+        at.ok_or_else(|| {
+            let names = names.join(", ");
+            let problem = format!("slide {slide} is of class {class}, and the run knows {names}");
+            refuse(problem, "leave the slide out, or train with its class")
+        })
+    };
+    slides.iter().map(place).collect()
+}
+
 impl Classified {
     fn rows(&self) -> std::slice::Chunks<'_, f64> {
         self.probabilities.chunks(self.names.len().max(1))
@@ -143,31 +166,6 @@ impl Classified {
             auc: Some(auc).filter(|a| !a.is_nan()),
             confusion: confusion.rows().map(<[u64]>::to_vec).collect(),
         })
-    }
-
-    /// Sets the classes by a table with columns slide, class; `slides` are those of the
-    /// samples.
-    ///
-    /// # Errors
-    /// A slide without a class, or of a class that the network does not know.
-    pub fn know(&mut self, path: &Path, slides: &[&str]) -> Result<()> {
-        let by_slide = read_of_slides(path, "class")?;
-        let place = |&slide: &&str| {
-            let refuse = |problem: String, remedy: &str| Error::file(path, "", problem, remedy);
-            let class = by_slide.get(slide).ok_or_else(|| {
-                let problem = format!("does not say which class slide {slide} is of");
-                refuse(problem, "add a line for it")
-            })?;
-            let known = self.names.iter().position(|n| n == class);
-            known.ok_or_else(|| {
-                let names = self.names.join(", ");
-                let problem =
-                    format!("slide {slide} is of class {class}, and the run knows {names}");
-                refuse(problem, "leave the slide out, or train with its class")
-            })
-        };
-        self.truth = slides.iter().map(place).collect::<Result<_>>()?;
-        Ok(())
     }
 
     /// Writes `classes.csv`, a line a sample with its class by vote and the mean

@@ -484,6 +484,10 @@ fn trnasformer_and_he2rna_train() {
             scored["scores"]["same_patient"], true,
             "it was trained on them"
         );
+        assert!(
+            scored["scores"]["median_relative_rmse"].is_number(),
+            "{scored}"
+        );
         of_bags_and_networks(network, &out, &other);
 
         // Whole slides, of which the run does not say at which scale it was trained.

@@ -5,6 +5,7 @@ use eosin::ops::{self, Activation};
 use eosin::{DType, Device, Result, Tensor};
 use eosin_emulator::Schedule;
 
+use crate::common::{relative_l2, tensor};
 use crate::golden::{Case, Outputs};
 use crate::harness::{Sample, Suite, emulated};
 
@@ -341,6 +342,10 @@ fn half_tests(suite: &mut Suite, name: &str, dtype: DType) {
     suite.test(format!("linear::cuda::{name}::large_tiles"), move || {
         linear_is_exact(Wgmma::Never, dtype, [1000, 3, 1500])
     });
+    suite.test(
+        format!("linear::cuda::{name}::gradients_of_f32_parameters_are_not_rounded"),
+        move || gradients_are_f32(dtype),
+    );
     suite.test(format!("linear::cuda::{name}::wgmma"), move || {
         linear_is_exact(Wgmma::Always, dtype, [72, 72, 104])?;
         linear_is_exact(Wgmma::Always, dtype, [24, 16, 136])
@@ -459,6 +464,42 @@ fn replays(dtype: DType) -> Result<()> {
 
 /// x w^T + b of integers with w as it is and turned, off the tape and with ReLU on
 /// it, where what the activation was applied to is written too.
+/// Gradients of f32 parameters whose shadows are multiplied: those of the CPU in f32 to its
+/// accuracy, whole and in parts, with and without that of x.
+fn gradients_are_f32(dtype: DType) -> Result<()> {
+    for [m, k, n] in [[9, 46, 7], [900, 24, 8]] {
+        for of_x in [true, false] {
+            let run = |device: &Device, to: DType| -> Result<Vec<Vec<f64>>> {
+                // Values that the dtype has.
+                let of = |name: &str, shape: &[usize]| -> Result<Tensor> {
+                    let t = tensor(name, shape, -1.0, 1.0, dtype)?;
+                    ops::cast(&t, DType::F32)?.to(device)
+                };
+                let x = ops::cast(&of("x", &[m, k])?, to)?;
+                let x = if of_x { x.variable() } else { x };
+                let (w, b) = (of("w", &[n, k])?.variable(), of("b", &[n])?.variable());
+                let shadows = [ops::cast(&w, to)?, ops::cast(&b, to)?];
+                let y = ops::linear(&x, &shadows[0], Some(&shadows[1]), Activation::None)?;
+                let g = ops::cast(&of("g", &[m, n])?, to)?;
+                let gradients = grad(&[&y], Some(&[&g]), &[&w, &b], false)?;
+                let each = gradients.iter().flatten();
+                each.map(|g| {
+                    assert_eq!(g.dtype(), DType::F32);
+                    g.to_f64_vec()
+                })
+                .collect()
+            };
+            let want = run(&Device::Cpu, DType::F32)?;
+            let got = run(&emulated(Schedule::Forward)?, dtype)?;
+            for (got, want) in got.iter().zip(&want) {
+                let error = relative_l2(got, want);
+                assert!(error < 1e-6, "{m} rows, of x {of_x}: {error:e}");
+            }
+        }
+    }
+    Ok(())
+}
+
 fn linear_is_exact(by: Wgmma, dtype: DType, [m, k, n]: [usize; 3]) -> Result<()> {
     let whole = |shape, first| laid(shape, first, PLAIN, DType::F64, &Device::Cpu);
     let wide = |t: &Tensor, shape: &[usize]| ops::reshape(t, shape);

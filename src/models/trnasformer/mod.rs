@@ -321,7 +321,7 @@ impl Trnasformer {
                     Some(k) => self.genes_at(&tokens, k, pass)?,
                     None => self.genes(&tokens)?,
                 };
-                Some(ops::affine(&ops::mse_loss(&predicted, genes)?, 0.5, 0.0)?)
+                Some(ops::scaled_mse_loss(&predicted, genes, 0.5)?)
             }
             None => None,
         };

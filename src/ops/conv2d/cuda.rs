@@ -326,16 +326,17 @@ pub(super) fn gradients(
         depthwise::backward(&device, [&x, &gy, &w], more, into, sizes)?;
         return Ok((gx, (gw, gb)));
     }
+    let of = pixels(sizes).ok_or_else(|| Error::op(op, "internal: not one tap"))?;
     let product = linear::Gradients {
         op,
         kernels: &BACKWARD_1X1,
-        x: &x,
+        x: (&x, Layout::contiguous(Shape::new(&[of[0], of[2]])?)),
         g: &gy,
         w: &w,
         more,
-        sizes: pixels(sizes).ok_or_else(|| Error::op(op, "internal: not one tap"))?,
+        sizes: of,
     };
-    product.run(&device, &gx, &gw, bias)?;
+    product.run(&device, Some(&gx), &gw, bias)?;
     Ok((gx, (gw, gb)))
 }
 

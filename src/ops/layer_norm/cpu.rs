@@ -111,6 +111,14 @@ fn forward_of<T: Float>(
 }
 
 vectorised! {
+    fn add_to<T: Float>(more: &[T], sums: &mut [T]) {
+        for (sum, &more) in sums.iter_mut().zip(more) {
+            *sum += more;
+        }
+    }
+}
+
+vectorised! {
     fn add_rows<T: Float>(a: &[T], b: &[T], out: &mut [T]) {
         for ((o, &a), &b) in out.iter_mut().zip(a).zip(b) {
             *o = a + b;
@@ -178,9 +186,7 @@ fn backward_of<T: Float>(
                 }
                 backward_rows(g, x, &w, statistics, dx);
                 if let Some(more) = more {
-                    for (dx, &more) in dx.iter_mut().zip(&more[at..]) {
-                        *dx = *dx + more;
-                    }
+                    add_to(&more[at..][..dx.len()], dx);
                 }
             },
         );

@@ -32,12 +32,12 @@ pub(super) fn linear(
     let shape = Shape::new(&dims[..=last])?;
     let rows = x.shape()[..last].iter().product();
 
-    let x = x.detach().to_format(Format::Contiguous)?;
+    let x = by_rows(x)?;
     let bias = bias
         .map(|b| b.detach().to_format(Format::Contiguous))
         .transpose()?;
     let (a, b) = (
-        (&x, Layout::contiguous(Shape::new(&[rows, k])?)),
+        (&x, rows_of(&x, [rows, k])?),
         (w, w.layout().permute(&[1, 0])),
     );
     let Some(kernels) = half_kernels(x.dtype()) else {
@@ -87,6 +87,23 @@ static BACKWARD: gradients::Kernels = [
     ],
 ];
 
+/// x as it is if it is a matrix whose rows lie in one piece, else row-major.
+fn by_rows(x: &Tensor) -> Result<Tensor> {
+    let matrix = x.rank() == 2 && x.layout().strides()[1] == 1;
+    match matrix {
+        true => Ok(x.detach()),
+        false => x.detach().to_format(Format::Contiguous),
+    }
+}
+
+/// What [`by_rows`] gives, as (rows, K).
+fn rows_of(x: &Tensor, sizes: [usize; 2]) -> Result<Layout> {
+    match x.rank() {
+        2 => Ok(*x.layout()),
+        _ => Ok(Layout::contiguous(Shape::new(&sizes)?)),
+    }
+}
+
 /// Whether [`gradients`] has a kernel for these operands.
 pub(super) fn has_gradients(x: &Tensor, w: &Tensor) -> bool {
     x.dtype() == w.dtype() && fits(x.dtype(), sizes(x, w))
@@ -98,34 +115,53 @@ fn sizes(x: &Tensor, w: &Tensor) -> [usize; 3] {
     [x.elements().checked_div(k).unwrap_or(0), n, k]
 }
 
-/// Those of x, to which `more` is added, w and, if asked for, the bias.
+/// Which gradients of [`gradients`] are wanted, and how.
+pub(super) struct Wanted {
+    pub x: bool,
+    pub bias: bool,
+    /// Those of w and the bias, which are sums in f32, in f32 and not in x's dtype.
+    pub wide: bool,
+}
+
+/// Of w, and as far as they are wanted of the bias, and of x, to which `more` is added.
 pub(super) fn gradients(
     [x, g, w]: [&Tensor; 3],
     more: Option<&Tensor>,
-    biased: bool,
-) -> Result<(Tensor, (Tensor, Option<Tensor>))> {
+    wanted: &Wanted,
+) -> Result<Vec<Tensor>> {
     let op = "linear_gradient";
     let mut operands = vec![x, g, w];
     operands.extend(more);
     let device = device_of(op, &operands)?;
     let sizes = sizes(x, w);
     let dense = |t: &Tensor| t.detach().to_format(Format::Contiguous);
-    let (x, g, w) = (dense(x)?, dense(g)?, dense(w)?);
+    // In f32 x is read as what is row-major.
+    let x = match x.dtype() {
+        DType::F32 => dense(x)?,
+        _ => by_rows(x)?,
+    };
+    let (g, w) = (dense(g)?, dense(w)?);
     let more = more.map(dense).transpose()?;
-    let empty = |shape: &[usize]| device.empty(Layout::contiguous(Shape::new(shape)?), x.dtype());
-    let (gx, gw) = (empty(x.shape())?, empty(w.shape())?);
-    let gb = biased.then(|| empty(&sizes[1..2])).transpose()?;
+    let empty = |shape: &[usize], dtype| {
+        let layout = Layout::contiguous(Shape::new(shape)?);
+        device.empty(layout, dtype)
+    };
+    let of_parameters = if wanted.wide { DType::F32 } else { x.dtype() };
+    let gw = empty(w.shape(), of_parameters)?;
+    let gb = wanted.bias.then(|| empty(&sizes[1..2], of_parameters));
+    let gb = gb.transpose()?;
+    let gx = wanted.x.then(|| empty(x.shape(), x.dtype())).transpose()?;
     let product = Gradients {
         op,
         kernels: &BACKWARD,
-        x: &x,
+        x: (&x, rows_of(&x, [sizes[0], sizes[2]])?),
         g: &g,
         w: &w,
         more: more.as_ref(),
         sizes,
     };
-    product.run(&device, &gx, &gw, gb.as_ref())?;
-    Ok((gx, (gw, gb)))
+    product.run(&device, gx.as_ref(), &gw, gb.as_ref())?;
+    Ok([gw].into_iter().chain(gb).chain(gx).collect())
 }
 
 fn half_kernels(dtype: DType) -> Option<tensor_cores::Kernels> {

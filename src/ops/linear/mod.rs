@@ -100,14 +100,24 @@ pub fn linear(
         let (n, k) = (w.shape()[0], w.shape()[1]);
         let rows = x.elements().checked_div(k).unwrap_or(0);
         let at_once = matches!(x.device(), Device::Cuda(_)) && cuda::has_gradients(&x, &w);
-        if at_once && !b.create_graph && b.wants(0) && b.wants(1) {
-            let more = b.take_earlier(0);
-            let mut read = vec![&x, &b.grad, &w];
+        if at_once && !b.create_graph && b.wants(1) {
+            let wanted = cuda::Wanted {
+                x: b.wants(0),
+                bias: b.wants(2),
+                // Of an f32 parameter's shadow: rounded in between, it would be cast back.
+                wide: b.is_cast(1) && (!b.wants(2) || b.is_cast(2)),
+            };
+            let more = if wanted.x { b.take_earlier(0) } else { None };
+            let mut read = vec![&x, &b.grad];
+            read.extend(wanted.x.then_some(&w));
             read.extend(&more);
-            let (gx, (gw, gb)) = profile::call("linear_gradient", &read, || {
-                cuda::gradients([&x, &b.grad, &w], more.as_ref(), b.wants(2))
+            let of = profile::call("linear_gradient", &read, || {
+                cuda::gradients([&x, &b.grad, &w], more.as_ref(), &wanted)
             })?;
-            return Ok(vec![Some(gx), Some(gw), gb]);
+            let mut of = of.into_iter();
+            let gw = of.next();
+            let gb = if wanted.bias { of.next() } else { None };
+            return Ok(vec![of.next(), gw, gb]);
         }
         let g = ops::reshape(&b.grad, &[rows, n])?;
         Ok(vec![

@@ -9,19 +9,31 @@ use crate::ops::vector::{exp, sum_pairs, vectorised};
 use crate::shape::Format;
 use crate::tensor::Tensor;
 
-/// The mean of a function of pairs of elements, NaN over none.
-pub(super) fn mean_of(op: &'static str, kind: Kind, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+/// The mean of a function of pairs of elements times `factor`, NaN over none.
+pub(super) fn mean_of(
+    op: &'static str,
+    kind: Kind,
+    x: &Tensor,
+    y: &Tensor,
+    factor: f64,
+) -> Result<Tensor> {
     if is_half(x) || is_half(y) {
-        return widened([x, y], |[x, y]| mean_of(op, kind, x, y));
+        return widened([x, y], |[x, y]| mean_of(op, kind, x, y, factor));
     }
     match (x.dtype(), y.dtype()) {
-        (DType::F32, DType::F32) => run::<f32>(op, kind, x, y),
-        (DType::F64, DType::F64) => run::<f64>(op, kind, x, y),
+        (DType::F32, DType::F32) => run::<f32>(op, kind, x, y, factor),
+        (DType::F64, DType::F64) => run::<f64>(op, kind, x, y, factor),
         (a, b) => Err(Error::dtype(op, &[a, b], "two equal floats are needed")),
     }
 }
 
-fn run<T: Float>(op: &'static str, kind: Kind, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+fn run<T: Float>(
+    op: &'static str,
+    kind: Kind,
+    x: &Tensor,
+    y: &Tensor,
+    factor: f64,
+) -> Result<Tensor> {
     let (mut x, mut y) = (x.detach(), y.detach());
     // Any order of the pairs will do, as long as it is the same for both.
     let alike = x.layout().packed() == y.layout().packed();
@@ -38,7 +50,7 @@ fn run<T: Float>(op: &'static str, kind: Kind, x: &Tensor, y: &Tensor) -> Result
         }
         sum
     });
-    Tensor::scalar(total / xs.len() as f64, T::DTYPE)
+    Tensor::scalar(factor * (total / xs.len() as f64), T::DTYPE)
 }
 
 /// The sum of `f(start, end)` over blocks that depend on `n` alone.

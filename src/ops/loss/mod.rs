@@ -40,15 +40,36 @@ fn share(g: &Tensor, elements: usize, factor: f64) -> Result<Tensor> {
 /// # Errors
 /// Shapes or dtypes differ.
 pub fn mse_loss(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    scaled_mse_loss(x, y, 1.0)
+}
+
+/// [`mse_loss`] times `factor`, in the same passes.
+///
+/// # Errors
+/// As [`mse_loss`].
+pub(crate) fn scaled_mse_loss(x: &Tensor, y: &Tensor, factor: f64) -> Result<Tensor> {
     same_shape("mse_loss", x, y)?;
     let loss = profile::call("mse_loss", &[x, y], || match x.device() {
-        Device::Cpu => cpu::mean_of("mse_loss", Kind::Squares, x, y),
-        Device::Cuda(_) => cuda::mean_of("mse_loss", Kind::Squares, x, y),
+        Device::Cpu => cpu::mean_of("mse_loss", Kind::Squares, x, y, factor),
+        Device::Cuda(_) => cuda::mean_of("mse_loss", Kind::Squares, x, y, factor),
     })?;
-    Ok(record("mse_loss", &[x, y], loss, Save::ALL, |b| {
+    Ok(record("mse_loss", &[x, y], loss, Save::ALL, move |b| {
         let (x, y) = (b.input(0)?, b.input(1)?);
+        let single = |t: &Tensor| t.dtype() == DType::F32;
+        let one_pass = matches!(x.device(), Device::Cuda(_)) && !b.create_graph;
+        let one_pass = one_pass && single(&x) && single(&y) && x.elements() > 0;
         let twice = |x: &Tensor, y: &Tensor| {
-            ops::mul(&ops::sub(x, y)?, &share(&b.grad, x.elements(), 2.0)?)
+            if one_pass {
+                let factor = 2.0 * factor / x.elements() as f64;
+                let read = [x, y, &b.grad];
+                return profile::call("mse_loss", &read, || {
+                    cuda::difference(x, y, &b.grad, factor)
+                });
+            }
+            ops::mul(
+                &ops::sub(x, y)?,
+                &share(&b.grad, x.elements(), 2.0 * factor)?,
+            )
         };
         Ok(vec![
             b.when(0, || twice(&x, &y))?,
@@ -77,8 +98,8 @@ pub fn bce_with_logits(x: &Tensor, target: &Tensor) -> Result<Tensor> {
     const OP: &str = "bce_with_logits";
     same_shape(OP, x, target)?;
     let loss = profile::call(OP, &[x, target], || match x.device() {
-        Device::Cpu => cpu::mean_of(OP, Kind::BinaryEntropy, x, target),
-        Device::Cuda(_) => cuda::mean_of(OP, Kind::BinaryEntropy, x, target),
+        Device::Cpu => cpu::mean_of(OP, Kind::BinaryEntropy, x, target, 1.0),
+        Device::Cuda(_) => cuda::mean_of(OP, Kind::BinaryEntropy, x, target, 1.0),
     })?;
     Ok(record(OP, &[x, target], loss, Save::ALL, |b| {
         let (x, target) = (b.input(0)?, b.input(1)?);
@@ -121,7 +142,38 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
             return Err(Error::op(OP, problem));
         }
     }
+    // Few logits are one block's work.
+    const ONE_BLOCK: usize = 1 << 20;
+    let one_pass = matches!(logits.device(), Device::Cuda(_)) && logits.dtype() == DType::F32;
+    if one_pass && (1..=ONE_BLOCK).contains(&logits.elements()) {
+        return cross_entropy_at_once(logits, labels);
+    }
     let likelihoods = ops::log_softmax(logits, 1)?;
     let picked = ops::gather(&likelihoods, 1, &ops::reshape(labels, &[rows, 1])?)?;
     share(&ops::sum_all(&picked)?, rows, -1.0)
+}
+
+/// On CUDA, a launch each way.
+fn cross_entropy_at_once(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    const OP: &str = "cross_entropy";
+    let (loss, log_sums) = profile::call(OP, &[logits, labels], || {
+        cuda::cross_entropy(logits, labels)
+    })?;
+    Ok(record(OP, &[logits, labels], loss, Save::ALL, move |b| {
+        let (x, labels) = (b.input(0)?, b.input(1)?);
+        if !b.create_graph {
+            let read = [&x, &labels, &log_sums, &b.grad];
+            let gx = profile::call(OP, &read, || cuda::cross_entropy_gradient(read))?;
+            return Ok(vec![Some(gx), None]);
+        }
+        let (rows, classes) = (x.shape()[0], x.shape()[1]);
+        let ones = Tensor::full_on(1.0, &[rows, 1], x.dtype(), &x.device())?;
+        let index = ops::reshape(&labels, &[rows, 1])?;
+        let chosen = ops::scatter_add(&ones, 1, &index, classes)?;
+        let excess = ops::sub(&ops::softmax(&x, 1)?, &chosen)?;
+        Ok(vec![
+            Some(ops::mul(&excess, &share(&b.grad, rows, 1.0)?)?),
+            None,
+        ])
+    }))
 }

@@ -59,18 +59,18 @@ struct HalfGradientParams {
     k: u32,
     each: u32,
     count: u32,
-    padding: u32,
+    wide: u32,
 }
 
 /// The small and the large tiles' kernels for f32, bf16 and f16.
 pub(crate) type Kernels = [[&'static Kernel; 2]; 3];
 
-/// Which gradients: x (M, K), g (M, N) and w (N, K) are dense and of one dtype; `more`,
-/// as x, is added to that of x.
+/// Which gradients: x (M, K), g (M, N) and w (N, K) are of one dtype and dense, x in bf16
+/// and f16 in rows of any distance; `more`, dense, is added to that of x.
 pub(crate) struct Gradients<'a> {
     pub op: &'static str,
     pub kernels: &'a Kernels,
-    pub x: &'a Tensor,
+    pub x: (&'a Tensor, Layout),
     pub g: &'a Tensor,
     pub w: &'a Tensor,
     pub more: Option<&'a Tensor>,
@@ -113,25 +113,28 @@ pub(crate) fn fits(dtype: DType, sizes: [usize; 3]) -> bool {
 }
 
 impl Gradients<'_> {
-    /// Into gx, gw and gb, if it is wanted.
+    /// Into gw, and gx and gb if they are wanted. gw and gb have the dtype of x, or both
+    /// are f32.
     ///
     /// # Errors
     /// It does not fit, see [`fits`].
     pub fn run(
         self,
         device: &CudaDevice,
-        gx: &Tensor,
+        gx: Option<&Tensor>,
         gw: &Tensor,
         gb: Option<&Tensor>,
     ) -> Result<()> {
         let (op, [m, n, k]) = (self.op, self.sizes);
-        let dtype = self.x.dtype();
+        let (x, of_x) = &self.x;
+        let dtype = x.dtype();
         let (Some(place), Some((size, [down, across]))) = (place(dtype), tile(dtype, self.sizes))
         else {
             return Err(Error::op(op, "internal: no kernel for these sizes"));
         };
         let columns = k.div_ceil(across);
-        let (x_tiles, w_tiles) = (m.div_ceil(down) * columns, n.div_ceil(down) * columns);
+        let x_tiles = gx.map_or(0, |_| m.div_ceil(down) * columns);
+        let w_tiles = n.div_ceil(down) * columns;
         // Cut by shape alone, so that the result never depends on the device.
         let wanted = ENOUGH_TILES.div_ceil(w_tiles.max(1)).min(m / SHORTEST_PART);
         let wanted = wanted.max(m.div_ceil(LONGEST_PART)).max(1);
@@ -152,11 +155,11 @@ impl Gradients<'_> {
         let [more, gb, workspace] = [self.more, gb, workspace.as_ref()];
         if dtype == DType::F32 {
             let params = GradientParams {
-                x: self.x.address(op)?,
+                x: x.address(op)?,
                 g: self.g.address(op)?,
                 w: self.w.address(op)?,
                 more: address_or_none(op, more)?,
-                gx: gx.address(op)?,
+                gx: address_or_none(op, gx)?,
                 gw: gw.address(op)?,
                 gb: address_or_none(op, gb)?,
                 parts: address_or_none(op, workspace)?,
@@ -174,11 +177,11 @@ impl Gradients<'_> {
             Operand::by_rows(op, t.address(op)?, &Layout::contiguous(Shape::new(&shape)?))
         };
         let params = HalfGradientParams {
-            x: operand(self.x, [m, k])?,
+            x: Operand::by_rows(op, x.address(op)?, of_x)?,
             g: operand(self.g, [m, n])?,
             w: operand(self.w, [n, k])?,
             more: address_or_none(op, more)?,
-            gx: gx.address(op)?,
+            gx: address_or_none(op, gx)?,
             gw: gw.address(op)?,
             gb: address_or_none(op, gb)?,
             parts: address_or_none(op, workspace)?,
@@ -188,7 +191,7 @@ impl Gradients<'_> {
             k: count(op, k)?,
             each,
             count: parts,
-            padding: 0,
+            wide: u32::from(gw.dtype() == DType::F32),
         };
         device.launch(kernel, grid, panels([down, across]), &params)
     }
