@@ -40,9 +40,8 @@ pub fn train_classifier(
                 let [train, validation, test] = fold.tiles;
                 text += &format!(
                     "\ntiles              {train} training, {validation} validation, {test} \
-                     test\nepochs             {}, kept {}",
-                    fold.history.train.len(),
-                    fold.history.best + 1
+                     test\n{}",
+                    console::epochs(fold.history.train.len(), fold.history.best)
                 );
                 text += &level("held out", mark, &fold.scores.bags, &made.classes);
                 text += &level("slides by vote", mark, &fold.scores.slides, &made.classes);
@@ -67,10 +66,7 @@ pub fn train_classifier(
         }
     }
     text += &format!("\n\nrun                {}", args.out.display());
-    for skipped in &made.skipped {
-        text += &format!("\nskipped {skipped}");
-    }
-    console::print(json, &made, &text)
+    console::print_with_skipped(json, &made, text, &made.skipped)
 }
 
 /// Scores a run on other tiles, by default in a folder for each class.
@@ -104,10 +100,7 @@ pub fn evaluate(
     text += &level("tiles", "", &made.scores.bags, classes);
     text += &level("slides by vote", "", &made.scores.slides, classes);
     text += &format!("\ntables             {}", args.out.display());
-    for skipped in &made.skipped {
-        text += &format!("\nskipped {skipped}");
-    }
-    console::print(json, &made, &text)
+    console::print_with_skipped(json, &made, text, &made.skipped)
 }
 
 fn about(spread: Spread) -> String {
@@ -147,19 +140,15 @@ pub fn train_simclr(
     let made = simclr::train(&config, &args.out, args.resume, device, control)?;
     let [train, validation] = made.tiles;
     let best = made.history.validation.get(made.history.best);
-    let mut text = format!(
+    let text = format!(
         "tiles              {train} training, {validation} validation\n\
-         epochs             {}, kept {}\n\
+         {}\n\
          validation loss    {:.4}; telling nothing {:.4}\n\
          weights            {}",
-        made.history.train.len(),
-        made.history.best + 1,
+        console::epochs(made.history.train.len(), made.history.best),
         best.copied().unwrap_or(f64::NAN),
         made.chance,
         args.out.join("model.safetensors").display()
     );
-    for skipped in &made.skipped {
-        text += &format!("\nskipped {skipped}");
-    }
-    console::print(json, &made, &text)
+    console::print_with_skipped(json, &made, text, &made.skipped)
 }

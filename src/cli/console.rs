@@ -106,6 +106,24 @@ pub fn stop_on_signal() -> &'static AtomicBool {
     &STOP
 }
 
+/// [`print`] with a line for each thing that was left out.
+pub fn print_with_skipped<S: std::fmt::Display>(
+    json: bool,
+    value: &impl serde::Serialize,
+    mut text: String,
+    skipped: impl IntoIterator<Item = S>,
+) -> Result<()> {
+    for one in skipped {
+        text += &format!("\nskipped {one}");
+    }
+    print(json, value, &text)
+}
+
+/// How long a training went, as the summaries of runs say it.
+pub fn epochs(trained: usize, kept: usize) -> String {
+    format!("epochs             {trained}, kept {}", kept + 1)
+}
+
 /// Prints a result as JSON or as text.
 pub fn print<T: serde::Serialize>(json: bool, value: &T, text: &str) -> Result<()> {
     let text = if json {

@@ -15,6 +15,7 @@ use crate::expression::{Orientation, Table, table};
 use crate::formats::atomic::create_dir_all;
 use crate::formats::npy;
 use crate::metrics::pca::Pca;
+use crate::metrics::umap::umap;
 use crate::nn::{to_array, to_tensor};
 use crate::ops;
 use crate::random::Philox;
@@ -46,13 +47,12 @@ pub fn train_betavae(
     let text = format!(
         "profiles           {train} training, {validation} validation, {test} test\n\
          genes              {}\n\
-         epochs             {}, kept {}\n\
+         {}\n\
          test error         {:.4}{mark}; of the training mean {:.4}\n\
          Pearson, median    {}{mark}\n\
          run                {}",
         made.genes,
-        made.history.train.len(),
-        made.history.best + 1,
+        console::epochs(made.history.train.len(), made.history.best),
         made.test_error,
         made.test_error_of_mean,
         number(made.median_pearson.unwrap_or(f64::NAN), 3),
@@ -73,15 +73,14 @@ pub fn train_rnagan(
     let mut text = format!(
         "tiles              {} of {} slides\n\
          held out           {}\n\
-         epochs             {}, kept {}\n",
+         {}\n",
         made.tiles,
         made.slides,
         match &made.held_out[..] {
             [] => "none".to_owned(),
             some => some.join(", "),
         },
-        made.signs.len(),
-        made.kept + 1
+        console::epochs(made.signs.len(), made.kept)
     );
     if let Some(last) = made.signs.last() {
         text += &format!(
@@ -96,10 +95,7 @@ pub fn train_rnagan(
         );
     }
     text += &format!("samples            {}", args.out.join("samples").display());
-    for skipped in &made.skipped {
-        text += &format!("\nskipped {skipped}");
-    }
-    console::print(json, &made, &text)
+    console::print_with_skipped(json, &made, text, &made.skipped)
 }
 
 #[derive(Args)]
@@ -412,7 +408,7 @@ pub struct SampleArgs {
     count: usize,
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// HTML page with the first two principal components
+    /// HTML page: profiles in the plane by principal components and by UMAP
     #[arg(long)]
     plot: Option<PathBuf>,
 }
@@ -428,7 +424,7 @@ pub struct ShiftArgs {
     from: String,
     #[arg(long)]
     to: String,
-    /// HTML page with the first two principal components
+    /// HTML page: profiles in the plane by principal components and by UMAP
     #[arg(long)]
     plot: Option<PathBuf>,
 }
@@ -444,7 +440,7 @@ pub struct InterpolateArgs {
     /// Profiles on the path, its ends included
     #[arg(long, default_value_t = 5)]
     steps: usize,
-    /// HTML page with the first two principal components
+    /// HTML page: profiles in the plane by principal components and by UMAP
     #[arg(long)]
     plot: Option<PathBuf>,
 }
@@ -648,37 +644,69 @@ impl<'a> Making<'a> {
         say(&self.args.out, n, width, json)
     }
 
-    /// Profiles in the plane of the real ones' first two principal components.
+    /// Profiles in the plane, by the real ones' principal components and by UMAP of all.
     fn plot(&self, parts: &[(&str, &[f32]); 3]) -> Result<Report> {
         let width = self.vae.genes().len();
         let pca = Pca::fit(parts[0].1, width, 2)?;
         let mut page = Report::new("Profiles of a beta-VAE");
         page.subtitle(format!(
-            "{} real profiles of {width} genes, standardised; axes are the first two principal \
-             components of the real profiles",
+            "{} real profiles of {width} genes, standardised",
             self.table.samples.len()
         ));
-        let panels = parts.iter().enumerate().map(|(colour, (title, values))| {
-            let points = pca.project(values)?;
-            Ok(Scatter {
-                title: (*title).to_owned(),
-                note: format!("{} profiles", points.len() / 2),
-                x_label: "first component".into(),
-                y_label: "second component".into(),
-                points: points.chunks(2).map(|p| (p[0], p[1])).collect(),
-                colour,
-                ..Scatter::default()
-            })
-        });
-        let chart = ScatterGrid {
-            title: "Principal components".into(),
+        // Three panels of places (x, y), of so many profiles each.
+        let chart = |title: &str, [x, y]: [&str; 2], places: [Vec<f64>; 3]| ScatterGrid {
+            title: title.into(),
             columns: 3,
-            panels: panels.collect::<Result<_>>()?,
+            panels: (parts.iter().zip(places).enumerate())
+                .map(|(colour, ((title, values), places))| Scatter {
+                    title: (*title).to_owned(),
+                    note: match (places.len() / 2, values.len() / width) {
+                        (shown, all) if shown == all => format!("{all} profiles"),
+                        (shown, all) => format!("{shown} of {all} profiles"),
+                    },
+                    x_label: x.into(),
+                    y_label: y.into(),
+                    points: places.chunks(2).map(|p| (p[0], p[1])).collect(),
+                    colour,
+                    ..Scatter::default()
+                })
+                .collect(),
         };
-        page.section("Where profiles lie").figure(
-            &chart.draw(),
-            "Each panel has its own axes: read their numbers before comparing spreads.",
+        let own_axes = "Each panel has its own axes: read their numbers before comparing spreads.";
+        let of = |i: usize| pca.project(parts[i].1);
+        let places = [of(0)?, of(1)?, of(2)?];
+        let labels = ["first component", "second component"];
+        let components = chart("Principal components of the real profiles", labels, places);
+        page.section("Where profiles lie")
+            .figure(&components.draw(), own_axes);
+
+        let thinned = parts.map(|(_, values)| thinned(values, width));
+        let all = umap(&thinned.concat(), width, UMAP_SEED)?;
+        let mut rest = &all[..];
+        let places = thinned.map(|values| {
+            let (own, others) = rest.split_at(2 * (values.len() / width));
+            rest = others;
+            own.to_vec()
+        });
+        let neighbours = chart("UMAP of all three together", ["first", "second"], places);
+        let note = format!(
+            "{own_axes} Who is near whom counts, not how far groups are apart (15 neighbours, \
+             min-dist 0.1, seed {UMAP_SEED})."
         );
+        page.section("Neighbourhoods")
+            .figure(&neighbours.draw(), &note);
         Ok(page)
     }
+}
+
+/// Profiles of a panel at most for UMAP, whose neighbours are searched among all.
+const UMAP_PROFILES: usize = 1000;
+const UMAP_SEED: u64 = 0;
+
+/// At most so many rows, evenly spread.
+fn thinned(values: &[f32], width: usize) -> Vec<f32> {
+    let n = values.len() / width.max(1);
+    let take = n.min(UMAP_PROFILES);
+    let rows = (0..take).map(|i| &values[i * n / take * width..][..width]);
+    rows.flatten().copied().collect()
 }

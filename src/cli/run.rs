@@ -131,14 +131,11 @@ pub fn features(
         tiles: used_tiles(&cohort),
         skipped,
     };
-    let mut text = format!(
+    let text = format!(
         "{}: {} slides, {} tiles; {}",
         made.folder, made.slides, made.tiles, made.encoder
     );
-    for line in &made.skipped {
-        text += &format!("\nskipped {line}");
-    }
-    console::print(json, &made, &text)
+    console::print_with_skipped(json, &made, text, &made.skipped)
 }
 
 fn used_tiles(cohort: &Cohort) -> usize {
@@ -235,10 +232,7 @@ pub fn train_trnasformer(
     if let Some(classes) = &trained.classes {
         text = format!("{}\n{text}", described_classes(classes));
     }
-    for skipped in &outcome.skipped {
-        text += &format!("\nskipped {}: {}", skipped.what, skipped.why);
-    }
-    console::print(json, &trained, &text)
+    console::print_with_skipped(json, &trained, text, &outcome.skipped)
 }
 
 /// The figures of tRNAsformer or HE2RNA.

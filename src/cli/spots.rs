@@ -57,10 +57,7 @@ pub fn train_tcgn(
     write_results(&args.out, held, &scores, &summary)?;
     let mut text = described(&summary, &args.out.join("genes.csv"));
     text += &by_section(held, &args.out.join("sections.csv"))?;
-    for skipped in &outcome.skipped {
-        text += &format!("\nskipped {}: {}", skipped.what, skipped.why);
-    }
-    console::print(json, &summary, &text)
+    console::print_with_skipped(json, &summary, text, &outcome.skipped)
 }
 
 fn reported(outcome: &Outcome, scores: &Scores) -> Option<Reported> {
@@ -485,10 +482,7 @@ fn finish(
         "\nmaps               {}",
         result.maps.join("\n                   ")
     );
-    for skipped in &cohort.skipped {
-        text += &format!("\nskipped {}: {}", skipped.what, skipped.why);
-    }
-    console::print(json, &result, &text)
+    console::print_with_skipped(json, &result, text, &cohort.skipped)
 }
 
 fn as_table(held: &HeldOut, values: Vec<f32>) -> Table {

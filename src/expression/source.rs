@@ -103,6 +103,12 @@ pub struct Skipped {
     pub why: String,
 }
 
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
 /// Expression, and what was left out of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {

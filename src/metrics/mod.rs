@@ -20,6 +20,7 @@ pub mod precision_recall;
 pub mod ranking;
 pub mod regression;
 pub mod summary;
+pub mod umap;
 
 use statrs::function::beta::beta_reg;
 use statrs::function::erf::erfc;

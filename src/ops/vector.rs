@@ -169,6 +169,40 @@ fn exp_f32(x: f32) -> f32 {
     series * power(n >> 1) * power(n.wrapping_sub(n >> 1))
 }
 
+/// In f32 without branches or calls, within 3 units in the last place; in f64 that of the
+/// standard library.
+#[inline(always)]
+pub(crate) fn tanh<T: Float>(x: T) -> T {
+    if T::DTYPE == DType::F32 {
+        T::from_f64(tanh_f32(x.to_f64() as f32).into())
+    } else {
+        x.tanh()
+    }
+}
+
+/// Near 0, where 1 - 2 / (e^(2 x) + 1) cancels, x + x^3 p(x^2), p fitted for the smallest largest
+/// relative error, 7e-10 (least squares reweighted by the error, 4,000 Chebyshev nodes).
+#[inline(always)]
+fn tanh_f32(x: f32) -> f32 {
+    const NEAR: f32 = 0.7;
+    const FITTED: [f32; 5] = [
+        -0.007_883_308_5,
+        0.021_571_059,
+        -0.053_920_954,
+        0.133_329_84,
+        -0.333_333_25,
+    ];
+    let (size, square) = (x.abs(), x * x);
+    let mut series = 0.001_895_665_8;
+    for coefficient in FITTED {
+        series = series * square + coefficient;
+    }
+    let near = size + size * square * series;
+    let far = 1.0 - 2.0 / (exp_f32(2.0 * size) + 1.0);
+    let size = if size < NEAR { near } else { far };
+    size.copysign(x)
+}
+
 /// Distribution function and density of the standard normal distribution at x: in
 /// f32 without branches or calls, both within 2e-7, the first also within 1e-6 of
 /// itself down to x = -5 (3e-6 to -9); in f64 by the libraries.
@@ -227,6 +261,24 @@ mod tests {
             let error = (f64::from(exp(x)) - exact).abs() / unit;
             assert!(error <= 2.0, "e^{x} is off by {error} units");
         }
+    }
+
+    #[test]
+    fn tanh_is_exact_to_three_units() {
+        for i in -1_000_000..=1_000_000 {
+            let x = i as f32 * 1e-5;
+            let exact = f64::from(x).tanh();
+            let unit = f64::from(f32::EPSILON) * 2f64.powf(exact.abs().log2().floor());
+            let error = (f64::from(tanh(x)) - exact).abs();
+            assert!(error <= 3.0 * unit, "tanh {x} is off by {}", error / unit);
+        }
+        for x in [1e-30f32, 1e-40, 0.0, -0.0] {
+            assert_eq!(tanh(x).to_bits(), x.to_bits());
+        }
+        for (x, y) in [(f32::INFINITY, 1.0), (-1e30, -1.0), (-20.0, -1.0)] {
+            assert_eq!(tanh(x), y, "{x}");
+        }
+        assert!(tanh(f32::NAN).is_nan());
     }
 
     #[test]

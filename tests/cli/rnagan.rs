@@ -128,6 +128,7 @@ fn from_profiles_to_a_quiz() {
     assert_eq!(lines_of(&profiles), 10);
     let plot = fs::read_to_string(&page).expect("a page");
     assert!(plot.contains("reconstructed") && plot.contains("<svg"));
+    assert!(plot.contains("Principal components") && plot.contains("UMAP"));
     vae_command(
         "interpolate",
         &profiles,

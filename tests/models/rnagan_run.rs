@@ -219,6 +219,7 @@ fn gan_resumes(quirks: bool, device: &dyn Fn() -> Result<Device>) -> Result<()> 
     let folder = prepared(&device()?)?;
     let mut config = gan_config(folder.path(), &folder.path().join("vae"));
     config.loss.reference_quirks = quirks;
+    assert_eq!(config.initial() == Initial::Torchgan, quirks);
     if !quirks {
         config.model.critic_profile = true;
         config.training.average = 0.8;
@@ -449,9 +450,10 @@ fn noise_alone() -> Result<()> {
     .map(|(start, kind, clip, norm)| {
         config.model.critic_norm = norm;
         config.model.initial = match norm {
-            CriticNorm::Batch => Initial::Torchgan,
-            CriticNorm::None => Initial::Dcgan,
+            CriticNorm::Batch => Some(Initial::Torchgan),
+            CriticNorm::None => None,
         };
+        assert_eq!(config.initial() == Initial::Dcgan, norm == CriticNorm::None);
         config.input = InputConfig {
             start,
             latent: 6,

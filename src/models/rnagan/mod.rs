@@ -25,12 +25,11 @@ const LAYER_SLOPE: f64 = 0.2;
 pub const NOISE: f32 = 0.3;
 
 /// From what distribution the weights of convolutions are drawn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "formats", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "formats", serde(rename_all = "lowercase"))]
 pub enum Initial {
     /// Normal of variance 2 / fan_in, as torchgan and so the published code.
-    #[default]
     Torchgan,
     /// Normal of deviation 0.02, as DCGAN's paper. torchgan's weights in front of the tanh give
     /// it inputs of deviation 2, so that a new generator's levels are nearly all black or white.

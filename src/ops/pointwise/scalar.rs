@@ -6,7 +6,7 @@
 
 use super::Function;
 use crate::dtype::Float;
-use crate::ops::vector::{Vectors, exp, gaussian, widest};
+use crate::ops::vector::{Vectors, exp, gaussian, tanh, widest};
 
 /// A loop that takes a formula.
 pub(crate) trait Loop<T> {
@@ -89,13 +89,13 @@ pub(crate) fn visit<T: Float, L: Loop<T>>(f: Function, order: u32, body: L) -> L
             let s = sigmoid(x);
             s * (one - s) * (two + x * (one - two * s))
         }),
-        (Function::Tanh, 0) => body.run(move |x: T| x.tanh()),
+        (Function::Tanh, 0) => body.run(move |x: T| tanh(x)),
         (Function::Tanh, 1) => body.run(move |x: T| {
-            let t = x.tanh();
+            let t = tanh(x);
             one - t * t
         }),
         (Function::Tanh, _) => body.run(move |x: T| {
-            let t = x.tanh();
+            let t = tanh(x);
             -two * t * (one - t * t)
         }),
         (Function::Sigmoid, 0) => body.run(sigmoid),

@@ -308,7 +308,10 @@ pub struct GanModelConfig {
     /// Channels next to the image.
     pub step: usize,
     pub growth: Growth,
-    pub initial: Initial,
+    /// Left out: as published with `loss.reference_quirks`, and else `dcgan`, since a generator
+    /// whose first tiles are black and white learns far later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initial: Option<Initial>,
     pub critic_norm: CriticNorm,
     /// The critic is given the generator's input beside the tile, so that a tile must fit its
     /// profile; without it nothing but chance ties the two.
@@ -333,7 +336,7 @@ impl Default for GanModelConfig {
             image: 256,
             step: 64,
             growth: Growth::Transposed,
-            initial: Initial::default(),
+            initial: None,
             critic_norm: CriticNorm::default(),
             critic_profile: false,
         }
@@ -490,6 +493,17 @@ impl Default for WatchConfig {
             tiles: 32,
             diversity: 0.1,
         }
+    }
+}
+
+impl GanConfig {
+    /// Where weights start.
+    pub fn initial(&self) -> Initial {
+        let usual = match self.loss.reference_quirks {
+            true => Initial::Torchgan,
+            false => Initial::Dcgan,
+        };
+        self.model.initial.unwrap_or(usual)
     }
 }
 

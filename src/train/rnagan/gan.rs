@@ -172,7 +172,7 @@ pub fn train(
         CriticNorm::Batch => Critic::new(sizes, &mut random)?,
         CriticNorm::None => Critic::plain(sizes, &mut random)?,
     };
-    if config.model.initial == Initial::Dcgan {
+    if config.initial() == Initial::Dcgan {
         Initial::Dcgan.draw(&generator, &mut random)?;
         // Without norms so narrow weights would leave nothing of an image at the score.
         if config.model.critic_norm == CriticNorm::Batch {

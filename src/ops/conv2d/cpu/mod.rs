@@ -9,7 +9,8 @@
 //! ([`weight_gradient`](mod@weight_gradient)). Depthwise convolutions have
 //! loops of their own ([`depthwise`], `columns` in f32 on x86-64), and 3x3 convolutions of stride 1 take
 //! fewer multiplications in f32 where that helps ([`winograd`], [`Way`],
-//! [`winograd_gradient`]).
+//! [`winograd_gradient`]). Where pixels are few beside channels, in training, weights stay as
+//! they lie ([`few_pixels`]).
 //!
 //! f32 is summed in 512-bit registers where a processor has them, by the same code
 //! with other numbers of rows and columns, and with the same bits (`same_bits`).
@@ -19,6 +20,7 @@ mod columns;
 mod dense;
 mod depthwise;
 mod epilogue;
+mod few_pixels;
 mod kernel;
 mod map;
 mod pack;
@@ -56,8 +58,31 @@ pub(super) fn forward(
             None => widened([x, w], |[x, w]| forward(x, w, None, sizes)),
         };
     }
-    same_floats("conv2d", x, w)?;
+    let dtype = same_floats("conv2d", x, w)?;
+    if few_pixels::suits(sizes) {
+        return match dtype {
+            DType::F64 => of_few_pixels::<f64>(x, w, bias, sizes),
+            _ => of_few_pixels::<f32>(x, w, bias, sizes),
+        };
+    }
     Weights::new(w, bias, sizes, Way::Direct)?.run(x, None, Activation::None, sizes)
+}
+
+fn of_few_pixels<T: Float>(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    sizes: &Sizes,
+) -> Result<Tensor> {
+    let op = "conv2d";
+    let (x, w) = (channels_last(x)?, contiguous(w)?);
+    let bias = bias.map(contiguous).transpose()?;
+    let (xs, ws) = (x.dense_slice::<T>(op)?, w.dense_slice::<T>(op)?);
+    let bias = bias.as_ref().map(|b| b.dense_slice::<T>(op)).transpose()?;
+    let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
+    Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
+        few_pixels::forward(xs, ws, bias, sizes, out);
+    }))
 }
 
 pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<Tensor> {
@@ -80,6 +105,13 @@ pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<T
                 let mut wide = vec![T::ZERO; out.len() * times];
                 depthwise::run(from, &map, &weights, &Epilogue::NONE, &mut wide);
                 depthwise::joined(&wide, times, out);
+            }));
+        }
+        if few_pixels::suits_input_gradient(sizes) {
+            let w = contiguous(w)?;
+            let weights = w.dense_slice::<T>(op)?;
+            return Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
+                few_pixels::input_gradient(from, weights, sizes, out);
             }));
         }
         if winograd::suits::<T>(sizes) {
@@ -109,6 +141,12 @@ pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<
         let (x, gy) = (channels_last(x)?, channels_last(gy)?);
         let (xs, gys) = (x.dense_slice::<T>(op)?, gy.dense_slice::<T>(op)?);
         let [k, c, r, s] = sizes.w_shape();
+        if few_pixels::suits(sizes) {
+            let layout = Layout::contiguous(Shape::new(&sizes.w_shape())?);
+            return Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
+                few_pixels::weight_gradient(xs, gys, sizes, out);
+            }));
+        }
         if winograd::suits::<T>(sizes) {
             let layout = Layout::contiguous(Shape::new(&sizes.w_shape())?);
             return Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
@@ -151,6 +189,10 @@ fn same_floats(op: &'static str, a: &Tensor, b: &Tensor) -> Result<DType> {
 
 fn channels_last(t: &Tensor) -> Result<Tensor> {
     t.detach().to_format(Format::ChannelsLast)
+}
+
+fn contiguous(t: &Tensor) -> Result<Tensor> {
+    t.detach().to_format(Format::Contiguous)
 }
 
 /// Outputs per channel if every group has a single input channel.

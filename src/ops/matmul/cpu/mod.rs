@@ -2,7 +2,7 @@
 
 pub(crate) mod blocked;
 pub(crate) mod kernel;
-mod transpose;
+pub(crate) mod transpose;
 
 use rayon::prelude::*;
 

@@ -51,6 +51,27 @@ pub(super) unsafe fn transpose<T: Float, const AVX: bool>(
     }
 }
 
+/// [`transpose`] by the best instructions of the processor.
+///
+/// # Panics
+/// An element outside a slice.
+pub(crate) fn transposed<T: Float>(sizes: [usize; 2], from: (&[T], usize), to: (&mut [T], usize)) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx")]
+        fn on_avx<T: Float>(sizes: [usize; 2], from: (&[T], usize), to: (&mut [T], usize)) {
+            // SAFETY: who calls this has seen that there is AVX.
+            unsafe { transpose::<T, true>(sizes, from, to) };
+        }
+        if std::is_x86_feature_detected!("avx") {
+            // SAFETY: the processor has it.
+            return unsafe { on_avx(sizes, from, to) };
+        }
+    }
+    // SAFETY: nothing is claimed.
+    unsafe { transpose::<T, false>(sizes, from, to) };
+}
+
 /// # Safety
 /// ROWS x COLUMNS elements lie at `from`, and room for COLUMNS x ROWS at `to`;
 /// the processor has AVX if it is claimed.
