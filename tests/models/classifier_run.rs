@@ -79,7 +79,7 @@ fn go(config: &ClassifierConfig, run: &Path) -> Result<classifier::Outcome> {
     classifier::train(config, run, false, &Device::Cpu, watcher.control())
 }
 
-const TRAINING: &str = "[training]\nepochs = 8\nbatch = 8\nlearning_rate = 1e-2\n";
+const TRAINING: &str = "[training]\nepochs = 12\nbatch = 8\nlearning_rate = 1e-2\n";
 
 fn learns() -> Result<()> {
     let folder = tempfile::tempdir().expect("a folder");

@@ -202,6 +202,30 @@ fn kinds() -> Vec<Kind> {
                 ..plain
             },
         ),
+        // Weights that stay where they lie: few output pixels beside filters, and an image of
+        // few channels.
+        kind("few_pixels_one", [2, 3, 3, 2], [16, 3, 3, 2], plain),
+        kind(
+            "few_pixels",
+            [2, 2, 4, 5],
+            [64, 2, 3, 2],
+            Conv2d {
+                stride: [2, 3],
+                padding: [1, 0],
+                dilation: [1, 2],
+                ..plain
+            },
+        ),
+        kind(
+            "few_channels",
+            [1, 2, 5, 4],
+            [32, 2, 3, 2],
+            Conv2d {
+                stride: [2, 1],
+                padding: [1, 1],
+                ..plain
+            },
+        ),
         kind("one_by_one_165", [1, 165, 2, 3], [3, 165, 1, 1], plain),
         kind(
             "one_by_one_stride",
