@@ -129,7 +129,7 @@ fn graph(memberships: &[Vec<(usize, f64)>]) -> Vec<Edge> {
     for (i, near) in memberships.iter().enumerate() {
         directed.extend(near.iter().map(|&(j, w)| (i.min(j), i.max(j), w)));
     }
-    directed.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    directed.sort_by_key(|a| (a.0, a.1));
     let mut edges: Vec<Edge> = Vec::with_capacity(directed.len());
     for (i, j, w) in directed {
         match edges.last_mut() {
