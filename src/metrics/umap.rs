@@ -3,11 +3,11 @@
 //!
 //! | paper | here |
 //! |---|---|
-//! | nearest neighbours, exact instead of algorithm 5's approximation | [`neighbours`] |
-//! | local metric and fuzzy sets, section 3.1, algorithms 2 and 3 | [`memberships`] |
-//! | union of fuzzy sets, a + b - a b, section 3.1 | [`graph`] |
-//! | Psi, fitted for min-dist 0.1, definition 11 | [`A`], [`B`] |
-//! | forces and negative samples, section 3.2 and algorithm 6 | [`optimise`] |
+//! | nearest neighbours, exact instead of algorithm 5's approximation | `neighbours` |
+//! | local metric and fuzzy sets, section 3.1, algorithms 2 and 3 | `memberships` |
+//! | union of fuzzy sets, a + b - a b, section 3.1 | `graph` |
+//! | Psi, fitted for min-dist 0.1, definition 11 | `A`, `B` |
+//! | forces and negative samples, section 3.2 and algorithm 6 | `optimise` |
 //!
 //! Points start from their first two principal components, not from a spectral embedding
 //! (algorithm 4): Kobak and Linderman 2021 found the two alike. Distances in such a plane say
