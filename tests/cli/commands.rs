@@ -494,7 +494,7 @@ fn trnasformer_and_he2rna_train() {
         let (slides, predicted) = (at("slides"), at(&format!("{network}-slides")));
         std::fs::create_dir_all(&slides).expect("a folder");
         crate::slides::put_slide(&slides.join("a.svs"), 1, true, crate::slides::TWO);
-        let made = json([
+        let arguments = [
             "run",
             "--wsi-dir",
             text(&slides),
@@ -505,7 +505,8 @@ fn trnasformer_and_he2rna_train() {
             "--mpp",
             "2.0",
             "--json",
-        ]);
+        ];
+        let made = json(arguments);
         let slide = &made["predicted"][0];
         assert_eq!(slide["maps"].as_array().map(Vec::len), Some(4), "{made}");
         for range in slide["ranges"].as_array().expect("ranges") {
@@ -532,18 +533,7 @@ fn trnasformer_and_he2rna_train() {
             let columns = data.expect("AnnData").obs.columns;
             assert!(columns.iter().any(|(name, _)| name == "class_c1"));
             // Known the second time.
-            let again = json([
-                "run",
-                "--wsi-dir",
-                text(&slides),
-                "--model",
-                text(&out),
-                "--output",
-                text(&predicted),
-                "--mpp",
-                "2.0",
-                "--json",
-            ]);
+            let again = json(arguments);
             assert_eq!(again["predicted"][0]["classes"], slide["classes"]);
         }
 
