@@ -2,8 +2,8 @@
 //
 // x (M, K) row-major, w (N, K) with any strides, bias (N) or none; y (M, N).
 // Launches, order of sums and floor as in matmul.cu; bias and activation follow
-// before the result is rounded, or in `join` where K is cut into parts. bf16 and
-// f16 also write what the activation was applied to, if a gradient needs it.
+// before the result is rounded, or in `join` where K is cut into parts. What the
+// activation was applied to is written too, if a gradient needs it.
 // wgmma as in matmul.cu.
 //
 // Backward: gx = g w + more (M, K), gw = g^T x (N, K) and gb (N), the sums of g's rows

@@ -99,6 +99,7 @@ __device__ inline void product_tile(
 struct ProductParams {
     const float *a, *b, *bias;  // bias (n) or null
     float* out;                 // (parts, batch, m, n)
+    float* before;              // as out, the result before the activation, or null
     unsigned m, n, k;
     unsigned each;                   // of k, per part
     unsigned row_a, column_a, row_b, column_b;
@@ -137,18 +138,20 @@ __device__ inline void product(const ProductParams& p) {
     product_tile<BM, BN>(a, b, begin, end, [&](unsigned i, unsigned j, float sum) {
         i += row, j += column;
         if (i >= p.m || j >= p.n) return;
+        const u64 at = u64(i) * p.n + j;
         if (whole) {
             if (p.bias) sum += p.bias[j];
+            if (p.before) p.before[matrix * (u64(p.m) * p.n) + at] = sum;
             sum = p.epilogue(sum);
         }
-        out[u64(i) * p.n + j] = sum;
+        out[at] = sum;
     });
 }
 
 // src/ops/matmul/cuda.rs has its twin.
 struct JoinParams {
     const float *parts, *bias;  // (parts, elements), (n) or null
-    float* out;
+    float *out, *before;        // before: the result before the activation, or null
     unsigned elements, count, n;
     Epilogue epilogue;
     unsigned padding;
@@ -161,6 +164,7 @@ __device__ inline void join(const JoinParams& p) {
     float sum = 0.0f;
     for (unsigned part = 0; part < p.count; ++part) sum += p.parts[u64(part) * p.elements + i];
     if (p.bias) sum += p.bias[i % p.n];
+    if (p.before) p.before[i] = sum;
     p.out[i] = p.epilogue(sum);
 }
 

@@ -454,6 +454,7 @@ pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<
         parts: params.gw,
         bias: Address::default(),
         out: gw.address(op)?,
+        before: Address::default(),
         elements: count(op, elements)?,
         count: count(op, parts)?,
         n: 1,

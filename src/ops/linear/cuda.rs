@@ -10,8 +10,8 @@ use crate::ops::matmul::tensor_cores;
 use crate::shape::{Format, Layout, MAX_RANK, Shape};
 use crate::tensor::Tensor;
 
-/// The result and, if `keep` asks for it and bf16 or f16 has an activation, what
-/// that was applied to. In f32 the activation is left out under `keep`.
+/// The result and, if `keep` asks for it and there is an activation, what that was
+/// applied to.
 pub(super) fn linear(
     x: &Tensor,
     w: &Tensor,
@@ -23,6 +23,7 @@ pub(super) fn linear(
     let mut operands = vec![x, w];
     operands.extend(bias);
     let device = device_of(op, &operands)?;
+    let keep = keep && activation != Activation::None;
 
     let (n, k) = (w.shape()[0], w.shape()[1]);
     let last = x.rank() - 1;
@@ -52,12 +53,10 @@ pub(super) fn linear(
             a,
             b,
             bias: bias.as_ref(),
-            epilogue: match keep {
-                true => Epilogue::default(),
-                false => Epilogue::new(activation),
-            },
+            epilogue: Epilogue::new(activation),
+            keep,
         };
-        return Ok((product.run(&device, shape)?, None));
+        return product.run(&device, shape);
     };
     let product = tensor_cores::Product {
         op,
@@ -67,7 +66,7 @@ pub(super) fn linear(
         bias: bias.as_ref(),
         epilogue: Epilogue::new(activation),
         to: x.dtype(),
-        keep: keep && activation != Activation::None,
+        keep,
     };
     product.run(&device, shape)
 }

@@ -49,10 +49,10 @@ impl Activation {
 /// `activation(x w^T + bias)`: x (.., K), w (N, K), bias (N) -> (.., N).
 ///
 /// Off the tape bias and activation are applied to the product while it is in
-/// cache; on the tape the activation is an operator of its own, because its
-/// gradient needs its input. The values are the same bits, except for bf16 and
-/// f16 on the CPU, where that input is rounded first; on CUDA one launch writes
-/// both.
+/// cache. On the tape the activation's gradient needs its input: one launch
+/// writes both on CUDA, and on the CPU the activation is an operator of its own.
+/// The values are the same bits, except for bf16 and f16 on the CPU, where that
+/// input is rounded first.
 ///
 /// # Errors
 /// Sizes that do not fit, several dtypes.

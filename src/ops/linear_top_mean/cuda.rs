@@ -300,6 +300,7 @@ fn join(device: &CudaDevice, parts: &Tensor, out: &Tensor, number: usize) -> Res
                 parts: parts.address(op)?,
                 bias: Address::default(),
                 out: out.address(op)?,
+                before: Address::default(),
                 elements,
                 count: number,
                 n: 1,

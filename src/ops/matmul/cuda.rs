@@ -48,6 +48,7 @@ struct ProductParams {
     b: Address,
     bias: Address,
     out: Address,
+    before: Address,
     sizes: [u32; 3],
     each: u32,
     /// Strides of rows and columns.
@@ -66,6 +67,7 @@ pub(crate) struct JoinParams {
     pub parts: Address,
     pub bias: Address,
     pub out: Address,
+    pub before: Address,
     pub elements: u32,
     pub count: u32,
     pub n: u32,
@@ -89,22 +91,31 @@ pub(crate) struct Product<'a> {
     pub b: (&'a Tensor, Layout),
     pub bias: Option<&'a Tensor>,
     pub epilogue: Epilogue,
+    /// Whether the result before the activation is wanted too.
+    pub keep: bool,
 }
 
 impl Product<'_> {
-    /// Writes the product, as (batch, M, N) row-major, into a tensor of `shape`.
-    pub fn run(self, device: &CudaDevice, shape: Shape) -> Result<Tensor> {
+    /// Writes the product, as (batch, M, N) row-major, into a tensor of `shape`,
+    /// and what it was before the activation into another if that is to be kept.
+    pub fn run(self, device: &CudaDevice, shape: Shape) -> Result<(Tensor, Option<Tensor>)> {
         let op = self.op;
         let (sa, sb) = (self.a.1.shape(), self.b.1.shape());
         let batch_axes = sa.len() - 2;
         let (m, k, n) = (sa[batch_axes], sa[batch_axes + 1], sb[batch_axes + 1]);
+        let layout = Layout::contiguous(shape);
+        let out = device.empty(layout, DType::F32)?;
+        let before = self.keep.then(|| device.empty(layout, DType::F32));
+        let before = before.transpose()?;
+        let kept = before.as_ref().map(|t| t.address(op)).transpose()?;
         let mut params = ProductParams {
             a: self.a.0.address(op)?,
             b: self.b.0.address(op)?,
             bias: self
                 .bias
                 .map_or(Ok(Address::default()), |t| t.address(op))?,
-            out: Address::default(),
+            out: out.address(op)?,
+            before: kept.unwrap_or_default(),
             sizes: [count(op, m)?, count(op, n)?, count(op, k)?],
             each: count(op, k.max(1))?,
             a_strides: [0; 2],
@@ -128,11 +139,9 @@ impl Product<'_> {
         }
 
         let tiles = |rows: usize| matrices * m.div_ceil(rows) * n.div_ceil(64);
-        let out = device.empty(Layout::contiguous(shape), DType::F32)?;
         if tiles(128) >= ENOUGH_TILES {
-            params.out = out.address(op)?;
             device.launch(self.kernels.large, [tiles(128), 1, 1], 0, &params)?;
-            return Ok(out);
+            return Ok((out, before));
         }
         // Cut by shape alone, so that the result never depends on the device.
         let wanted = ENOUGH_TILES.div_ceil(tiles(64).max(1));
@@ -140,27 +149,27 @@ impl Product<'_> {
         let parts = k.div_ceil(each).max(1);
         params.each = count(op, each)?;
         if parts == 1 {
-            params.out = out.address(op)?;
             device.launch(self.kernels.small, [tiles(64), 1, 1], 0, &params)?;
-            return Ok(out);
+            return Ok((out, before));
         }
         let elements = out.elements();
         let room = Layout::contiguous(Shape::new(&[parts, elements])?);
         let workspace = device.empty(room, DType::F32)?;
-        params.out = workspace.address(op)?;
-        device.launch(self.kernels.small, [tiles(64), parts, 1], 0, &params)?;
         let join = JoinParams {
-            parts: params.out,
+            parts: workspace.address(op)?,
             bias: params.bias,
-            out: out.address(op)?,
+            out: params.out,
+            before: params.before,
             elements: count(op, elements)?,
             count: count(op, parts)?,
             n: params.sizes[1],
             epilogue: self.epilogue,
             padding: 0,
         };
+        params.out = join.parts;
+        device.launch(self.kernels.small, [tiles(64), parts, 1], 0, &params)?;
         device.launch(self.kernels.join, [elements.div_ceil(256), 1, 1], 0, &join)?;
-        Ok(out)
+        Ok((out, before))
     }
 }
 
@@ -197,8 +206,9 @@ pub(crate) fn matmul(a: &Tensor, b: &Tensor, batch: &Shape, to: DType) -> Result
             b,
             bias: None,
             epilogue,
+            keep: false,
         };
-        return product.run(&device, shape);
+        return Ok(product.run(&device, shape)?.0);
     };
     let product = tensor_cores::Product {
         op,
