@@ -14,7 +14,8 @@
 // with tiles of 64 x 64 by 128 threads, or 128 x 64 or 128 x 128 by 256. Where tiles
 // are few the inner index is cut into parts, by shape alone; `join` adds them in order. The
 // weight gradient's sums always go through its `join`, which puts them into the
-// order of weights. Groups of one channel are those of conv2d.cu and conv2d_depthwise.cu.
+// order of weights. Forward, x and y may be channels of wider images; `activated` reads
+// relu(scale x + shift), rounded, for filters of one tap, scale and shift (C) f32. Groups of one channel are those of conv2d.cu and conv2d_depthwise.cu.
 // Filters of one tap are a linear map of the pixels, whose gradients are one launch as those
 // of linear.cu. Forward, where the inner index is whole, can leave the moments of what it wrote, of each
 // tile's channels, for a batch norm (moments.cuh): the tile is read back from the caches.
@@ -32,6 +33,7 @@ struct HalfConvParams {
     const unsigned short *image, *w;  // what is read around pixels, and (K, R, S, C/groups)
     const void *bias, *residual;      // or null
     void* out;                        // the operands' dtype, or f32 (parts, ..)
+    const float *scale, *shift;       // (C), read where x is activated
     ConvSizes sizes;
     unsigned each;                    // of the inner index, per part: a multiple of DEPTH
     unsigned image_width, w_width;    // bytes of a copy, as in Operand
@@ -47,9 +49,9 @@ struct Result {
 };
 
 // The sums of a tile, whose rows are pixels of the result on the two axes.
-template <class Half, int BM, int BN, int WM, int WN, class Filters>
+template <class Half, int BM, int BN, int WM, int WN, class Patches, class Filters>
 __device__ inline void write_patches(
-    const HalfConvParams& p, const Result& to, HalfPatches<BM, BM / WM * (BN / WN) * int(WARP)>& a, Filters& b,
+    const HalfConvParams& p, const Result& to, Patches& a, Filters& b,
     unsigned row, unsigned column, unsigned length, unsigned char* panels) {
     using Scalar = typename Half::Scalar;
     const Axis &down = a.down, &across = a.across;
@@ -64,7 +66,7 @@ __device__ inline void write_patches(
         p.out, nullptr, !whole, whole ? p.epilogue : Epilogue{0, 0.0f}};
     const u64 start = blockIdx.z * (u64(p.sizes.batch) * to.height * to.width * to.all);
     const unsigned first = blockIdx.y * to.columns;
-    const bool fours = to.columns % 4 == 0, every = down.apart == 1 && across.apart == 1;
+    const bool fours = to.columns % 4 == 0 && to.all % 4 == 0 && size_t(p.out) % 8 == 0, every = down.apart == 1 && across.apart == 1;
     const Radix places(across.rows, down.rows);
     half_tile<Half, BM, BN, WM, WN>(a, b, begin, end, panels, [&](unsigned i, unsigned j, float (&v)[4]) {
         i += row, j += column;
@@ -77,7 +79,7 @@ __device__ inline void write_patches(
     });
 }
 
-template <class Half, int BM, int BN, int WM, int WN>
+template <class Half, int BM, int BN, int WM, int WN, bool ACTIVATED = false>
 __device__ inline void half_forward(const HalfConvParams& p) {
     constexpr int THREADS = BM / WM * (BN / WN) * int(WARP);
     DYN_SHARED(panels);
@@ -88,11 +90,18 @@ __device__ inline void half_forward(const HalfConvParams& p) {
     const Tile tile(blockIdx.x, (z.batch * z.rows * z.columns + BM - 1) / BM, (filters + BN - 1) / BN);
     const unsigned row = tile.row * BM, column = tile.column * BN;
     const unsigned length = z.r * z.s * padded(channels), begin = min(blockIdx.z * p.each, length);
-    HalfPatches<BM, THREADS> a(p.image + blockIdx.y * channels, down, across, z.channels, channels, p.image_width,
+    HalfPatches<BM, THREADS> a(p.image + blockIdx.y * channels, down, across, z.pixel_x, channels, p.image_width,
                                z.batch, row, begin);
     HalfFilters<BN, THREADS> b(p.w + u64(blockIdx.y) * filters * z.r * z.s * channels, filters, z.r * z.s, channels,
                                p.w_width, column);
-    write_patches<Half, BM, BN, WM, WN>(p, {z.rows, z.columns, filters, z.filters}, a, b, row, column, length, panels);
+    const Result to{z.rows, z.columns, filters, gridDim.z == 1 ? z.pixel_y : z.filters};
+    if constexpr (ACTIVATED) {
+        const unsigned channel = blockIdx.y * channels;
+        ActivatedPatches<Half, BM, THREADS> active(a, p.scale + channel, p.shift + channel);
+        write_patches<Half, BM, BN, WM, WN>(p, to, active, b, row, column, length, panels);
+    } else {
+        write_patches<Half, BM, BN, WM, WN>(p, to, a, b, row, column, length, panels);
+    }
     if (!p.moments.parts) return;
     // The panels are read no more once every thread is here.
     const unsigned first = blockIdx.y * filters + column, pixels = z.batch * z.rows * z.columns;
@@ -186,6 +195,9 @@ __device__ inline void half_weight_join(const HalfWeightJoinParams& p) {
 extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_forward_64x64_bf16(const HalfConvParams p) { half_forward<Bf16, 64, 64, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_128x64_bf16(const HalfConvParams p) { half_forward<Bf16, 128, 64, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_128x128_bf16(const HalfConvParams p) { half_forward<Bf16, 128, 128, 64, 32>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_forward_activated_64x64_bf16(const HalfConvParams p) { half_forward<Bf16, 64, 64, 32, 32, true>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_activated_128x64_bf16(const HalfConvParams p) { half_forward<Bf16, 128, 64, 32, 32, true>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_activated_128x128_bf16(const HalfConvParams p) { half_forward<Bf16, 128, 128, 64, 32, true>(p); }
 extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_input_gradient_forward_64x64_bf16(const HalfConvParams p) { half_input_gradient<Bf16, 64, 64, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_128x64_bf16(const HalfConvParams p) { half_input_gradient<Bf16, 128, 64, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256, 2) eosin_conv2d_input_gradient_forward_128x128_bf16(const HalfConvParams p) { half_input_gradient<Bf16, 128, 128, 64, 32>(p); }
@@ -200,6 +212,9 @@ extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_weight_gradient_f
 extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_forward_64x64_f16(const HalfConvParams p) { half_forward<F16, 64, 64, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_128x64_f16(const HalfConvParams p) { half_forward<F16, 128, 64, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_128x128_f16(const HalfConvParams p) { half_forward<F16, 128, 128, 64, 32>(p); }
+extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_forward_activated_64x64_f16(const HalfConvParams p) { half_forward<F16, 64, 64, 32, 32, true>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_activated_128x64_f16(const HalfConvParams p) { half_forward<F16, 128, 64, 32, 32, true>(p); }
+extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_forward_activated_128x128_f16(const HalfConvParams p) { half_forward<F16, 128, 128, 64, 32, true>(p); }
 extern "C" __global__ void __launch_bounds__(128) eosin_conv2d_input_gradient_forward_64x64_f16(const HalfConvParams p) { half_input_gradient<F16, 64, 64, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_conv2d_input_gradient_forward_128x64_f16(const HalfConvParams p) { half_input_gradient<F16, 128, 64, 32, 32>(p); }
 extern "C" __global__ void __launch_bounds__(256, 2) eosin_conv2d_input_gradient_forward_128x128_f16(const HalfConvParams p) { half_input_gradient<F16, 128, 128, 64, 32>(p); }

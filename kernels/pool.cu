@@ -1,6 +1,7 @@
-// Maximum pooling of images held as (N, H, W, C), with C = 1 for planes; f32, bf16,
-// f16.
+// Pooling of images held as (N, H, W, C), with C = 1 for planes; f32, bf16, f16.
 //
+//   mean:    y[o, c] = the mean over the window of relu(scale[c] x + shift[c]), scale and
+//            shift (C) f32: what is left of a batch norm; y of x's dtype or f32
 //   max:     y[o, p] = the largest of the window, NaN if there is one
 //   places:  the flat place y W + x of the window's first maximum; i32
 //   pick:    the values at given places
@@ -16,6 +17,7 @@
 //
 // Floor: memory. Each operand once, if overlapping windows
 // are served by the caches.
+#include "common/activation.cuh"
 #include "common/half.cuh"
 #include "common/walk.cuh"
 
@@ -50,6 +52,14 @@ struct PoolMax {
     Geometry geometry;
 };
 
+struct PoolMean {
+    void* out;  // f32 if `wide`
+    const void* x;
+    const float *scale, *shift;
+    Geometry geometry;
+    unsigned wide, padding;
+};
+
 struct PoolPlaces {
     int* out;
     const void* x;
@@ -74,6 +84,29 @@ struct PoolPut {
 // of NaNs.
 __device__ bool beats(float later, float best) {
     return later > best || (isnan(later) && !isnan(best));
+}
+
+// Windows do not reach over the image. Pixels are added in row-major order.
+template <class T>
+__device__ void mean(const PoolMean& p) {
+    const Geometry& g = p.geometry;
+    each_element(g.elements, [&](unsigned i) {
+        const unsigned channel = i % g.channels, pixel = i / g.channels;
+        const unsigned across = pixel % g.columns.outputs, rest = pixel / g.columns.outputs;
+        const unsigned down = rest % g.rows.outputs, image = rest / g.rows.outputs;
+        const unsigned top = g.rows.begin(down), bottom = g.rows.end(down);
+        const unsigned left = g.columns.begin(across), right = g.columns.end(across);
+        const float scale = p.scale[channel], shift = p.shift[channel];
+        float sum = 0.0f;
+        for (unsigned row = top; row < bottom; ++row) {
+            const u64 line = (u64(image) * g.rows.inputs + row) * g.columns.inputs;
+            for (unsigned column = left; column < right; ++column)
+                sum += eosin::activated(widened(static_cast<const T*>(p.x)[(line + column) * g.channels + channel]), scale, shift);
+        }
+        const float v = sum / float((bottom - top) * (right - left));
+        if (p.wide) static_cast<float*>(p.out)[i] = v;
+        else static_cast<T*>(p.out)[i] = narrowed<T>(v);
+    });
 }
 
 struct Best {
@@ -145,16 +178,19 @@ __device__ void put(const PoolPut& p) {
     });
 }
 
+extern "C" __global__ void __launch_bounds__(256) eosin_activated_avg_pool2d_forward_f32(const PoolMean p) { mean<float>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_f32(const PoolMax p) { max_pool<float>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_places_f32(const PoolPlaces p) { places<float>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_pick_f32(const PoolPick p) { pick<float>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_backward_put_f32(const PoolPut p) { put<float>(p); }
 
+extern "C" __global__ void __launch_bounds__(256) eosin_activated_avg_pool2d_forward_bf16(const PoolMean p) { mean<__nv_bfloat16>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_bf16(const PoolMax p) { max_pool<__nv_bfloat16>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_places_bf16(const PoolPlaces p) { places<__nv_bfloat16>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_pick_bf16(const PoolPick p) { pick<__nv_bfloat16>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_backward_put_bf16(const PoolPut p) { put<__nv_bfloat16>(p); }
 
+extern "C" __global__ void __launch_bounds__(256) eosin_activated_avg_pool2d_forward_f16(const PoolMean p) { mean<__half>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_f16(const PoolMax p) { max_pool<__half>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_places_f16(const PoolPlaces p) { places<__half>(p); }
 extern "C" __global__ void __launch_bounds__(256) eosin_max_pool2d_forward_pick_f16(const PoolPick p) { pick<__half>(p); }

@@ -203,11 +203,11 @@ impl Tensor {
         Ok(&all[self.layout.offset()..self.layout.offset() + self.elements()])
     }
 
-    /// Whether nothing else holds the memory, which is the CPU's.
+    /// Whether nothing else holds the memory.
     pub(crate) fn holds_alone(&mut self) -> bool {
         match &mut self.storage {
             Storage::Cpu(buffer) => Arc::get_mut(buffer).is_some(),
-            Storage::Cuda(..) => false,
+            Storage::Cuda(_, buffer) => Arc::get_mut(buffer).is_some(),
         }
     }
 

@@ -44,4 +44,10 @@ struct Epilogue {
     }
 };
 
+// A batch norm in evaluation, as scale and shift, and its ReLU.
+__device__ inline float activated(float x, float scale, float shift) {
+    const float v = fmaf(x, scale, shift);
+    return v > 0.0f ? v : v * 0.0f;
+}
+
 }  // namespace eosin

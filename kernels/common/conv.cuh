@@ -15,6 +15,9 @@ struct ConvSizes {
     unsigned r, s;                      // the kernel's
     unsigned stride[2], padding[2], dilation[2];
     unsigned groups;
+    // Elements from pixel to pixel of x and of y, which may be channels of wider images;
+    // only forward kernels of dense filters ask.
+    unsigned pixel_x, pixel_y;
 
     __device__ unsigned group_channels() const { return channels / groups; }
     __device__ unsigned group_filters() const { return filters / groups; }
@@ -27,24 +30,27 @@ struct ConvParams {
     const void* bias;      // (K) or null
     const void* residual;  // (N, P, Q, K) or null
     void* y;               // (N, P, Q, K)
+    const float *scale, *shift;  // (C), read where x is activated
     ConvSizes sizes;
     Epilogue epilogue;
     LeftMoments moments;  // of dense filters, a part for each tile of pixels
 };
 
 // Patches of x: row i is pixel (n, p, q) of y, column k is (r, s, c). A thread
-// keeps its rows and, of each step, has one column.
-template <int B>
+// keeps its rows and, of each step, has one column. ACTIVATED: of relu(scale x + shift)
+// instead of x.
+template <int B, bool ACTIVATED = false>
 struct PatchPanel {
     static constexpr int EACH = Panel<B>::EACH;
     Panel<B> panel;
-    const float* x;  // at the group's first channel
+    const float *x, *scale, *shift;  // at the group's first channel
     const ConvSizes& sizes;
     int top[EACH], left[EACH];  // of the patch; far outside for no pixel
     unsigned image[EACH];
 
-    __device__ PatchPanel(const float* x, const ConvSizes& sizes, unsigned start)
-        : panel{true}, x(x), sizes(sizes) {
+    __device__ PatchPanel(const ConvParams& p, unsigned channel, unsigned start)
+        : panel{true}, x(static_cast<const float*>(p.x) + channel), scale(ACTIVATED ? p.scale + channel : nullptr),
+          shift(ACTIVATED ? p.shift + channel : nullptr), sizes(p.sizes) {
         const unsigned pixels = sizes.batch * sizes.rows * sizes.columns;
 #pragma unroll
         for (int j = 0; j < EACH; ++j) {
@@ -64,35 +70,37 @@ struct PatchPanel {
         const unsigned tap = k / each, c = k % each;
         const int down = int(tap / sizes.s * sizes.dilation[0]);
         const int across = int(tap % sizes.s * sizes.dilation[1]);
+        const float times = ACTIVATED ? scale[c] : 1.0f, more = ACTIVATED ? shift[c] : 0.0f;
 #pragma unroll
         for (int j = 0; j < EACH; ++j) {
             const int h = top[j] + down, v = left[j] + across;
             const bool inside = k < k_end && h >= 0 && h < int(sizes.height) && v >= 0 &&
                                 v < int(sizes.width);
             const u64 pixel = (u64(image[j]) * sizes.height + h) * sizes.width + v;
-            to[j] = inside ? x[pixel * sizes.channels + c] : 0.0f;
+            to[j] = inside ? x[pixel * sizes.pixel_x + c] : 0.0f;
+            if (ACTIVATED && inside) to[j] = activated(to[j], times, more);
         }
     }
 };
 
 // Block (tile of the pixels and the group's filters, group).
-template <int BM, int BN>
+template <int BM, int BN, bool ACTIVATED = false>
 __device__ inline void conv_forward(const ConvParams& p) {
     const ConvSizes& z = p.sizes;
     const unsigned pixels = z.batch * z.rows * z.columns;
     const unsigned filters = z.group_filters(), inner = z.r * z.s * z.group_channels();
     const unsigned across = (filters + BN - 1) / BN, group = blockIdx.y;
     const unsigned row = blockIdx.x / across * BM, column = blockIdx.x % across * BN;
-    const auto *x = static_cast<const float*>(p.x), *w = static_cast<const float*>(p.w);
+    const auto* w = static_cast<const float*>(p.w);
     const auto *bias = static_cast<const float*>(p.bias), *residual = static_cast<const float*>(p.residual);
-    const PatchPanel<BM> a(x + group * z.group_channels(), z, row);
+    const PatchPanel<BM, ACTIVATED> a(p, group * z.group_channels(), row);
     const StridedPanel<BN> b{
         {true}, w + u64(group) * filters * inner, column, filters, inner, 1};
     product_tile<BM, BN>(a, b, 0, inner, [&](unsigned i, unsigned j, float sum) {
         i += row, j += column;
         if (i >= pixels || j >= filters) return;
         const unsigned filter = group * filters + j;
-        const u64 at = u64(i) * z.filters + filter;
+        const u64 at = u64(i) * z.pixel_y + filter;
         if (bias) sum += bias[filter];
         if (residual) sum += residual[at];
         static_cast<float*>(p.y)[at] = p.epilogue(sum);

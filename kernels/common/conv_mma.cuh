@@ -135,6 +135,38 @@ struct HalfPatches : PanelPlan<B, true, THREADS> {
     }
 };
 
+// The same as relu(scale x + shift), of filters of one tap on images without padding:
+// each thread does that to its own pieces once they are there.
+template <class Half, int B, int THREADS>
+struct ActivatedPatches : HalfPatches<B, THREADS> {
+    using Patches = HalfPatches<B, THREADS>;
+    using Plan = PanelPlan<B, true, THREADS>;
+
+    const float *scale, *shift;  // at the group's first channel
+
+    __device__ ActivatedPatches(const Patches& patches, const float* scale, const float* shift)
+        : Patches(patches), scale(scale), shift(shift) {}
+
+    __device__ void arrived(unsigned char* panel, unsigned k, unsigned k_end) const {
+        const unsigned channel = k + Plan::first();
+        if (channel >= k_end) return;
+        float times[8] = {}, more[8] = {};
+#pragma unroll
+        for (unsigned e = 0; e < 8; ++e) {
+            if (channel + e < this->channels) times[e] = scale[channel + e], more[e] = shift[channel + e];
+        }
+#pragma unroll
+        for (int j = 0; j < Plan::EACH; ++j) {
+            struct alignas(16) Piece { typename Half::Scalar v[8]; };
+            Piece piece = *reinterpret_cast<const Piece*>(panel + Plan::own(j));
+#pragma unroll
+            for (int e = 0; e < 8; ++e)
+                piece.v[e] = narrowed<typename Half::Scalar>(activated(widened(piece.v[e]), times[e], more[e]));
+            *reinterpret_cast<Piece*>(panel + Plan::own(j)) = piece;
+        }
+    }
+};
+
 // Columns: filters (K, R, S, C). Along K: all of their taps and channels.
 template <int B, int THREADS>
 struct HalfFilters : PanelPlan<B, true, THREADS> {

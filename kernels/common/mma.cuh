@@ -115,6 +115,10 @@ struct PanelPlan {
         return (l * PIECES + (c ^ (ALONG_K ? l / 2 % 4 : l % 8))) * 16;
     }
 
+    // What a thread does to its own pieces of a step that are there, before others read
+    // them: nothing, in most panels.
+    __device__ static void arrived(unsigned char*, unsigned, unsigned) {}
+
     // Where piece `j` of this thread goes.
     __device__ static unsigned own(int j) { return place(line(0), first() / 8) + j * THREADS * 16; }
 
@@ -263,6 +267,7 @@ __device__ inline void half_tile(Left& a, Right& b, unsigned begin, unsigned end
     for (int step = 1 - STAGES; step < steps; ++step) {
         if (step >= 0) {
             ptx::cp_async_wait<STAGES - 2>();
+            a.arrived(panels + unsigned(step) % STAGES * (Left::BYTES + Right::BYTES), begin + step * DEPTH, end);
             // The step's bytes are everybody's, and nobody reads the stage before it.
             __syncthreads();
         }
@@ -400,6 +405,8 @@ struct HalfJoinParams {
     void *out, *before;              // as in HalfProductParams
     unsigned elements, count, n, wide;
     Epilogue epilogue;
+    unsigned line;                   // elements from row to row of the result, of n each
+    unsigned padding;
 };
 
 // Adds the parts in order; a thread per element.
@@ -412,7 +419,7 @@ __device__ inline void half_join(const HalfJoinParams& p) {
     const Finish<Half> finish{
         static_cast<const typename Half::Scalar*>(p.bias), static_cast<const typename Half::Scalar*>(p.residual),
         p.out, p.before, p.wide != 0, p.epilogue};
-    finish.one(i, i % p.n, sum);
+    finish.one(u64(i / p.n) * p.line + i % p.n, i % p.n, sum);
 }
 
 // src/ops/matmul/gradients.rs has its twin.

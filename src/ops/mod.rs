@@ -81,7 +81,7 @@ pub use matmul::{matmul, matmul_to};
 pub use normalise_tiles::{StainMap, normalise_tiles};
 pub use pad::{pad_reflect, pad_zero};
 pub use pointwise::{abs, clamp, exp, gelu, leaky_relu, log, pow, relu, sigmoid, silu, sqrt, tanh};
-pub use pool::{Pool, adaptive_avg_pool2d, avg_pool2d, max_pool2d};
+pub use pool::{Pool, activated_avg_pool2d, adaptive_avg_pool2d, avg_pool2d, max_pool2d};
 pub use reduce::{argmax, max, mean, sum, sum_all, var};
 pub use registry::{Order, REGISTRY, Registered};
 pub use resize::resize_bilinear;

@@ -47,6 +47,7 @@ const fn choice(name: &'static str, cost: Rule) -> Registered {
 /// least (see `ops/cost.rs`).
 pub const REGISTRY: &[Registered] = &[
     twice("abs", Each(1)),
+    choice("activated_avg_pool2d", Each(4)),
     twice("adaptive_avg_pool2d", Each(1)),
     twice("add", Each(1)),
     twice("add_layer_norm", cost::ADD_NORM),

@@ -552,6 +552,47 @@ pub fn tests(suite: &mut Suite) {
         }
         Ok(())
     });
+    suite.test(
+        "conv_bn_act::cuda::refuses_what_it_cannot_write_into",
+        || {
+            let device = emulated(Schedule::Forward)?;
+            let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32)?.to(&device);
+            let x = zeros(&[1, 4, 3, 3])?;
+            let prepared = |shape, groups| {
+                let geometry = Conv2d {
+                    groups,
+                    ..Conv2d::default()
+                };
+                PreparedConv::new(&zeros(shape)?, None, Activation::None, geometry)
+            };
+            let dense = prepared(&[2, 4, 1, 1], 1)?;
+            let wide = || zeros(&[1, 6, 3, 3])?.to_format(Format::ChannelsLast);
+            let mut y = wide()?;
+            dense.apply_into(&x, &mut y, 4)?;
+            assert!(dense.apply_into(&x, &mut y, 5).is_err(), "no room");
+            let held = y.clone();
+            let error = dense.apply_into(&x, &mut y, 4).expect_err("shared");
+            assert!(error.to_string().contains("not shared"), "{error}");
+            drop(held);
+            let mut planes = zeros(&[1, 6, 3, 3])?;
+            assert!(dense.apply_into(&x, &mut planes, 0).is_err(), "planes");
+            let depthwise = prepared(&[4, 1, 1, 1], 4)?;
+            let error = depthwise
+                .apply_into(&x, &mut wide()?, 0)
+                .expect_err("depthwise");
+            assert!(error.to_string().contains("groups of one"), "{error}");
+            let [two, four] = [2, 4].map(|n| zeros(&[n]));
+            let (two, four) = (two?, four?);
+            assert!(dense.apply_activated(&x, [&two, &four]).is_err());
+            assert!(dense.apply_activated(&x, [&four, &four]).is_ok());
+            let here = Tensor::zeros(&[4], DType::F32)?;
+            assert!(
+                dense.apply_activated(&x, [&here, &four]).is_err(),
+                "on the CPU"
+            );
+            Ok(())
+        },
+    );
     suite.test("conv_bn_act::cpu::wrong_input", || {
         let x = tensor("x", &[1, 3, 5, 4], -1.0, 1.0, DType::F32)?;
         let w = tensor("w", &[4, 3, 3, 3], -1.0, 1.0, DType::F32)?;

@@ -82,9 +82,72 @@ fn exact(dtype: DType, (x, w, geometry): Shape) -> Result<()> {
     Ok(())
 }
 
+/// What reads and writes channels of wider images, with and without a batch norm in front,
+/// compared with f64 on the CPU, rounded once.
+fn channels_of_wider_images(dtype: DType, x: [usize; 4], w: [usize; 4]) -> Result<()> {
+    let ([n, c, height, width], k) = (x, w[0]);
+    let geometry = Conv2d {
+        padding: [w[2] / 2, w[3] / 2],
+        ..Conv2d::default()
+    };
+    let images = integers(1, &[n, c + 9, height, width], 3)?.to_format(Format::ChannelsLast)?;
+    let [scale, shift] = [2, 3].map(|seed| integers(seed, &[c], 2));
+    let (scale, shift) = (scale?, shift?);
+    let (weight, bias) = (integers(4, &w, 3)?, integers(5, &[k], 3)?);
+    let before = integers(6, &[n, k + 7, height, width], 3)?.to_format(Format::ChannelsLast)?;
+    let conv = PreparedConv::new(&weight, Some(&bias), Activation::Relu, geometry)?;
+    for first in [0, 3] {
+        let seen = ops::slice(&images, 1, first, c)?;
+        let plain = conv.apply(&seen, None)?;
+        let activated = conv.apply_activated(&seen, [&scale, &shift])?;
+        let [plain, activated] = [plain, activated].map(|t| ops::cast(&t, dtype)?.to_f64_vec());
+        let (plain, activated) = (plain?, activated?);
+        let [left, right] = [(0, first), (first + k, 7 - first)]
+            .map(|(at, count)| ops::slice(&before, 1, at, count)?.to_f64_vec());
+        let (left, right) = (left?, right?);
+        for schedule in SCHEDULES {
+            let device = emulated(schedule)?;
+            let there = |t: &Tensor| ops::cast(t, dtype)?.to(&device);
+            let number = |t: &Tensor| ops::cast(t, DType::F32)?.to(&device);
+            let what = format!("{dtype} {x:?} {w:?} from {first} {schedule:?}");
+            let relu = Activation::Relu;
+            let conv = PreparedConv::new(&there(&weight)?, Some(&there(&bias)?), relu, geometry)?;
+            let seen = ops::slice(&there(&images)?, 1, first, c)?;
+            assert_eq!(conv.apply(&seen, None)?.to_f64_vec()?, plain, "{what}");
+            let got = conv.apply_activated(&seen, [&number(&scale)?, &number(&shift)?])?;
+            assert_eq!(got.to_f64_vec()?, activated, "{what}: activated");
+            let mut y = there(&before)?;
+            conv.apply_into(&seen, &mut y, first)?;
+            let part = |at, count| ops::slice(&y, 1, at, count)?.to_f64_vec();
+            assert_eq!(part(first, k)?, plain, "{what}: into");
+            assert_eq!(part(0, first)?, left, "{what}: before it");
+            assert_eq!(part(first + k, 7 - first)?, right, "{what}: behind it");
+        }
+    }
+    Ok(())
+}
+
 pub fn tests(suite: &mut Suite) {
     for (name, dtype) in HALVES {
         half_tests(suite, name, dtype);
+    }
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        let name = format!("conv_bn_act::cuda::{dtype}::channels_of_wider_images");
+        suite.test(name, move || {
+            // Ragged, a sum in parts, and the two larger tiles of halves; with neighbours, x
+            // is activated first.
+            for (x, w) in [
+                ([2, 16, 5, 4], [8, 16, 1, 1]),
+                ([2, 11, 3, 4], [5, 11, 1, 1]),
+                ([1, 600, 5, 4], [20, 600, 1, 1]),
+                ([2, 12, 5, 4], [6, 12, 3, 3]),
+                ([12, 16, 32, 32], [40, 16, 1, 1]),
+                ([1, 16, 30, 33], [1500, 16, 1, 1]),
+            ] {
+                channels_of_wider_images(dtype, x, w)?;
+            }
+            Ok(())
+        });
     }
 }
 

@@ -23,6 +23,7 @@ type Function = Arc<dyn Fn(&[Tensor]) -> Result<Tensor> + Send + Sync>;
 /// what stands beside them in networks, and what the gradients and second gradients
 /// of all these need. Others refuse them by name.
 const HALVES_ON_CUDA: &[&str] = &[
+    "activated_avg_pool2d",
     "add",
     "affine",
     "attention",

@@ -3,7 +3,7 @@ use eosin::ops::{self, Pool};
 use eosin::shape::Format;
 use eosin::{DType, Result, Tensor};
 
-use crate::common::tensor;
+use crate::common::{relative_l2, tensor};
 use crate::golden::{Case, Outputs};
 use crate::harness::{Sample, Suite};
 
@@ -26,6 +26,19 @@ pub fn samples() -> Vec<Sample> {
         all.push(Sample::new("max_pool2d", name, &[shape], move |x| {
             ops::max_pool2d(&x[0], pool)
         }));
+        if pool.padding == [0, 0] {
+            let of_channels = &shape[1..2];
+            let shapes = [shape, of_channels, of_channels];
+            all.push(Sample::new(
+                "activated_avg_pool2d",
+                name,
+                &shapes,
+                move |x| {
+                    let [x, scale, shift] = [0, 1, 2].map(|i| x[i].detach());
+                    ops::activated_avg_pool2d(&x, [&scale, &shift], pool, x.dtype())
+                },
+            ));
+        }
         all.push(Sample::new("avg_pool2d", name, &[shape], move |x| {
             ops::avg_pool2d(&x[0], pool, name != "c46")
         }));
@@ -89,6 +102,61 @@ pub fn tests(suite: &mut Suite) {
         let g = grad(&[&y], Some(&[&one]), &[&x], false)?;
         let g = g[0].as_ref().expect("a gradient").to_vec::<f32>()?;
         assert_eq!(g, [0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
+        Ok(())
+    });
+    suite.test(
+        "activated_avg_pool2d::is_a_batch_norm_relu_and_average",
+        || {
+            for (shape, pool) in [
+                ([2, 5, 6, 8], Pool::square(2, 2, 0)),
+                ([1, 3, 7, 7], Pool::square(7, 7, 0)),
+                ([1, 17, 5, 3], Pool::square(2, 1, 0)),
+            ] {
+                let named =
+                    |name: &str, shape: &[usize]| tensor(name, shape, -1.0, 1.0, DType::F64);
+                let x = named("x", &shape)?;
+                let (scale, shift) = (named("scale", &shape[1..2])?, named("shift", &shape[1..2])?);
+                let by_channel = |t: &Tensor| ops::reshape(t, &[1, shape[1], 1, 1]);
+                let y = ops::add(&ops::mul(&x, &by_channel(&scale)?)?, &by_channel(&shift)?)?;
+                let want = ops::avg_pool2d(&ops::relu(&y)?, pool, true)?;
+                let got = ops::activated_avg_pool2d(&x, [&scale, &shift], pool, DType::F64)?;
+                assert_eq!(got.shape(), want.shape());
+                let error = relative_l2(&got.to_f64_vec()?, &want.to_f64_vec()?);
+                assert!(error < 1e-14, "{shape:?} {pool:?}: {error}");
+                let half = ops::cast(&x, DType::BF16)?;
+                let numbers = [scale, shift].map(|t| ops::cast(&t, DType::F32));
+                let [scale, shift] = numbers;
+                let numbers = [&scale?, &shift?];
+                let want = ops::cast(&half, DType::F32)?;
+                let want = ops::activated_avg_pool2d(&want, numbers, pool, DType::F32)?;
+                let got = ops::activated_avg_pool2d(&half, numbers, pool, DType::F32)?;
+                assert_eq!(got.to_vec::<f32>()?, want.to_vec::<f32>()?);
+            }
+            Ok(())
+        },
+    );
+    suite.test("activated_avg_pool2d::wrong_input", || {
+        let x = Tensor::zeros(&[1, 2, 4, 5], DType::F32)?;
+        let two = Tensor::zeros(&[2], DType::F32)?;
+        let three = Tensor::zeros(&[3], DType::F32)?;
+        let half = ops::cast(&two, DType::BF16)?;
+        let (pool, f32) = (Pool::square(2, 2, 0), DType::F32);
+        let refused = |x: &Tensor, numbers: [&Tensor; 2], pool: Pool, to: DType| {
+            let given = ops::activated_avg_pool2d(x, numbers, pool, to);
+            given.expect_err("what fits").to_string()
+        };
+        assert!(ops::activated_avg_pool2d(&x, [&two, &two], pool, f32).is_ok());
+        assert!(refused(&x, [&two, &three], pool, f32).contains("scale and shift (C)"));
+        assert!(refused(&x, [&two, &half], pool, f32).contains("of x's dtype"));
+        assert!(refused(&x, [&two, &two], Pool::square(2, 2, 1), f32).contains("padding"));
+        assert!(refused(&x, [&two, &two], pool, DType::F64).contains("x's or f32"));
+        let whole = ops::cast(&x, DType::I64)?;
+        assert!(refused(&whole, [&two, &two], pool, f32).contains("floats"));
+        let recorded = refused(&x.variable(), [&two, &two], pool, f32);
+        assert!(
+            recorded.starts_with("activated_avg_pool2d: no gradient"),
+            "{recorded}"
+        );
         Ok(())
     });
     suite.test("pool::wrong_input", || {

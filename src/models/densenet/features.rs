@@ -1,6 +1,8 @@
 //! A DenseNet ready for inference. A batch norm behind a convolution is folded into
 //! it. One in front of a convolution cannot be, since the ReLU is between them; it
-//! becomes a scale and a shift per channel.
+//! becomes a scale and a shift per channel, which the convolution reads its image
+//! through. Blocks grow in place: each layer writes its channels into one image, except
+//! for bf16 and f16 on the CPU.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,20 +14,13 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::models::folding::{Place, by_few_images, folded, numbers};
 use crate::nn::{BatchNorm, Linear, Module, Pass};
-use crate::ops::half::wide;
-use crate::ops::{self, Activation, PreparedConv};
+use crate::ops::{self, Activation, Pool, PreparedConv};
 use crate::session::Predict;
 use crate::tensor::Tensor;
 
-/// relu((x - mean) / sqrt(var + eps) w + b), with parameters where x is.
-struct Prologue {
-    /// Scale, shift, mean and variance, each (C), f32.
-    numbers: [Tensor; 4],
-    eps: f64,
-    /// The same as relu(scale x + shift), for a convolution that does it while it
-    /// reads.
-    affine: [Tensor; 2],
-}
+/// A batch norm in evaluation and its ReLU, as relu(scale x + shift): scale and shift,
+/// each (C), f32.
+struct Prologue([Tensor; 2]);
 
 impl Prologue {
     fn new(norm: &BatchNorm, device: &Device) -> Result<Self> {
@@ -41,38 +36,17 @@ impl Prologue {
             let v: Vec<f32> = v.iter().map(|&v| v as f32).collect();
             Tensor::from_slice(&v, &[v.len()])
         };
-        let there = Self {
-            affine: [single(&scale)?, single(&shift)?],
-            numbers,
-            eps: norm.eps,
-        };
-        there.to(device)
+        Self([single(&scale)?, single(&shift)?]).to(device)
     }
 
     fn to(&self, device: &Device) -> Result<Self> {
-        let [w, b, mean, var] = &self.numbers;
-        Ok(Self {
-            numbers: [
-                w.to(device)?,
-                b.to(device)?,
-                mean.to(device)?,
-                var.to(device)?,
-            ],
-            eps: self.eps,
-            affine: [self.affine[0].to(device)?, self.affine[1].to(device)?],
-        })
+        let [scale, shift] = &self.0;
+        Ok(Self([scale.to(device)?, shift.to(device)?]))
     }
 
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let [w, b, mean, var] = &self.numbers;
-        ops::relu(&ops::batch_norm_eval(
-            x,
-            mean,
-            var,
-            Some(w),
-            Some(b),
-            self.eps,
-        )?)
+    fn numbers(&self) -> [&Tensor; 2] {
+        let [scale, shift] = &self.0;
+        [scale, shift]
     }
 }
 
@@ -93,7 +67,7 @@ impl PreparedLayer {
     }
 
     fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.conv1.apply(&self.prologue.apply(x)?, None)?;
+        let y = self.conv1.apply_activated(x, self.prologue.numbers())?;
         self.conv2.apply(&y, None)
     }
 
@@ -106,25 +80,25 @@ impl PreparedLayer {
     }
 }
 
-/// x with the channels of all layers of a block behind its own, in one image from
-/// the start.
-fn grown(x: &Tensor, block: &[PreparedLayer]) -> Result<Tensor> {
-    let &[_, channels, _, _] = x.shape() else {
-        return Err(Error::shape("densenet", &[x.shape()], "(N, C, H, W)"));
-    };
-    let more: usize = block.iter().map(|l| l.conv2.outputs()).sum();
-    let mut y = ops::with_room(x, more)?;
-    let mut first = channels;
+/// Channels that a block adds.
+fn growth(block: &[PreparedLayer]) -> usize {
+    block.iter().map(|l| l.conv2.outputs()).sum()
+}
+
+/// Writes the channels of all layers of a block behind those that `y` begins with.
+fn grow(y: &mut Tensor, block: &[PreparedLayer]) -> Result<()> {
+    let channels = y.shape()[1];
+    let mut first = channels - growth(block);
     for layer in block {
         let z = {
-            let seen = ops::slice(&y, 1, 0, first)?;
-            let [scale, shift] = &layer.prologue.affine;
-            layer.conv1.apply_activated(&seen, [scale, shift])?
+            let seen = ops::slice(y, 1, 0, first)?;
+            let numbers = layer.prologue.numbers();
+            layer.conv1.apply_activated(&seen, numbers)?
         };
-        layer.conv2.apply_into(&z, &mut y, first)?;
+        layer.conv2.apply_into(&z, y, first)?;
         first += layer.conv2.outputs();
     }
-    Ok(y)
+    Ok(())
 }
 
 struct PreparedTransition {
@@ -142,10 +116,14 @@ impl PreparedTransition {
 
     /// The mean of four pixels and a 1 x 1 convolution are both linear and neither
     /// looks where the other does, so the mean comes first and the convolution
-    /// has a quarter of the pixels.
-    fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let y = ops::avg_pool2d(&self.prologue.apply(x)?, TRANSITION_POOL, true)?;
-        self.conv.apply(&y, None)
+    /// has a quarter of the pixels. The result has room for `more` channels.
+    fn apply(&self, x: &Tensor, more: usize) -> Result<Tensor> {
+        let numbers = self.prologue.numbers();
+        let y = ops::activated_avg_pool2d(x, numbers, TRANSITION_POOL, x.dtype())?;
+        match more {
+            0 => self.conv.apply(&y, None),
+            _ => self.conv.apply_with_room(&y, more),
+        }
     }
 
     fn on_stream(&self, stream: &CudaDevice) -> Result<Self> {
@@ -200,12 +178,26 @@ impl DenseNetFeatures {
     /// channels-last.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
         let x = ops::cast(x, self.dtype)?;
+        let all = self.blocks.len();
+        let wide = match x.device() {
+            Device::Cpu => WIDE.min(all),
+            Device::Cuda(_) => all,
+        };
         let x = by_few_images(&x, |x| {
             let x = ops::max_pool2d(&self.stem.apply(x, None)?, STEM_POOL)?;
-            self.in_turn(0..WIDE.min(self.blocks.len()), x)
+            self.in_turn(0..wide, x)
         })?;
-        let x = self.in_turn(WIDE.min(self.blocks.len())..self.blocks.len(), x)?;
-        ops::mean(&self.last.apply(&wide(&x)?)?, &[2, 3], false)
+        let x = self.in_turn(wide..all, x)?;
+        let &[n, channels, h, w] = x.shape() else {
+            return Err(Error::shape("densenet", &[x.shape()], "(N, C, H, W)"));
+        };
+        let whole = Pool {
+            kernel: [h, w],
+            stride: [h, w],
+            padding: [0, 0],
+        };
+        let y = ops::activated_avg_pool2d(&x, self.last.numbers(), whole, DType::F32)?;
+        ops::reshape(&y, &[n, channels])
     }
 }
 
@@ -213,17 +205,22 @@ impl DenseNetFeatures {
     /// Some blocks with their transitions, one after the other.
     fn in_turn(&self, blocks: Range<usize>, mut x: Tensor) -> Result<Tensor> {
         // Where layers can write into a growing image, none copies what was before it.
-        let in_place = x.device() == Device::Cpu && self.dtype == DType::F32;
-        for i in blocks {
+        let in_place = x.device() != Device::Cpu || self.dtype == DType::F32;
+        if in_place && !blocks.is_empty() {
+            x = ops::with_room(&x, growth(&self.blocks[blocks.start]))?;
+        }
+        for i in blocks.clone() {
             if in_place {
-                x = grown(&x, &self.blocks[i])?;
+                grow(&mut x, &self.blocks[i])?;
             } else {
                 for layer in &self.blocks[i] {
                     x = ops::cat(&[&x, &layer.apply(&x)?], 1)?;
                 }
             }
             if let Some(transition) = self.transitions.get(i) {
-                x = transition.apply(&x)?;
+                let next = self.blocks.get(i + 1).filter(|_| blocks.contains(&(i + 1)));
+                let more = next.filter(|_| in_place).map_or(0, |block| growth(block));
+                x = transition.apply(&x, more)?;
             }
         }
         Ok(x)

@@ -1,7 +1,7 @@
 //! `cat`: tensors one after the other.
 
 mod cpu;
-mod cuda;
+pub(super) mod cuda;
 
 use crate::autograd::{Save, record};
 use crate::device::Device;

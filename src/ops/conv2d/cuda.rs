@@ -41,6 +41,8 @@ pub(super) struct ConvSizes {
     padding: [u32; 2],
     dilation: [u32; 2],
     groups: u32,
+    /// Elements from pixel to pixel of x and of y.
+    pixels: [u32; 2],
 }
 
 impl ConvSizes {
@@ -61,7 +63,17 @@ impl ConvSizes {
             padding: pair(geometry.padding)?,
             dilation: pair(geometry.dilation)?,
             groups: count(op, geometry.groups)?,
+            pixels: pair(sizes.channels)?,
         })
+    }
+
+    /// Where x and y are channels of images whose pixels lie so far apart.
+    pub fn with_pixels(self, op: &'static str, pixels: [usize; 2], sizes: &Sizes) -> Result<Self> {
+        let [x, y] = [sizes.input, sizes.output].map(|[h, w]| sizes.batch * h * w);
+        count(op, x * pixels[0])?;
+        count(op, y * pixels[1])?;
+        let pixels = [count(op, pixels[0])?, count(op, pixels[1])?];
+        Ok(Self { pixels, ..self })
     }
 }
 
@@ -74,6 +86,8 @@ struct ConvParams {
     bias: Address,
     residual: Address,
     y: Address,
+    scale: Address,
+    shift: Address,
     sizes: ConvSizes,
     epilogue: Epilogue,
     moments: LeftMoments,
@@ -132,6 +146,47 @@ struct WeightParams {
     padding: u32,
 }
 
+/// What a forward pass has beside its weights.
+pub(crate) struct Forward<'a> {
+    pub op: &'static str,
+    /// For dense filters of f32.
+    pub dense: &'static Kernel,
+    /// Dense filters also read channels of a wider image that is channels-last.
+    pub x: &'a Tensor,
+    /// Scale and shift (C), f32 and dense, for a `dense` that reads relu(scale x + shift)
+    /// and one tap, see [`activates`].
+    pub prologue: Option<[&'a Tensor; 2]>,
+    pub residual: Option<&'a Tensor>,
+    pub activation: Activation,
+    /// What of the result the moments are wanted of.
+    pub of: Option<Activation>,
+    /// Some channels of an image that is channels-last, to be written; neither for
+    /// groups of one channel nor with a residual.
+    pub into: Option<&'a Tensor>,
+}
+
+impl<'a> Forward<'a> {
+    /// With nothing before or after the product.
+    pub fn new(op: &'static str, dense: &'static Kernel, x: &'a Tensor) -> Self {
+        Self {
+            op,
+            dense,
+            x,
+            prologue: None,
+            residual: None,
+            activation: Activation::None,
+            of: None,
+            into: None,
+        }
+    }
+}
+
+/// Whether kernels can read x through a prologue.
+pub(crate) fn activates(x: &Tensor, sizes: &Sizes) -> bool {
+    let one_tap = sizes.kernel == [1, 1] && sizes.geometry == Conv2d::default();
+    one_tap && depth_multiplier(sizes).is_none() && apart(x).is_some()
+}
+
 /// Weights and bias in the order in which the kernels read them.
 pub(crate) struct Weights {
     w: Tensor,
@@ -160,48 +215,44 @@ impl Weights {
         self.w.device()
     }
 
-    /// `activation(conv2d(x, w) + bias + residual)`, dense filters of f32 by the
-    /// kernel `dense`.
-    pub fn run(
-        &self,
-        op: &'static str,
-        dense: &'static Kernel,
-        x: &Tensor,
-        residual: Option<&Tensor>,
-        activation: Activation,
-        sizes: &Sizes,
-    ) -> Result<Tensor> {
-        Ok(self
-            .measured(op, dense, (x, residual), activation, None, sizes)?
-            .0)
-    }
-
-    /// The same, and the moments of `of` of the result, (parts, K, 3), if they are asked
-    /// for and the sums are whole.
-    fn measured(
-        &self,
-        op: &'static str,
-        dense: &'static Kernel,
-        (x, residual): (&Tensor, Option<&Tensor>),
-        activation: Activation,
-        of: Option<Activation>,
-        sizes: &Sizes,
-    ) -> Result<(Tensor, Option<Tensor>)> {
+    /// `activation(conv2d(x, w) + bias + residual)`, and the moments of its result,
+    /// (parts, K, 3), if they are asked for and the sums are whole.
+    pub fn run(&self, given: &Forward, sizes: &Sizes) -> Result<(Tensor, Option<Tensor>)> {
+        let &Forward {
+            op,
+            dense,
+            x,
+            prologue,
+            residual,
+            activation,
+            of,
+            into,
+        } = given;
         let mut operands = vec![x, &self.w];
         operands.extend(&self.bias);
         operands.extend(residual);
+        operands.extend(into);
         let device = device_of(op, &operands)?;
         let half = halves(op, &operands)?;
-        let x = channels_last(x)?;
+        let groups_of_one = depth_multiplier(sizes).is_some();
+        let x = match groups_of_one {
+            true => channels_last(x)?,
+            false => by_pixels(x)?,
+        };
         let residual = residual.map(channels_last).transpose()?;
         let address = |t: Option<&Tensor>| t.map_or(Ok(Address::default()), |t| t.address(op));
-        let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
-        let y = device.empty(layout, x.dtype())?;
-        let groups_of_one = depth_multiplier(sizes).is_some();
+        let y = match into {
+            Some(y) => y.detach(),
+            None => {
+                let layout = Layout::new(Shape::new(&sizes.y_shape())?, Format::ChannelsLast)?;
+                device.empty(layout, x.dtype())?
+            }
+        };
         if let (Some(by), false) = (half, groups_of_one) {
             let product = Patches {
                 op,
                 image: &x,
+                prologue,
                 w: &self.w,
                 bias: self.bias.as_ref(),
                 residual: residual.as_ref(),
@@ -236,7 +287,9 @@ impl Weights {
             bias: address(self.bias.as_ref())?,
             residual: address(residual.as_ref())?,
             y: y.address(op)?,
-            sizes: ConvSizes::new(op, sizes)?,
+            scale: address(prologue.map(|[scale, _]| scale))?,
+            shift: address(prologue.map(|[_, shift]| shift))?,
+            sizes: ConvSizes::new(op, sizes)?.with_pixels(op, [&x, &y].map(pixel), sizes)?,
             epilogue: Epilogue::new(activation),
             moments,
         };
@@ -264,8 +317,12 @@ pub(super) fn forward(
     let mut operands = vec![x, w];
     operands.extend(bias);
     device_of("conv2d", &operands)?;
-    let weights = Weights::new(w, bias)?;
-    weights.measured("conv2d", by, (x, residual), Activation::None, of, sizes)
+    let given = Forward {
+        residual,
+        of,
+        ..Forward::new("conv2d", by, x)
+    };
+    Weights::new(w, bias)?.run(&given, sizes)
 }
 
 static BACKWARD_1X1: linear::Kernels = [
@@ -355,6 +412,7 @@ pub(super) fn input_gradient(gy: &Tensor, w: &Tensor, sizes: &Sizes) -> Result<T
         let product = Patches {
             op,
             image: &gy,
+            prologue: None,
             w: &w,
             bias: None,
             residual: None,
@@ -446,6 +504,8 @@ pub(super) fn weight_gradient(x: &Tensor, gy: &Tensor, sizes: &Sizes) -> Result<
             n: 1,
             wide: 0,
             epilogue: Epilogue::default(),
+            line: 1,
+            padding: 0,
         };
         device.launch(half.join, blocks, 0, &join)?;
         return Ok(gw);
@@ -473,6 +533,41 @@ fn halves(op: &'static str, operands: &[&Tensor]) -> Result<Option<&'static Kern
         f32_only(op, operands)?;
     }
     Ok(half)
+}
+
+/// Elements from pixel to pixel of (N, C, H, W) that is channels-last, or some channels
+/// of an image that is. An axis of one place has any stride, so the innermost of the others
+/// tells.
+fn apart(t: &Tensor) -> Option<usize> {
+    let &[n, channels, height, width] = t.shape() else {
+        return None;
+    };
+    let &[image, channel, row, pixel] = t.layout().strides() else {
+        return None;
+    };
+    let apart = match (n > 1, height > 1, width > 1) {
+        (_, _, true) => pixel,
+        (_, true, false) => row,
+        (true, false, false) => image,
+        (false, false, false) => channels,
+    };
+    let fits = (channels <= 1 || channel == 1)
+        && apart >= channels
+        && (height <= 1 || row == width * apart)
+        && (n <= 1 || image == height * width * apart);
+    fits.then_some(apart)
+}
+
+/// The same of an image that [`by_pixels`] or [`channels_last`] gave.
+pub(super) fn pixel(t: &Tensor) -> usize {
+    apart(t).unwrap_or(t.shape()[1])
+}
+
+fn by_pixels(t: &Tensor) -> Result<Tensor> {
+    match apart(t) {
+        Some(_) => Ok(t.detach()),
+        None => channels_last(t),
+    }
 }
 
 fn channels_last(t: &Tensor) -> Result<Tensor> {

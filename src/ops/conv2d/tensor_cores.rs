@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Sizes;
-use super::cuda::{ConvSizes, LeftMoments};
+use super::cuda::{ConvSizes, LeftMoments, pixel};
 use crate::device::cuda::kernels::{self, Kernel};
 use crate::device::cuda::{Address, CudaDevice, count};
 use crate::dtype::DType;
@@ -21,6 +21,8 @@ type Tiles = [&'static Kernel; 3];
 /// The kernels for one dtype.
 pub(super) struct Kernels {
     forward: Tiles,
+    /// The same of relu(scale x + shift), for filters of one tap.
+    activated: Tiles,
     input_gradient: Tiles,
     weight_gradient: Tiles,
     weight_join: &'static Kernel,
@@ -46,6 +48,11 @@ static BF16: Kernels = Kernels {
         &kernels::EOSIN_CONV2D_FORWARD_128X64_BF16,
         &kernels::EOSIN_CONV2D_FORWARD_128X128_BF16,
     ],
+    activated: [
+        &kernels::EOSIN_CONV2D_FORWARD_ACTIVATED_64X64_BF16,
+        &kernels::EOSIN_CONV2D_FORWARD_ACTIVATED_128X64_BF16,
+        &kernels::EOSIN_CONV2D_FORWARD_ACTIVATED_128X128_BF16,
+    ],
     input_gradient: [
         &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_64X64_BF16,
         &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_128X64_BF16,
@@ -70,6 +77,11 @@ static F16: Kernels = Kernels {
         &kernels::EOSIN_CONV2D_FORWARD_64X64_F16,
         &kernels::EOSIN_CONV2D_FORWARD_128X64_F16,
         &kernels::EOSIN_CONV2D_FORWARD_128X128_F16,
+    ],
+    activated: [
+        &kernels::EOSIN_CONV2D_FORWARD_ACTIVATED_64X64_F16,
+        &kernels::EOSIN_CONV2D_FORWARD_ACTIVATED_128X64_F16,
+        &kernels::EOSIN_CONV2D_FORWARD_ACTIVATED_128X128_F16,
     ],
     input_gradient: [
         &kernels::EOSIN_CONV2D_INPUT_GRADIENT_FORWARD_64X64_F16,
@@ -99,6 +111,8 @@ struct ConvParams {
     bias: Address,
     residual: Address,
     out: Address,
+    scale: Address,
+    shift: Address,
     sizes: ConvSizes,
     each: u32,
     image_width: u32,
@@ -135,10 +149,12 @@ struct WeightJoinParams {
 }
 
 /// A product of patches and filters: `image`, `w` and what follows are dense and
-/// NHWC, and `out` is a tensor to write.
+/// NHWC, and `out` is a tensor to write. Forward, `image` and `out` may be channels of
+/// wider images, and `prologue` the scale and shift of what is read of `image`.
 pub(super) struct Patches<'a> {
     pub op: &'static str,
     pub image: &'a Tensor,
+    pub prologue: Option<[&'a Tensor; 2]>,
     pub w: &'a Tensor,
     pub bias: Option<&'a Tensor>,
     pub residual: Option<&'a Tensor>,
@@ -159,7 +175,14 @@ impl Patches<'_> {
         let [c, k] = per_group(sizes);
         let rows = sizes.batch * sizes.output[0] * sizes.output[1];
         let shape = [rows, k, sizes.taps() * padded(c)];
-        self.launch(device, (by.forward, by.join), sizes, (1, of), shape, c)
+        let tiles = match self.prologue {
+            Some(_) => by.activated,
+            None => by.forward,
+        };
+        let pixels = [self.image, self.out].map(pixel);
+        let at = ConvSizes::new(self.op, sizes)?.with_pixels(self.op, pixels, sizes)?;
+        let by = (tiles, by.join);
+        self.launch(device, by, (sizes, at), (1, of), shape, c)
     }
 
     /// The gradient with respect to x of `image`, gy, into `out`, gx.
@@ -175,10 +198,11 @@ impl Patches<'_> {
         };
         let shape = [rows, c, taps(0) * taps(1) * padded(k)];
         let phases = stride[0] * stride[1];
+        let at = ConvSizes::new(self.op, sizes)?;
         self.launch(
             device,
             (by.input_gradient, by.join),
-            sizes,
+            (sizes, at),
             (phases, None),
             shape,
             k,
@@ -192,7 +216,7 @@ impl Patches<'_> {
         self,
         device: &CudaDevice,
         (tiles, join): (Tiles, &'static Kernel),
-        sizes: &Sizes,
+        (sizes, at): (&Sizes, ConvSizes),
         (phases, of): (usize, Option<Activation>),
         shape: [usize; 3],
         channels: usize,
@@ -211,9 +235,11 @@ impl Patches<'_> {
             bias: address(self.bias)?,
             residual: address(self.residual)?,
             out: self.out.address(op)?,
-            sizes: ConvSizes::new(op, sizes)?,
+            scale: address(self.prologue.map(|[scale, _]| scale))?,
+            shift: address(self.prologue.map(|[_, shift]| shift))?,
+            sizes: at,
             each: count(op, cut.each)?,
-            image_width: width(image, [channels]) as u32,
+            image_width: width(image, [channels, pixel(self.image)]) as u32,
             w_width: width(w, [per_group(sizes)[0]]) as u32,
             padding: 0,
             epilogue: self.epilogue,
@@ -239,6 +265,8 @@ impl Patches<'_> {
             n: count(op, self.out.shape()[1])?,
             wide: 0,
             epilogue: self.epilogue,
+            line: count(op, pixel(self.out))?,
+            padding: 0,
         };
         params.out = finish.parts;
         device.launch(kernel, grid, shared, &params)?;

@@ -18,6 +18,7 @@ use crate::device::cpu::for_chunks;
 use crate::device::cuda::{CudaDevice, device_of, kernels};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::ops::cat;
 use crate::ops::conv2d::{Conv2d, Sizes, cpu, cuda, forward_sizes};
 use crate::ops::half::{is_half, wide};
 use crate::ops::matmul::equal_floats;
@@ -59,7 +60,7 @@ impl PreparedConv {
     ) -> Result<Self> {
         let mut given = vec![w];
         given.extend(bias);
-        refuse_recorded(&given)?;
+        refuse_recorded(OP, &given)?;
         // Any image that the kernel fits; what is prepared does not depend on it.
         let smallest = |axis: usize| {
             let taps = w.shape().get(axis + 2)?.checked_sub(1)?;
@@ -135,7 +136,7 @@ impl PreparedConv {
 
     /// The sizes of a call with an image and perhaps a residual.
     fn sizes(&self, given: &[&Tensor]) -> Result<Sizes> {
-        refuse_recorded(given)?;
+        refuse_recorded(OP, given)?;
         if let Some(t) = given.iter().find(|t| t.dtype() != self.dtype) {
             let dtypes = [t.dtype(), self.dtype];
             return Err(Error::dtype(OP, &dtypes, "input and weight must agree"));
@@ -170,7 +171,12 @@ impl PreparedConv {
             }
             Weights::Cuda(weights) => {
                 let by = &kernels::EOSIN_CONV_BN_ACT_FORWARD_F32;
-                weights.run(OP, by, x, residual, self.activation, &sizes)
+                let given = cuda::Forward {
+                    residual,
+                    activation: self.activation,
+                    ..cuda::Forward::new(OP, by, x)
+                };
+                Ok(weights.run(&given, &sizes)?.0)
             }
         })?;
         ops::cast(&y, self.dtype)
@@ -200,44 +206,44 @@ impl PreparedConv {
 
     /// `activation(conv(relu(scale x + shift)) + bias)`: with a batch norm and its
     /// ReLU in front of the convolution, as DenseNet has them. x (N, C, H, W) may be
-    /// the first channels of a wider image; scale and shift (C), of x's dtype. On the
-    /// CPU a 1 x 1 convolution does it while it reads; elsewhere it is an operator of
-    /// its own.
+    /// the first channels of a wider image; scale and shift (C), of x's dtype, or of
+    /// f32 for an x of bf16 or f16. A 1 x 1 convolution does it while it reads, but for bf16 and f16 on the CPU;
+    /// elsewhere it is an operator of its own.
     ///
     /// # Errors
     /// As [`Self::apply`].
-    pub fn apply_activated(&self, x: &Tensor, [scale, shift]: [&Tensor; 2]) -> Result<Tensor> {
-        let channels = x.shape().get(1).copied();
-        if [scale, shift]
-            .iter()
-            .any(|t| t.rank() != 1 || t.shape().first().copied() != channels)
-        {
-            let shapes = [x.shape(), scale.shape(), shift.shape()];
-            return Err(Error::shape(
-                OP,
-                &shapes,
-                "x (N, C, H, W), scale and shift (C)",
-            ));
-        }
+    pub fn apply_activated(&self, x: &Tensor, numbers: [&Tensor; 2]) -> Result<Tensor> {
+        let [scale, shift] = of_channels(OP, x, numbers)?;
         let sizes = self.sizes(&[x])?;
-        refuse_recorded(&[scale, shift])?;
         match &self.weights {
             Weights::Cpu(weights) if !is_half(x) && weights.activates(x, &sizes) => {
-                let [scale, shift] = [scale, shift].map(|t| t.to_format(Format::Contiguous));
-                let (scale, shift) = (scale?, shift?);
                 profile::call_in_place(
                     OP,
                     || self.operands(&[x], &sizes),
                     || weights.run_activated(x, [&scale, &shift], self.activation, &sizes),
                 )
             }
-            _ => self.apply(&activated(x, scale, shift)?, None),
+            Weights::Cuda(weights) if cuda::activates(x, &sizes) => {
+                device_of(OP, &[x, &scale, &shift])?;
+                let by = &kernels::EOSIN_CONV_BN_ACT_FORWARD_ACTIVATED_F32;
+                let given = cuda::Forward {
+                    prologue: Some([&scale, &shift]),
+                    activation: self.activation,
+                    ..cuda::Forward::new(OP, by, x)
+                };
+                profile::call_in_place(
+                    OP,
+                    || self.operands(&[x], &sizes),
+                    || Ok(weights.run(&given, &sizes)?.0),
+                )
+            }
+            _ => self.apply(&activated(x, &scale, &shift)?, None),
         }
     }
 
     /// Writes `activation(conv(x) + bias)` to the channels of `y` from `first` on: of
-    /// an image that grows, as DenseNet's do, without a copy. On the CPU, in f32 and
-    /// f64, not depthwise.
+    /// an image that grows, as DenseNet's do, without a copy. Not for groups of one
+    /// channel, and not in bf16 and f16 on the CPU.
     ///
     /// # Errors
     /// As [`Self::apply`], a `y` that does not fit, is shared or is not channels-last,
@@ -254,18 +260,40 @@ impl PreparedConv {
             return Err(Error::shape(OP, &shapes, expected));
         }
         let plain = y.dtype() == self.dtype && y.layout().is_channels_last();
-        let Weights::Cpu(weights) = &self.weights else {
-            return Err(Error::op(OP, "into a wider image: only on the CPU"));
-        };
-        if is_half(x) || !plain || !y.holds_alone() {
-            let expected = "into a wider image: f32 or f64, channels-last, and not shared";
+        if !plain || !y.holds_alone() {
+            let expected = "into a wider image: of x's dtype, channels-last, and not shared";
             return Err(Error::op(OP, expected));
         }
-        profile::call_in_place(
-            OP,
-            || self.operands(&[x], &sizes),
-            || weights.run_into(x, self.activation, &sizes, (y, first)),
-        )
+        let operands = || self.operands(&[x], &sizes);
+        profile::call_in_place(OP, operands, || match &self.weights {
+            Weights::Cpu(_) if is_half(x) => {
+                Err(Error::op(OP, "into a wider image on the CPU: f32 or f64"))
+            }
+            Weights::Cpu(weights) => weights.run_into(x, self.activation, &sizes, (y, first)),
+            Weights::Cuda(_) if cpu::depth_multiplier(&sizes).is_some() => Err(Error::op(
+                OP,
+                "into a wider image: not groups of one channel",
+            )),
+            Weights::Cuda(weights) => {
+                let by = &kernels::EOSIN_CONV_BN_ACT_FORWARD_F32;
+                let part = y.with_layout(y.layout().narrow(1, first, k, 1));
+                let given = cuda::Forward {
+                    activation: self.activation,
+                    into: Some(&part),
+                    ..cuda::Forward::new(OP, by, x)
+                };
+                weights.run(&given, &sizes).map(|_| ())
+            }
+        })
+    }
+
+    /// [`Self::apply`] as the first channels of an image that has `more` of them, each
+    /// of which has to be written, see [`Self::apply_into`].
+    pub(crate) fn apply_with_room(&self, x: &Tensor, more: usize) -> Result<Tensor> {
+        let [n, k, p, q] = self.sizes(&[x])?.y_shape();
+        let mut y = room(&[n, k + more, p, q], self.dtype, &self.device())?;
+        self.apply_into(x, &mut y, 0)?;
+        Ok(y)
     }
 
     /// What a call reads and writes.
@@ -278,16 +306,39 @@ impl PreparedConv {
     }
 }
 
-/// x (N, C, H, W), f32 on the CPU, as the first channels of an image that has `more`
+/// An image that is not written, channels-last; on the CPU of f32.
+fn room(shape: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+    let layout = Layout::new(Shape::new(shape)?, Format::ChannelsLast)?;
+    match device {
+        Device::Cuda(device) => device.empty(layout, dtype),
+        Device::Cpu if dtype == DType::F32 => {
+            Ok(Tensor::build_unwritten(layout, |_: &mut [f32]| {}))
+        }
+        Device::Cpu => Err(Error::dtype(
+            OP,
+            &[dtype],
+            "room for channels on the CPU: f32",
+        )),
+    }
+}
+
+/// x (N, C, H, W), on the CPU f32, as the first channels of an image that has `more`
 /// of them, channels-last: each of these has to be written, see
 /// [`PreparedConv::apply_into`].
 pub(crate) fn with_room(x: &Tensor, more: usize) -> Result<Tensor> {
     let &[n, channels, height, width] = x.shape() else {
         return Err(Error::shape(OP, &[x.shape()], "(N, C, H, W)"));
     };
+    let wide = channels + more;
+    if let Device::Cuda(device) = x.device() {
+        let y = room(&[n, wide, height, width], x.dtype(), &x.device())?;
+        let part = y.with_layout(y.layout().narrow(1, 0, channels, 1));
+        let operands = || [vec![x.into()], vec![x.into()]];
+        profile::call_in_place("cat", operands, || cat::cuda::place(&device, x, &part))?;
+        return Ok(y);
+    }
     let x = x.detach().to_format(Format::ChannelsLast)?;
     let from = x.dense_slice::<f32>(OP)?;
-    let wide = channels + more;
     let layout = Layout::new(Shape::new(&[n, wide, height, width])?, Format::ChannelsLast)?;
     Ok(Tensor::build_unwritten(layout, |out: &mut [f32]| {
         for_chunks(out, wide, &|start, chunk| {
@@ -299,17 +350,48 @@ pub(crate) fn with_room(x: &Tensor, more: usize) -> Result<Tensor> {
     }))
 }
 
-/// relu(scale x + shift), per channel.
-fn activated(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
-    let wide = [1, scale.elements(), 1, 1];
-    let (scale, shift) = (ops::reshape(scale, &wide)?, ops::reshape(shift, &wide)?);
-    ops::relu(&ops::add(&ops::mul(x, &scale)?, &shift)?)
+/// Scale and shift for what x (N, C, H, W) is read as, (C) each, in one piece.
+pub(super) fn of_channels(
+    op: &'static str,
+    x: &Tensor,
+    numbers: [&Tensor; 2],
+) -> Result<[Tensor; 2]> {
+    let [scale, shift] = numbers;
+    let channels = x.shape().get(1).copied();
+    if (numbers.iter()).any(|t| t.rank() != 1 || t.shape().first().copied() != channels) {
+        let shapes = [x.shape(), scale.shape(), shift.shape()];
+        let expected = "x (N, C, H, W), scale and shift (C)";
+        return Err(Error::shape(op, &shapes, expected));
+    }
+    let of_sums = match x.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    };
+    if (numbers.iter()).any(|t| t.dtype() != of_sums && t.dtype() != x.dtype()) {
+        let dtypes = [x.dtype(), scale.dtype(), shift.dtype()];
+        let expected = "scale and shift of x's dtype, or of f32 for an x of bf16 or f16";
+        return Err(Error::dtype(op, &dtypes, expected));
+    }
+    refuse_recorded(op, &numbers)?;
+    let dense = |t: &Tensor| wide(t)?.to_format(Format::Contiguous);
+    Ok([dense(scale)?, dense(shift)?])
 }
 
-fn refuse_recorded(tensors: &[&Tensor]) -> Result<()> {
+/// relu(scale x + shift), per channel.
+fn activated(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    let by_channel = [1, scale.elements(), 1, 1];
+    let (scale, shift) = (
+        ops::reshape(scale, &by_channel)?,
+        ops::reshape(shift, &by_channel)?,
+    );
+    let y = ops::relu(&ops::add(&ops::mul(&wide(x)?, &scale)?, &shift)?)?;
+    ops::cast(&y, x.dtype())
+}
+
+pub(super) fn refuse_recorded(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
     if tensors.iter().any(|t| t.is_recorded()) {
         return Err(Error::NoGradient {
-            op: OP,
+            op,
             reason: "it is for inference; train with conv2d, batch_norm and an activation, \
                      or detach its inputs"
                 .to_owned(),

@@ -321,6 +321,8 @@ fn join(device: &CudaDevice, parts: &Tensor, out: &Tensor, number: usize) -> Res
         n: 1,
         wide: 0,
         epilogue: Epilogue::default(),
+        line: 1,
+        padding: 0,
     };
     device.launch(half, grid, 0, &params)
 }

@@ -147,6 +147,9 @@ pub(crate) struct JoinParams {
     pub n: u32,
     pub wide: u32,
     pub epilogue: Epilogue,
+    /// Elements from row to row of `out`, of `n` each.
+    pub line: u32,
+    pub padding: u32,
 }
 
 /// Operands of one 16-bit dtype whose layouts are (batch, M, K) and (batch, K, N),
@@ -298,6 +301,8 @@ impl Product<'_> {
             n: params.sizes[1],
             wide: params.wide,
             epilogue: self.epilogue,
+            line: params.sizes[1],
+            padding: 0,
         };
         params.out = join.parts;
         device.launch(kernel, grid, cut.shared(), &params)?;

@@ -1,10 +1,12 @@
-use super::Windows;
+use super::{ACTIVATED, Windows};
 use crate::device::cpu;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
-use crate::ops::half::{is_half, widened};
+use crate::ops::half::{is_half, wide, widened};
 use crate::ops::images::{Images, format_of};
+use crate::ops::layout::cpu::cast;
 use crate::ops::vector::vectorised;
+use crate::shape::Format;
 use crate::tensor::Tensor;
 
 const OP: &str = "max_pool2d";
@@ -38,6 +40,60 @@ vectorised! {
             *best = if better { v } else { *best };
         }
     }
+}
+
+vectorised! {
+    /// Adds relu(scale x + shift) to each element.
+    fn add_activated<T: Float>(sums: &mut [T], x: &[T], scale: &[T], shift: &[T]) {
+        for (((sum, &x), &scale), &shift) in sums.iter_mut().zip(x).zip(scale).zip(shift) {
+            let v = x * scale + shift;
+            *sum += if v > T::ZERO { v } else { v * T::ZERO };
+        }
+    }
+}
+
+pub(super) fn activated_mean(
+    x: &Tensor,
+    numbers: [&Tensor; 2],
+    windows: [Windows; 2],
+    to: DType,
+) -> Result<Tensor> {
+    fn run<T: Float>(
+        x: &Tensor,
+        numbers: [&Tensor; 2],
+        [rows, columns]: [Windows; 2],
+    ) -> Result<Tensor> {
+        let images = Images::of(x, Format::ChannelsLast)?;
+        let from = images.tensor.dense_slice::<T>(ACTIVATED)?;
+        let scale = numbers[0].dense_slice::<T>(ACTIVATED)?;
+        let shift = numbers[1].dense_slice::<T>(ACTIVATED)?;
+        let c = images.c;
+        let layout = images.resized([rows.outputs, columns.outputs])?;
+        let pixels = T::from_f64((rows.kernel * columns.kernel) as f64);
+        Ok(Tensor::build_unwritten(layout, |out: &mut [T]| {
+            cpu::for_chunks(out, c, &|start, chunk| {
+                for (i, sums) in chunk.chunks_mut(c).enumerate() {
+                    let at = start / c + i;
+                    let (across, rest) = (at % columns.outputs, at / columns.outputs);
+                    let (down, image) = (rest % rows.outputs, rest / rows.outputs);
+                    sums.fill(T::ZERO);
+                    for row in rows.range(down) {
+                        let line = (image * rows.inputs + row) * columns.inputs;
+                        for column in columns.range(across) {
+                            let pixel = &from[(line + column) * c..][..c];
+                            add_activated(sums, pixel, scale, shift);
+                        }
+                    }
+                    sums.iter_mut().for_each(|sum| *sum = *sum / pixels);
+                }
+            });
+        }))
+    }
+    let y = match x.dtype() {
+        DType::F64 => run::<f64>(x, numbers, windows)?,
+        _ => run::<f32>(&wide(x)?, numbers, windows)?,
+    };
+    cast(&y, to)
 }
 
 pub(super) fn max(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {

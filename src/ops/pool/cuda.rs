@@ -1,11 +1,12 @@
 use bytemuck::{Pod, Zeroable};
 
-use super::Windows;
+use super::{ACTIVATED, Windows};
 use crate::device::cuda::kernels::{self, Kernel};
 use crate::device::cuda::{Address, CudaDevice, count, device_of, f32_only};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::images::{Images, format_of};
+use crate::shape::Format;
 use crate::tensor::Tensor;
 
 const OP: &str = "max_pool2d";
@@ -54,6 +55,17 @@ struct Windowed {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
+struct Mean {
+    out: Address,
+    x: Address,
+    numbers: [Address; 2],
+    geometry: Geometry,
+    wide: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 struct Placed {
     out: Address,
     values: Address,
@@ -95,6 +107,38 @@ pub(super) fn max(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
 /// The flat place of each window's first maximum in its plane, as i32.
 pub(super) fn first_maximum(x: &Tensor, windows: [Windows; 2]) -> Result<Tensor> {
     windowed(kernels_for(x)?[1], x, windows, DType::I32)
+}
+
+pub(super) fn activated_mean(
+    x: &Tensor,
+    [scale, shift]: [&Tensor; 2],
+    windows: [Windows; 2],
+    to: DType,
+) -> Result<Tensor> {
+    let op = ACTIVATED;
+    let device = device_of(op, &[x, scale, shift])?;
+    count(op, x.elements())?;
+    let kernel = match x.dtype() {
+        DType::BF16 => &kernels::EOSIN_ACTIVATED_AVG_POOL2D_FORWARD_BF16,
+        DType::F16 => &kernels::EOSIN_ACTIVATED_AVG_POOL2D_FORWARD_F16,
+        _ => {
+            f32_only(op, &[x])?;
+            &kernels::EOSIN_ACTIVATED_AVG_POOL2D_FORWARD_F32
+        }
+    };
+    let images = Images::of(x, Format::ChannelsLast)?;
+    let out = device.empty(images.resized(windows.map(|w| w.outputs))?, to)?;
+    let params = Mean {
+        out: out.address(op)?,
+        x: images.tensor.address(op)?,
+        numbers: [scale.address(op)?, shift.address(op)?],
+        geometry: Geometry::new(windows, images.c, out.elements())?,
+        wide: u32::from(to == DType::F32),
+        padding: 0,
+    };
+    let grid = [out.elements().div_ceil(BLOCK), 1, 1];
+    device.launch(kernel, grid, 0, &params)?;
+    Ok(out)
 }
 
 fn windowed(

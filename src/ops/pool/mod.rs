@@ -1,7 +1,8 @@
 //! Pooling of images (N, C, H, W), in PyTorch's geometry with `ceil_mode`
 //! false: an output of (size + 2 padding - kernel) / stride + 1, rounded down.
 //!
-//! Averages are linear maps per axis (see `ops/separable`). The maximum keeps
+//! Averages are linear maps per axis (see `ops/separable`), but for that of DenseNet's
+//! transitions in inference, which reads its batch norm and ReLU with it. The maximum keeps
 //! the place of each window's first maximum in its plane; its gradient puts
 //! values at those places, and the gradient of that picks them again, so that
 //! the two close over each other.
@@ -13,10 +14,14 @@ use std::sync::Arc;
 
 use crate::autograd::{Save, record};
 use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::ops::conv_bn_act::{of_channels, refuse_recorded};
 use crate::ops::separable::{Taps, separable};
 use crate::profile;
 use crate::tensor::Tensor;
+
+const ACTIVATED: &str = "activated_avg_pool2d";
 
 /// The windows of a pooling, each pair as (vertical, horizontal).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +154,40 @@ pub fn avg_pool2d(x: &Tensor, pool: Pool, count_include_pad: bool) -> Result<Ten
         })
     });
     separable(op, x, Arc::new(maps))
+}
+
+/// The mean over each window of relu(scale x + shift): a batch norm, its ReLU and an
+/// [`avg_pool2d`], in one pass for inference. x (N, C, H, W) of any float; scale and shift
+/// (C), of x's dtype, or of f32 for an x of bf16 or f16; the result, channels-last, in `to`, which is x's
+/// dtype or f32.
+///
+/// # Errors
+/// A recorded tensor, a geometry that does not fit or has padding, other dtypes.
+pub fn activated_avg_pool2d(
+    x: &Tensor,
+    numbers: [&Tensor; 2],
+    pool: Pool,
+    to: DType,
+) -> Result<Tensor> {
+    let op = ACTIVATED;
+    let windows = pool.windows(op, x)?;
+    if pool.padding != [0, 0] {
+        return Err(Error::shape(op, &[x.shape()], "no padding is possible"));
+    }
+    let dtypes = [x.dtype(), to];
+    if !x.dtype().is_float() || !(to == x.dtype() || to == DType::F32) {
+        return Err(Error::dtype(
+            op,
+            &dtypes,
+            "floats, and a result of x's or f32",
+        ));
+    }
+    refuse_recorded(op, &[x])?;
+    let [scale, shift] = of_channels(op, x, numbers)?;
+    profile::call(op, &[x, &scale, &shift], || match x.device() {
+        Device::Cpu => cpu::activated_mean(x, [&scale, &shift], windows, to),
+        Device::Cuda(_) => cuda::activated_mean(x, [&scale, &shift], windows, to),
+    })
 }
 
 /// The means of x (N, C, H, W) over h x w bins, of which bin i along an axis of

@@ -1,6 +1,7 @@
 //! DenseNet-121: golden numbers on the CPU. On CUDA, through the emulator, a thin
 //! network of the same structure on a crop against the CPU.
 
+use eosin::DType;
 use eosin::models::densenet::{DenseNet, DenseNetFeatures, KERAS_EPSILON};
 
 use super::cuda::{close, crop, emulated, left_out};
@@ -20,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         trial("densenet::epsilon", epsilon),
         trial(format!("golden::{EVAL}::cuda"), eval_on_cuda),
         trial(format!("golden::{EVAL}::folded::cuda"), folded_on_cuda),
+        trial("densenet::halves::cuda", halves_on_cuda),
         trial(format!("golden::{GRAD}::cuda"), gradients_on_cuda),
     ]
 }
@@ -153,6 +155,28 @@ fn folded_on_cuda() -> Result<()> {
     assert_eq!(got.len(), 2);
     for ((name, got), (_, want)) in got.iter().zip(&want) {
         close(name, got, want, 1e-5)?;
+    }
+    Ok(())
+}
+
+/// In bf16 and f16, no farther from f32 than twice what the CPU's are, which rounds
+/// at other places.
+fn halves_on_cuda() -> Result<()> {
+    let case = Case::read(EVAL);
+    let x = crop(&case.input(0)?, 32)?;
+    let device = emulated()?;
+    let exact = DenseNetFeatures::new(thin()?, &Device::Cpu)?.features(&x)?;
+    let exact = exact.to_f64_vec()?;
+    for dtype in [DType::BF16, DType::F16] {
+        let error = |device: &Device| -> Result<f64> {
+            let network = DenseNetFeatures::in_dtype(thin()?, device, dtype)?;
+            let features = network.features(&x.to(device)?)?;
+            assert_eq!(features.dtype(), DType::F32);
+            Ok(relative_l2(&features.to_f64_vec()?, &exact))
+        };
+        let (here, there) = (error(&Device::Cpu)?, error(&device)?);
+        assert!(here > 0.0 && there > 0.0, "{dtype}: nothing was rounded");
+        assert!(there < 2.0 * here, "{dtype}: {there}, on the CPU {here}");
     }
     Ok(())
 }

@@ -196,7 +196,7 @@ fn contiguous(t: &Tensor) -> Result<Tensor> {
 }
 
 /// Outputs per channel if every group has a single input channel.
-pub(super) fn depth_multiplier(sizes: &Sizes) -> Option<usize> {
+pub(in crate::ops) fn depth_multiplier(sizes: &Sizes) -> Option<usize> {
     let [c, k] = sizes.channels;
     (c == sizes.geometry.groups && c > 1).then(|| k / c)
 }
