@@ -77,6 +77,11 @@ def forward(entry, x):
             return F.linear(x[0], x[1]).topk(entry["highest"], 1).values.mean(1)
         case "attention":
             return F.scaled_dot_product_attention(*x)
+        case "attention_packed":
+            batch, tokens, all_of_them = x[0].shape
+            width = all_of_them // 3 // entry["heads"]
+            q, k, v = x[0].view(batch, tokens, 3, entry["heads"], width).permute(2, 0, 3, 1, 4)
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, -1)
         case "conv2d":
             return F.conv2d(x[0], x[1], **geometry)
         case "conv_bn_act":
@@ -87,6 +92,8 @@ def forward(entry, x):
             return F.softmax(x[0], -1)
         case "layer_norm":
             return F.layer_norm(x[0], x[1].shape, x[1], x[2], EPS)
+        case "add_layer_norm":
+            return F.layer_norm(x[0] + x[1], x[2].shape, x[2], x[3], EPS)
         case "batch_norm_train":
             return F.batch_norm(x[0], None, None, x[1], x[2], training=True, eps=EPS)
         case "relu":
@@ -105,6 +112,9 @@ def forward(entry, x):
             return F.max_pool2d(x[0], 3, 2, 1)
         case "avg_pool2d":
             return F.avg_pool2d(x[0], 2)
+        case "activated_avg_pool2d":
+            scale, shift = (t.view(-1, 1, 1) for t in x[1:])
+            return F.avg_pool2d(F.relu(x[0] * scale + shift), 2)
         case "adaptive_avg_pool2d":
             return F.adaptive_avg_pool2d(x[0], 1)
     raise SystemExit(f"{entry['name']}: no peer is written for {op}; add one to forward()")

@@ -43,6 +43,8 @@ const fn variant(name: &'static str, gradients: &'static [usize]) -> Variant {
 const FORWARD: &[Variant] = &[variant("forward", &[])];
 const OF_ONE: &[Variant] = &[variant("forward", &[]), variant("backward", &[0])];
 const OF_THREE: &[Variant] = &[variant("forward", &[]), variant("backward", &[0, 1, 2])];
+/// With respect to an operand of the sum, weight and bias.
+const OF_SUM: &[Variant] = &[variant("forward", &[]), variant("backward", &[0, 2, 3])];
 const BILINEAR: &[Variant] = &[
     variant("forward", &[]),
     variant("input_gradient", &[0]),
@@ -116,10 +118,12 @@ impl Work {
             | Self::Conv2d(_)
             | Self::ConvTranspose2d(_) => BILINEAR,
             Self::Attention { .. } | Self::LayerNorm { .. } | Self::BatchNorm(_) => OF_THREE,
+            Self::AddLayerNorm { .. } => OF_SUM,
             // The gradient of a sum is what came.
-            Self::ConvBnAct(_) | Self::Add(_) => FORWARD,
+            Self::ConvBnAct(_) | Self::Add(_) | Self::ActivatedAvgPool2d(_) => FORWARD,
             Self::AdamW { .. } => UPDATE,
-            Self::Softmax { .. }
+            Self::AttentionPacked { .. }
+            | Self::Softmax { .. }
             | Self::Relu(_)
             | Self::LeakyRelu(_)
             | Self::Tanh(_)
@@ -155,6 +159,7 @@ impl Work {
                 | Self::Linear { .. }
                 | Self::LinearTopMean { .. }
                 | Self::Attention { .. }
+                | Self::AttentionPacked { .. }
                 | Self::Conv2d(_)
                 | Self::ConvBnAct(_)
                 | Self::ConvTranspose2d(_)
@@ -197,6 +202,11 @@ impl Work {
             } => [queries, keys, keys]
                 .map(|n| vec![batch, heads, n, width])
                 .to_vec(),
+            Self::AttentionPacked {
+                heads,
+                tokens,
+                width,
+            } => vec![vec![batch, tokens, 3 * heads * width]],
             Self::Conv2d(c) => convolution(c),
             Self::ConvBnAct(c) => {
                 let mut shapes = convolution(c);
@@ -210,7 +220,13 @@ impl Work {
             Self::LayerNorm { rows, width } => {
                 vec![vec![batch * rows, width], vec![width], vec![width]]
             }
-            Self::BatchNorm(i) => vec![image(i), vec![i[0]], vec![i[0]]],
+            Self::AddLayerNorm { rows, width } => {
+                let sum = [batch * rows, width];
+                vec![sum.to_vec(), sum.to_vec(), vec![width], vec![width]]
+            }
+            Self::BatchNorm(i) | Self::ActivatedAvgPool2d(i) => {
+                vec![image(i), vec![i[0]], vec![i[0]]]
+            }
             Self::Add(i) => vec![image(i), image(i)],
             Self::Softmax { rows, width }
             | Self::Gelu { rows, width }
@@ -243,6 +259,10 @@ impl Work {
                 let scale = (width as f64).sqrt().recip();
                 ops::attention(&x[0], &x[1], &x[2], None, scale)
             }
+            Self::AttentionPacked { heads, width, .. } => {
+                let scale = (width as f64).sqrt().recip();
+                ops::attention_packed(&[&x[0]], heads, None, scale)
+            }
             Self::Conv2d(c) => ops::conv2d(&x[0], &x[1], None, c.geometry()),
             Self::ConvTranspose2d(c) => {
                 let geometry = ConvTranspose2d {
@@ -254,6 +274,10 @@ impl Work {
             }
             Self::Softmax { .. } => ops::softmax(&x[0], -1),
             Self::LayerNorm { .. } => ops::layer_norm(&x[0], 1, Some(&x[1]), Some(&x[2]), EPS),
+            Self::AddLayerNorm { .. } => {
+                let [weight, bias] = [Some(&x[2]), Some(&x[3])];
+                Ok(ops::add_layer_norm(&x[0], &x[1], 1, weight, bias, EPS)?.1)
+            }
             Self::BatchNorm(_) => {
                 Ok(ops::batch_norm_train(&x[0], Some(&x[1]), Some(&x[2]), EPS)?.output)
             }
@@ -265,6 +289,10 @@ impl Work {
             Self::Add(_) => ops::add(&x[0], &x[1]),
             Self::MaxPool2d(_) => ops::max_pool2d(&x[0], pool([3, 2, 1])),
             Self::AvgPool2d(_) => ops::avg_pool2d(&x[0], pool([2, 2, 0]), true),
+            Self::ActivatedAvgPool2d(_) => {
+                let (numbers, pool) = ([&x[1], &x[2]], pool([2, 2, 0]));
+                ops::activated_avg_pool2d(&x[0], numbers, pool, x[0].dtype())
+            }
             Self::GlobalAvgPool2d(_) => ops::adaptive_avg_pool2d(&x[0], [1, 1]),
             Self::ConvBnAct(_) | Self::AdamW { .. } => {
                 Err(Error::op("bench", "internal: work with a state"))
@@ -310,6 +338,7 @@ pub fn described() -> String {
                 c.stride, c.padding, c.groups
             ),
             Work::LinearTopMean { highest, .. } => format!(r#", "highest": {highest}"#),
+            Work::AttentionPacked { heads, .. } => format!(r#", "heads": {heads}"#),
             _ => String::new(),
         };
         let floor = match bench.throughput() {
@@ -362,6 +391,8 @@ impl Bench {
         };
         let op = match self.work {
             Work::AdamW { .. } => "step",
+            // The same operator, read where a linear layer left it.
+            Work::AttentionPacked { .. } => "attention",
             work => work.op(),
         };
         if self.work.is_product() {
@@ -369,7 +400,7 @@ impl Bench {
             // attention's backward pass has four for its two.
             let flops = cost(op, &inputs, &[output])?.flops;
             let directions = match (self.work, self.variant.gradients) {
-                (Work::Attention { .. }, [_, ..]) | (_, [_, _]) => 2,
+                (Work::Attention { .. } | Work::AttentionPacked { .. }, [_, ..]) | (_, [_, _]) => 2,
                 _ => 1,
             };
             return Ok(Throughput::Flops(directions * flops));
@@ -411,7 +442,14 @@ impl Bench {
                 vec![batch, c.outputs, p, q]
             }
             Work::MaxPool2d([c, h, w]) => vec![batch, c, halved(h), halved(w)],
-            Work::AvgPool2d([c, h, w]) => vec![batch, c, h / 2, w / 2],
+            Work::AttentionPacked {
+                heads,
+                tokens,
+                width,
+            } => vec![batch, tokens, heads * width],
+            Work::AvgPool2d([c, h, w]) | Work::ActivatedAvgPool2d([c, h, w]) => {
+                vec![batch, c, h / 2, w / 2]
+            }
             Work::GlobalAvgPool2d([c, ..]) => vec![batch, c, 1, 1],
             _ => shapes[0].clone(),
         }

@@ -62,8 +62,17 @@ impl Plain {
                 width,
                 ..
             } => Self::Whole(Box::new(move |x| attention(x, queries, keys, width))),
+            Work::AttentionPacked {
+                heads,
+                tokens,
+                width,
+            } => Self::Whole(Box::new(move |x| packed(&x[0], [heads, tokens, width]))),
             Work::Softmax { width, .. } => Self::rows(width, softmax),
             Work::LayerNorm { width, .. } => Self::Whole(Box::new(move |x| layer_norm(x, width))),
+            Work::AddLayerNorm { width, .. } => Self::Whole(Box::new(move |x| {
+                let sum = x[0].iter().zip(&x[1]).map(|(a, b)| a + b).collect();
+                layer_norm(&[sum, x[2].clone(), x[3].clone()], width)
+            })),
             Work::BatchNorm(image) => Self::Whole(Box::new(move |x| batch_norm(x, batch, image))),
             Work::Relu(_) => Self::each(|v| v.max(0.0)),
             Work::LeakyRelu(_) => Self::each(|v| if v > 0.0 { v } else { LEAK * v }),
@@ -79,6 +88,14 @@ impl Plain {
                 window.iter().copied().fold(f64::NEG_INFINITY, f64::max)
             }),
             Work::AvgPool2d(image) => Self::pool(batch, image, [2, 2, 0], mean),
+            Work::ActivatedAvgPool2d(image) => Self::Whole(Box::new(move |x| {
+                let [c, h, w] = image;
+                let pixels = x[0].iter().enumerate().map(|(i, v)| {
+                    let channel = i / (h * w) % c;
+                    (v * x[1][channel] + x[2][channel]).max(0.0)
+                });
+                pooled(&pixels.collect::<Vec<_>>(), batch, image, [2, 2, 0], mean)
+            })),
             Work::GlobalAvgPool2d([_, h, w]) => {
                 Self::Whole(Box::new(move |x| x[0].chunks(h * w).map(mean).collect()))
             }
@@ -95,36 +112,38 @@ impl Plain {
     }
 
     /// Over square windows of a size, stride and padding.
-    fn pool(
-        batch: usize,
-        [c, h, w]: Image,
-        [kernel, stride, padding]: [usize; 3],
-        f: fn(&[f64]) -> f64,
-    ) -> Self {
-        let along = move |n: usize| (n + 2 * padding - kernel) / stride + 1;
-        let range = move |o: usize, n: usize| {
-            (o * stride).saturating_sub(padding)..(o * stride + kernel - padding).min(n)
-        };
-        Self::Whole(Box::new(move |x| {
-            let mut y = Vec::with_capacity(batch * c * along(h) * along(w));
-            let mut window = Vec::new();
-            for plane in x[0].chunks(h * w) {
-                for p in 0..along(h) {
-                    for q in 0..along(w) {
-                        window.clear();
-                        for row in range(p, h) {
-                            let columns = range(q, w);
-                            window.extend_from_slice(
-                                &plane[row * w + columns.start..row * w + columns.end],
-                            );
-                        }
-                        y.push(f(&window));
-                    }
-                }
-            }
-            y
-        }))
+    fn pool(batch: usize, image: Image, windows: [usize; 3], f: fn(&[f64]) -> f64) -> Self {
+        Self::Whole(Box::new(move |x| pooled(&x[0], batch, image, windows, f)))
     }
+}
+
+fn pooled(
+    x: &[f64],
+    batch: usize,
+    [c, h, w]: Image,
+    [kernel, stride, padding]: [usize; 3],
+    f: fn(&[f64]) -> f64,
+) -> Vec<f64> {
+    let along = move |n: usize| (n + 2 * padding - kernel) / stride + 1;
+    let range = move |o: usize, n: usize| {
+        (o * stride).saturating_sub(padding)..(o * stride + kernel - padding).min(n)
+    };
+    let mut y = Vec::with_capacity(batch * c * along(h) * along(w));
+    let mut window = Vec::new();
+    for plane in x.chunks(h * w) {
+        for p in 0..along(h) {
+            for q in 0..along(w) {
+                window.clear();
+                for row in range(p, h) {
+                    let columns = range(q, w);
+                    window
+                        .extend_from_slice(&plane[row * w + columns.start..row * w + columns.end]);
+                }
+                y.push(f(&window));
+            }
+        }
+    }
+    y
 }
 
 /// Position `o` of an (N, K, P, Q) tensor.
@@ -207,6 +226,29 @@ fn attention(x: &[Vec<f64>], queries: usize, keys: usize, width: usize) -> Vec<f
         }
     }
     y
+}
+
+/// The same of queries, keys and values (batch, tokens, 3, heads, width) -> (batch, tokens,
+/// heads, width).
+fn packed(qkv: &[f64], [heads, tokens, width]: [usize; 3]) -> Vec<f64> {
+    let each = tokens * heads * width;
+    let mut all = vec![0.0; qkv.len() / 3];
+    for (bag, y) in qkv.chunks(3 * each).zip(all.chunks_mut(each)) {
+        for head in 0..heads {
+            let of = |which: usize| -> Vec<f64> {
+                let lines = bag.chunks(heads * width).skip(which).step_by(3);
+                lines
+                    .flat_map(|l| &l[head * width..][..width])
+                    .copied()
+                    .collect()
+            };
+            let mine = attention(&[of(0), of(1), of(2)], tokens, tokens, width);
+            for (line, mine) in y.chunks_mut(heads * width).zip(mine.chunks(width)) {
+                line[head * width..][..width].copy_from_slice(mine);
+            }
+        }
+    }
+    all
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -44,6 +44,12 @@ pub enum Work {
         keys: usize,
         width: usize,
     },
+    /// Of heads side by side in what one linear layer makes.
+    AttentionPacked {
+        heads: usize,
+        tokens: usize,
+        width: usize,
+    },
     Conv2d(Convolution),
     /// With bias and ReLU, its weights prepared.
     ConvBnAct(Convolution),
@@ -55,6 +61,11 @@ pub enum Work {
         width: usize,
     },
     LayerNorm {
+        rows: usize,
+        width: usize,
+    },
+    /// Of a sum, which is made on the way.
+    AddLayerNorm {
         rows: usize,
         width: usize,
     },
@@ -77,6 +88,8 @@ pub enum Work {
     MaxPool2d(Image),
     /// 2 x 2, stride 2.
     AvgPool2d(Image),
+    /// The same behind a batch norm and a ReLU, as between DenseNet's blocks.
+    ActivatedAvgPool2d(Image),
     /// To 1 x 1.
     GlobalAvgPool2d(Image),
     /// An update of so many values.
@@ -226,6 +239,15 @@ pub const ROWS: &[Row] = &[
     more(attention(2, 196, 196, 6), 8, 32),
     more(attention(4, 232, 232, 49), 8, 32),
     more(attention(4, 60, 60, 49), 8, 32),
+    often(
+        Work::AttentionPacked {
+            heads: 6,
+            tokens: 50,
+            width: 64,
+        },
+        8,
+        64,
+    ),
     // ResNet: stem, bottlenecks, the way around at half the side.
     often(Work::Conv2d(strided(same(3, 64, 224, [7; 2]), 2, 3)), 8, 64),
     often(conv(64, 256, 56, 1), 8, 64),
@@ -335,6 +357,14 @@ pub const ROWS: &[Row] = &[
         8,
         32,
     ),
+    often(
+        Work::AddLayerNorm {
+            rows: 50,
+            width: 384,
+        },
+        64,
+        64,
+    ),
     // ResNet's first and a late one; the GAN's.
     often(Work::BatchNorm([64, 112, 112]), 8, 64),
     more(Work::BatchNorm([1024, 14, 14]), 8, 64),
@@ -369,6 +399,7 @@ pub const ROWS: &[Row] = &[
     often(Work::Add([256, 56, 56]), 8, 64),
     often(Work::MaxPool2d([64, 112, 112]), 8, 64),
     often(Work::AvgPool2d([128, 56, 56]), 8, 64),
+    often(Work::ActivatedAvgPool2d([256, 56, 56]), 8, 64),
     often(Work::GlobalAvgPool2d([2048, 7, 7]), 8, 64),
     // A parameter of a quarter of ResNet-50; beta-VAE's first.
     often(Work::AdamW { values: 6_400_000 }, 1, 1),
@@ -419,11 +450,13 @@ impl Work {
             Self::Linear { .. } => "linear",
             Self::LinearTopMean { .. } => "linear_top_mean",
             Self::Attention { .. } => "attention",
+            Self::AttentionPacked { .. } => "attention_packed",
             Self::Conv2d(_) => "conv2d",
             Self::ConvBnAct(_) => "conv_bn_act",
             Self::ConvTranspose2d(_) => "conv_transpose2d",
             Self::Softmax { .. } => "softmax",
             Self::LayerNorm { .. } => "layer_norm",
+            Self::AddLayerNorm { .. } => "add_layer_norm",
             Self::BatchNorm(_) => "batch_norm_train",
             Self::Relu(_) => "relu",
             Self::LeakyRelu(_) => "leaky_relu",
@@ -433,6 +466,7 @@ impl Work {
             Self::Add(_) => "add",
             Self::MaxPool2d(_) => "max_pool2d",
             Self::AvgPool2d(_) => "avg_pool2d",
+            Self::ActivatedAvgPool2d(_) => "activated_avg_pool2d",
             Self::GlobalAvgPool2d(_) => "adaptive_avg_pool2d",
             Self::AdamW { .. } => "adamw",
         }
@@ -460,9 +494,15 @@ impl Work {
                 keys,
                 width,
             } => format!("b{batch}_h{heads}_{queries}x{keys}_d{width}"),
+            Self::AttentionPacked {
+                heads,
+                tokens,
+                width,
+            } => format!("b{batch}_h{heads}_{tokens}x{tokens}_d{width}"),
             Self::Conv2d(c) | Self::ConvBnAct(c) | Self::ConvTranspose2d(c) => c.name(batch),
             Self::Softmax { rows, width }
             | Self::LayerNorm { rows, width }
+            | Self::AddLayerNorm { rows, width }
             | Self::Gelu { rows, width }
             | Self::Dropout { rows, width } => format!("{}x{width}", batch * rows),
             Self::BatchNorm([c, h, w])
@@ -472,6 +512,7 @@ impl Work {
             | Self::Add([c, h, w])
             | Self::MaxPool2d([c, h, w])
             | Self::AvgPool2d([c, h, w])
+            | Self::ActivatedAvgPool2d([c, h, w])
             | Self::GlobalAvgPool2d([c, h, w]) => format!("{batch}x{c}x{h}x{w}"),
             Self::AdamW { values } => format!("{:.1}M", *values as f64 * 1e-6),
         }

@@ -61,6 +61,15 @@ fn tiny_work(work: Work) -> Work {
             keys: keys.min(6),
             width: width.min(7),
         },
+        Work::AttentionPacked {
+            heads,
+            tokens,
+            width,
+        } => Work::AttentionPacked {
+            heads: heads.min(2),
+            tokens: tokens.min(5),
+            width: width.min(7),
+        },
         Work::Conv2d(c) => Work::Conv2d(tiny_convolution(c)),
         Work::ConvBnAct(c) => Work::ConvBnAct(tiny_convolution(c)),
         Work::ConvTranspose2d(c) => Work::ConvTranspose2d(tiny_convolution(c)),
@@ -69,6 +78,10 @@ fn tiny_work(work: Work) -> Work {
             width: width.min(40),
         },
         Work::LayerNorm { rows, width } => Work::LayerNorm {
+            rows: rows.min(3),
+            width: width.min(40),
+        },
+        Work::AddLayerNorm { rows, width } => Work::AddLayerNorm {
             rows: rows.min(3),
             width: width.min(40),
         },
@@ -87,6 +100,7 @@ fn tiny_work(work: Work) -> Work {
         Work::Add(i) => Work::Add(image(i)),
         Work::MaxPool2d(i) => Work::MaxPool2d(image(i)),
         Work::AvgPool2d(i) => Work::AvgPool2d(image(i)),
+        Work::ActivatedAvgPool2d(i) => Work::ActivatedAvgPool2d(image(i)),
         Work::GlobalAvgPool2d(i) => Work::GlobalAvgPool2d(image(i)),
         Work::AdamW { values } => Work::AdamW {
             values: values.min(1000),

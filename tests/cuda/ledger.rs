@@ -142,17 +142,19 @@ fn launches_and_traffic_are_the_committed_ones() {
     );
 }
 
-/// A training step of 64 bags as it is meant to run, in bf16.
+/// A training step of 64 bags as it is meant to run, in bf16, and in f32.
 #[test]
 fn a_step_of_twelve_blocks_has_at_most_220_launches() {
-    let place = Device::Cuda(null().0);
-    let of = (&place, DType::BF16);
-    let step = workload::in_dtype("trnasformer-l12", Mode::Train, 64, of, |step| {
-        step()?;
-        Ok(observe(&place, &mut *step)?.1)
-    });
-    let launches = step.unwrap().launches();
-    assert!(launches <= 220, "{launches} launches");
+    for dtype in [DType::BF16, DType::F32] {
+        let place = Device::Cuda(null().0);
+        let of = (&place, dtype);
+        let step = workload::in_dtype("trnasformer-l12", Mode::Train, 64, of, |step| {
+            step()?;
+            Ok(observe(&place, &mut *step)?.1)
+        });
+        let launches = step.unwrap().launches();
+        assert!(launches <= 220, "{dtype}: {launches} launches");
+    }
 }
 
 /// A replay launches what the eager step does, and a copy for each input.
