@@ -23,7 +23,8 @@
 // Floor: memory. In training x is read twice and y written, 12 bytes an element of f32;
 // backward reads g and x twice and writes dx, 20 bytes; evaluation 8. bf16 and f16
 // are half of that. The activation is computed again wherever x is read, and so
-// neither stored nor launched; a residual adds its bytes.
+// neither stored nor launched; a residual adds its bytes. In evaluation s is computed from
+// the running variance by each thread, so that a norm is one launch.
 #include "common/activation.cuh"
 #include "common/columns.cuh"
 #include "common/half.cuh"
@@ -52,12 +53,13 @@ struct BatchNormOutput {
     const void* x;
     const void* residual;  // or null
     const float* mean;
-    const float* scale;
+    const float* scale;    // or the variance, where eps is not negative
     const float* weight;
     const float* bias;
     Columns columns;
     Epilogue before;
-    unsigned elements, padding;
+    unsigned elements;
+    float eps;
 };
 
 struct BatchNormSums {
@@ -144,7 +146,8 @@ __device__ void normalise(const BatchNormOutput& p) {
     T* out = static_cast<T*>(p.out);
     each_element(p.elements, [&](unsigned i) {
         const unsigned c = p.columns.channel(i);
-        const float scale = p.weight ? p.scale[c] * p.weight[c] : p.scale[c];
+        const float s = p.eps < 0.0f ? p.scale[c] : 1.0f / sqrtf(p.scale[c] + p.eps);
+        const float scale = p.weight ? s * p.weight[c] : s;
         const float bias = p.bias ? p.bias[c] : 0.0f;
         const float y = (p.before(widened(x[i])) - p.mean[c]) * scale + bias;
         out[i] = narrowed<T>(residual ? y + widened(residual[i]) : y);

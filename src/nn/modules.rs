@@ -359,8 +359,8 @@ impl BatchNorm {
         })
     }
 
-    /// With the activation before it and the residual after it: in training one pass
-    /// where the device has it, otherwise operators of their own.
+    /// With the activation before it and the residual after it: one pass where the device
+    /// has it and, in evaluation, nothing is recorded; otherwise operators of their own.
     ///
     /// # Errors
     /// As [`ops::batch_norm_train_around`] and [`ops::batch_norm_eval`].
@@ -370,12 +370,8 @@ impl BatchNorm {
         let (weight, bias) = (weight.as_ref(), bias.as_ref());
         let (mean, var) = (self.running_mean.value(), self.running_var.value());
         if !pass.training() {
-            let x = around.activation.apply(x)?;
-            let y = ops::batch_norm_eval(&x, &mean, &var, weight, bias, self.eps)?;
-            return match around.residual {
-                Some(residual) => ops::add(&y, residual),
-                None => Ok(y),
-            };
+            let statistics = [&mean, &var];
+            return ops::batch_norm_eval_around(x, statistics, weight, bias, self.eps, around);
         }
         let batches = self.num_batches_tracked.value();
         let momentum = if pass.averages() {

@@ -53,7 +53,8 @@ mod topk;
 pub use arithmetic::{Comparison, add, affine, compare, div, maximum, minimum, mul, select, sub};
 pub use attention::{attention, attention_packed, attention_with_weights};
 pub use batch_norm::{
-    Around, BatchNorm, Moments, batch_norm_eval, batch_norm_train, batch_norm_train_around,
+    Around, BatchNorm, Moments, batch_norm_eval, batch_norm_eval_around, batch_norm_train,
+    batch_norm_train_around,
 };
 pub(crate) use batch_norm::{Running, trained as batch_norm_trained};
 pub use cat::cat;

@@ -82,6 +82,23 @@ pub fn samples() -> Vec<Sample> {
                 Ok(ops::batch_norm_train_around(&x[0], w, b, EPS, &around)?.output)
             },
         ));
+        let (mean, var) = statistics(5);
+        all.push(Sample::new(
+            "batch_norm_eval",
+            name,
+            &[shape, &[5], &[5], shape],
+            move |x| {
+                let place = x[0].device();
+                let (mean, var) = (mean.to(&place)?, var.to(&place)?);
+                let around = Around {
+                    activation,
+                    residual: Some(&x[3]),
+                    ..Around::default()
+                };
+                let (w, b) = (Some(&x[1]), Some(&x[2]));
+                ops::batch_norm_eval_around(&x[0], [&mean, &var], w, b, EPS, &around)
+            },
+        ));
     }
     let (mean, var) = statistics(5);
     all.push(Sample::new(
@@ -499,6 +516,10 @@ pub fn tests(suite: &mut Suite) {
             Ok(())
         },
     );
+    suite.test(
+        "batch_norm_eval::one_pass_is_its_parts",
+        one_pass_of_evaluation,
+    );
     for (name, dtype) in [("bf16", DType::BF16), ("f16", DType::F16)] {
         suite.test(
             format!("batch_norm::cuda::{name}::f32_parameters"),
@@ -529,6 +550,53 @@ pub fn tests(suite: &mut Suite) {
         }
         Ok(())
     });
+}
+
+/// With what surrounds it, unrecorded, against operators of their own: the same bits on
+/// the CPU, in rows and planes longer than what is done at a time.
+fn one_pass_of_evaluation() -> Result<()> {
+    for (shape, format) in [
+        ([2, 46, 30, 40], Format::ChannelsLast),
+        ([2, 3, 50, 70], Format::Contiguous),
+        ([1, 3000, 2, 1], Format::ChannelsLast),
+    ] {
+        let c = shape[1];
+        let channels = |name: &str| tensor(name, &[c], 0.5, 1.5, DType::F32);
+        let (mean, var) = (channels("mean")?, channels("var")?);
+        let (w, b) = (channels("w")?, channels("b")?);
+        let x = tensor("x", &shape, -2.0, 2.0, DType::F32)?.to_format(format)?;
+        let r = tensor("r", &shape, -1.0, 1.0, DType::F32)?.to_format(format)?;
+        for activation in [Activation::None, Activation::Gelu, Activation::Relu] {
+            for residual in [None, Some(&r)] {
+                let around = Around {
+                    activation,
+                    residual,
+                    ..Around::default()
+                };
+                let y = activation.apply(&x)?;
+                let y = ops::batch_norm_eval(&y, &mean, &var, Some(&w), Some(&b), EPS)?;
+                let want = match residual {
+                    Some(r) => ops::add(&y, r)?,
+                    None => y,
+                };
+                let statistics = [&mean, &var];
+                let (w, b) = (Some(&w), Some(&b));
+                let got = ops::batch_norm_eval_around(&x, statistics, w, b, EPS, &around)?;
+                let what = format!("{shape:?} {activation:?} {}", residual.is_some());
+                assert_eq!(got.layout(), want.layout(), "{what}");
+                assert_eq!(got.to_vec::<f32>()?, want.to_vec::<f32>()?, "{what}");
+            }
+        }
+        let other = ops::slice(&r, 1, 0, c - 1)?;
+        let around = Around {
+            residual: Some(&other),
+            ..Around::default()
+        };
+        let error = ops::batch_norm_eval_around(&x, [&mean, &var], None, None, EPS, &around);
+        let error = error.expect_err("a residual of another shape").to_string();
+        assert!(error.starts_with("batch_norm_eval: shapes"), "{error}");
+    }
+    Ok(())
 }
 
 fn batch_norm(case: &Case) -> Result<(Tensor, Option<BatchNorm>)> {

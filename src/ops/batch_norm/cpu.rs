@@ -2,12 +2,13 @@
 //! planes of one channel (NCHW, (N, C, L)). Both are `outer x C x inner`, with
 //! `inner` 1 for rows. Sums are f64, in blocks that depend on the shape alone.
 
-use super::{EVAL, TRAIN, Trained};
+use super::{Around, EVAL, TRAIN, Trained};
 use crate::device::cpu;
 use crate::dtype::{DType, Float};
 use crate::error::{Error, Result};
 use crate::ops::layout::cpu::cast;
 use crate::ops::normalise::{parameter, wide};
+use crate::ops::pointwise::scalar;
 use crate::ops::vector::vectorised;
 use crate::shape::Format;
 use crate::tensor::Tensor;
@@ -35,12 +36,19 @@ pub(super) fn eval(
     scale: &Tensor,
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
+    around: &Around,
 ) -> Result<Tensor> {
     let dtype = x.dtype();
     let x = arranged(&wide(x)?)?;
+    let residual = around.residual.map(wide).transpose()?;
+    let around = Around {
+        residual: residual.as_ref(),
+        ..*around
+    };
+    let (statistics, parameters) = ([mean, scale], [weight, bias]);
     let y = match x.dtype() {
-        DType::F32 => normalised::<f32>(EVAL, &x, mean, scale, weight, bias)?,
-        DType::F64 => normalised::<f64>(EVAL, &x, mean, scale, weight, bias)?,
+        DType::F32 => normalised::<f32>(EVAL, &x, statistics, parameters, &around)?,
+        DType::F64 => normalised::<f64>(EVAL, &x, statistics, parameters, &around)?,
         other => return Err(Error::dtype(EVAL, &[other], "a float is needed")),
     };
     cast(&y, dtype)
@@ -253,26 +261,33 @@ fn train_of<T: Float>(
     let mean = per_channel::<T>(means, c)?;
     let scales = scatter.iter().map(|s| 1.0 / (s / n + eps).sqrt());
     let scale = per_channel::<T>(scales, c)?;
+    let around = Around::default();
     Ok(Trained {
-        output: normalised::<T>(TRAIN, x, &mean, &scale, weight, bias)?,
+        output: normalised::<T>(TRAIN, x, [&mean, &scale], [weight, bias], &around)?,
         var: per_channel::<T>(scatter.iter().map(|s| s / (n - 1.0)), c)?,
         mean,
         scale,
     })
 }
 
-/// (x - mean) scale w + b.
+/// Elements that stay in the first-level cache while several things are done to them.
+const BLOCK: usize = 2048;
+
+/// (f(x) - mean) scale w + b + residual.
 fn normalised<T: Float>(
     op: &'static str,
     x: &Tensor,
-    mean: &Tensor,
-    scale: &Tensor,
-    weight: Option<&Tensor>,
-    bias: Option<&Tensor>,
+    [mean, scale]: [&Tensor; 2],
+    [weight, bias]: [Option<&Tensor>; 2],
+    around: &Around,
 ) -> Result<Tensor> {
     let sizes = Sizes::of(x);
     let c = sizes.channels;
     let xs = x.dense_slice::<T>(op)?;
+    let residual = around.residual.map(|r| r.to_format(format_of(x)));
+    let residual = residual.transpose()?;
+    let residual = residual.as_ref().map(|r| r.dense_slice::<T>(op));
+    let residual = residual.transpose()?;
     let mean = parameter(op, Some(mean), c, T::ZERO)?;
     let mut scale = parameter(op, Some(scale), c, T::ONE)?;
     let weight = parameter(op, weight, c, T::ONE)?;
@@ -281,15 +296,28 @@ fn normalised<T: Float>(
         .zip(&weight)
         .for_each(|(s, &w)| *s = *s * w);
     let bias = parameter(op, bias, c, T::ZERO)?;
+    let block = match sizes.inner {
+        1 => c * (BLOCK / c.max(1)).max(1),
+        _ => BLOCK,
+    };
     Ok(Tensor::build_unwritten(
         x.layout().packed(),
         |out: &mut [T]| {
-            sizes.for_parts(out, &|first, at, out| {
-                let x = &xs[at..at + out.len()];
-                if sizes.inner == 1 {
-                    normalise_rows(x, &mean, &scale, &bias, out);
-                } else {
-                    normalise_plane(x, mean[first], scale[first], bias[first], out);
+            sizes.for_parts(out, &|first, start, out| {
+                for (i, out) in out.chunks_mut(block).enumerate() {
+                    let at = start + i * block;
+                    out.copy_from_slice(&xs[at..at + out.len()]);
+                    if let Some(f) = around.activation.function() {
+                        scalar::apply_in_place(f, out);
+                    }
+                    if sizes.inner == 1 {
+                        normalise_rows(out, &mean, &scale, &bias);
+                    } else {
+                        normalise_plane(out, mean[first], scale[first], bias[first]);
+                    }
+                    if let Some(residual) = residual {
+                        add_to(out, &residual[at..at + out.len()]);
+                    }
                 }
             });
         },
@@ -297,21 +325,28 @@ fn normalised<T: Float>(
 }
 
 vectorised! {
-    fn normalise_rows<T: Float>(x: &[T], mean: &[T], scale: &[T], bias: &[T], out: &mut [T]) {
-        let channels = mean.len();
-        for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
+    fn normalise_rows<T: Float>(values: &mut [T], mean: &[T], scale: &[T], bias: &[T]) {
+        for row in values.chunks_exact_mut(mean.len()) {
             let channel = mean.iter().zip(scale).zip(bias);
-            for ((o, &x), ((&mean, &scale), &bias)) in out.iter_mut().zip(x).zip(channel) {
-                *o = (x - mean) * scale + bias;
+            for (v, ((&mean, &scale), &bias)) in row.iter_mut().zip(channel) {
+                *v = (*v - mean) * scale + bias;
             }
         }
     }
 }
 
 vectorised! {
-    fn normalise_plane<T: Float>(x: &[T], mean: T, scale: T, bias: T, out: &mut [T]) {
-        for (o, &x) in out.iter_mut().zip(x) {
-            *o = (x - mean) * scale + bias;
+    fn normalise_plane<T: Float>(values: &mut [T], mean: T, scale: T, bias: T) {
+        for v in values.iter_mut() {
+            *v = (*v - mean) * scale + bias;
+        }
+    }
+}
+
+vectorised! {
+    fn add_to<T: Float>(values: &mut [T], more: &[T]) {
+        for (v, &more) in values.iter_mut().zip(more) {
+            *v += more;
         }
     }
 }

@@ -50,7 +50,8 @@ struct Output {
     columns: Columns,
     before: Epilogue,
     elements: u32,
-    padding: u32,
+    /// Where `scale` holds variances; negative where it does not.
+    eps: f32,
 }
 
 #[repr(C)]
@@ -201,32 +202,37 @@ pub(super) fn train(
     };
     device.launch(kernel, [blocks, 1, 1], 0, &params)?;
     Ok(Trained {
-        output: normalised(TRAIN, &device, &x, [&mean, &scale], [weight, bias], around)?,
+        output: {
+            let statistics = (&mean, Scale::Given(&scale));
+            normalised(TRAIN, &device, &x, statistics, [weight, bias], around)?
+        },
         mean,
         scale,
         var,
     })
 }
 
+/// 1 / sqrt(var + eps), as it is or from the variance and epsilon.
+#[derive(Clone, Copy)]
+pub(super) enum Scale<'a> {
+    Given(&'a Tensor),
+    OfVariance(&'a Tensor, f64),
+}
+
 pub(super) fn eval(
     x: &Tensor,
     mean: &Tensor,
-    scale: &Tensor,
+    scale: Scale,
     weight: Option<&Tensor>,
     bias: Option<&Tensor>,
+    around: &Around,
 ) -> Result<Tensor> {
-    let parameters = weight.into_iter().chain(bias);
-    let operands: Vec<&Tensor> = [x, mean, scale].into_iter().chain(parameters).collect();
+    let (Scale::Given(given) | Scale::OfVariance(given, _)) = scale;
+    let mut operands: Vec<&Tensor> = vec![x, mean, given];
+    operands.extend(weight.into_iter().chain(bias).chain(around.residual));
     let device = device_of(EVAL, &operands)?;
     let x = x.detach().to_format(format_of(x))?;
-    normalised(
-        EVAL,
-        &device,
-        &x,
-        [mean, scale],
-        [weight, bias],
-        &Around::default(),
-    )
+    normalised(EVAL, &device, &x, (mean, scale), [weight, bias], around)
 }
 
 /// (f(x) - mean) scale w + b + residual.
@@ -234,11 +240,15 @@ fn normalised(
     op: &'static str,
     device: &CudaDevice,
     x: &Tensor,
-    [mean, scale]: [&Tensor; 2],
+    (mean, scale): (&Tensor, Scale),
     [weight, bias]: [Option<&Tensor>; 2],
     around: &Around,
 ) -> Result<Tensor> {
     let by = kernels_for(op, x)?;
+    let (scale, eps) = match scale {
+        Scale::Given(scale) => (scale, -1.0),
+        Scale::OfVariance(var, eps) => (var, eps as f32),
+    };
     let (mean, scale) = (vector(op, mean)?, vector(op, scale)?);
     let (weight, bias) = (vectors(op, weight)?, vectors(op, bias)?);
     let residual = around.residual.map(|r| r.detach().to_format(format_of(x)));
@@ -255,7 +265,7 @@ fn normalised(
         columns: cut(op, x)?,
         before: Epilogue::new(around.activation),
         elements: count(op, x.elements())?,
-        padding: 0,
+        eps,
     };
     let grid = [x.elements().div_ceil(BLOCK), 1, 1];
     device.launch(by.output, grid, 0, &params)?;

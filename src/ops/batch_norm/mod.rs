@@ -94,9 +94,24 @@ fn per_channel(op: &'static str, x: &Tensor, parameters: &[&Tensor]) -> Result<V
     Err(Error::shape(op, &shapes, expected))
 }
 
-/// What surrounds a normalisation in training: `y = batch_norm(activation(x)) + residual`.
-/// On CUDA the activation is computed again wherever x is read, so that it is neither
-/// stored nor a launch of its own.
+fn fits_residual(op: &'static str, x: &Tensor, residual: Option<&Tensor>) -> Result<()> {
+    let Some(r) = residual else {
+        return Ok(());
+    };
+    if r.shape() != x.shape() {
+        let expected = "a residual of x's shape";
+        return Err(Error::shape(op, &[x.shape(), r.shape()], expected));
+    }
+    if r.dtype() != x.dtype() {
+        let expected = "a residual of x's dtype";
+        return Err(Error::dtype(op, &[x.dtype(), r.dtype()], expected));
+    }
+    Ok(())
+}
+
+/// What surrounds a normalisation: `y = batch_norm(activation(x)) + residual`.
+/// In training on CUDA the activation is computed again wherever x is read, so that it is
+/// neither stored nor a launch of its own.
 #[derive(Clone, Copy)]
 pub struct Around<'a> {
     pub activation: Activation,
@@ -210,16 +225,7 @@ pub(crate) fn trained(
             return Err(Error::op(TRAIN, problem));
         }
     }
-    if let Some(r) = residual {
-        if r.shape() != x.shape() {
-            let expected = "a residual of x's shape";
-            return Err(Error::shape(TRAIN, &[x.shape(), r.shape()], expected));
-        }
-        if r.dtype() != x.dtype() {
-            let expected = "a residual of x's dtype";
-            return Err(Error::dtype(TRAIN, &[x.dtype(), r.dtype()], expected));
-        }
-    }
+    fits_residual(TRAIN, x, residual)?;
     if x.device() == Device::Cpu && (residual.is_some() || activation != Activation::None) {
         let plain = Around::default();
         let normed = trained(&activation.apply(x)?, weight, bias, eps, &plain, None)?;
@@ -290,10 +296,42 @@ pub fn batch_norm_eval(
     bias: Option<&Tensor>,
     eps: f64,
 ) -> Result<Tensor> {
+    let around = Around::default();
+    batch_norm_eval_around(x, [mean, var], weight, bias, eps, &around)
+}
+
+/// [`batch_norm_eval`] with what surrounds it: in one pass where nothing is recorded,
+/// otherwise operators of their own. `statistics` are mean and var; moments are not read.
+///
+/// # Errors
+/// As [`batch_norm_eval`], and a residual of another shape or dtype than x.
+pub fn batch_norm_eval_around(
+    x: &Tensor,
+    statistics: [&Tensor; 2],
+    weight: Option<&Tensor>,
+    bias: Option<&Tensor>,
+    eps: f64,
+    around: &Around,
+) -> Result<Tensor> {
+    let [mean, var] = statistics;
     let given: Vec<&Tensor> = weight.into_iter().chain(bias).collect();
     let mut all = vec![mean, var];
     all.extend(&given);
     let shape = per_channel(EVAL, x, &all)?;
+    fits_residual(EVAL, x, around.residual)?;
+    let recorded = |t: &Tensor| t.is_recorded();
+    let observed = recorded(x) || given.iter().copied().any(recorded);
+    if observed || around.residual.is_some_and(recorded) {
+        let plain = Around::default();
+        if around.residual.is_some() || around.activation != plain.activation {
+            let x = around.activation.apply(x)?;
+            let y = batch_norm_eval_around(&x, statistics, weight, bias, eps, &plain)?;
+            return match around.residual {
+                Some(residual) => ops::add(&y, residual),
+                None => Ok(y),
+            };
+        }
+    }
     if mean.is_recorded() || var.is_recorded() {
         return Err(Error::NoGradient {
             op: EVAL,
@@ -310,14 +348,31 @@ pub fn batch_norm_eval(
         Device::Cuda(_) => arithmetic,
     };
     let mean = ops::cast(mean, arithmetic)?;
+    if !observed && let Device::Cuda(_) = x.device() {
+        let var = ops::cast(var, arithmetic)?;
+        let mut read = vec![x, &mean, &var];
+        read.extend(&given);
+        read.extend(around.residual);
+        let scale = cuda::Scale::OfVariance(&var, eps);
+        return profile::call(EVAL, &read, || {
+            cuda::eval(x, &mean, scale, weight, bias, around)
+        });
+    }
     let var = ops::affine(&ops::cast(var, widest)?, 1.0, eps)?;
     let scale = ops::cast(&ops::pow(&var, -0.5)?, arithmetic)?;
     let mut read = vec![x, &mean, &scale];
     read.extend(&given);
+    read.extend(around.residual);
     let output = profile::call(EVAL, &read, || match x.device() {
-        Device::Cpu => cpu::eval(x, &mean, &scale, weight, bias),
-        Device::Cuda(_) => cuda::eval(x, &mean, &scale, weight, bias),
+        Device::Cpu => cpu::eval(x, &mean, &scale, weight, bias, around),
+        Device::Cuda(_) => {
+            let scale = cuda::Scale::Given(&scale);
+            cuda::eval(x, &mean, scale, weight, bias, around)
+        }
     })?;
+    if !observed {
+        return Ok(output);
+    }
     let mut inputs = vec![x];
     inputs.extend(&given);
     let weighted = weight.is_some();
