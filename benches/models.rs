@@ -86,7 +86,6 @@ pub fn densenet121_features(c: &mut Criterion) {
 
 /// Forward, backward and Adam.
 struct Training {
-    params: Vec<Param>,
     optimizer: Optimizer,
 }
 
@@ -103,17 +102,13 @@ impl Training {
 
     fn by(rule: impl Into<Kind>, model: &dyn State) -> Result<Self> {
         Ok(Self {
-            params: model.parameters().into_iter().map(|(_, p)| p).collect(),
             optimizer: Optimizer::new(rule, model.parameters())?,
         })
     }
 
     fn step(&mut self, loss: Tensor) -> Result<f64> {
-        let inputs: Vec<Tensor> = self.params.iter().map(Param::recorded).collect();
-        let gradients = autograd::grad(&[&loss], None, &inputs.iter().collect::<Vec<_>>(), false)?;
         let value = loss.item()?;
-        drop((loss, inputs));
-        self.optimizer.step(&gradients)?;
+        self.optimizer.minimize(loss, None)?;
         Ok(value)
     }
 }
