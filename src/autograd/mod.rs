@@ -398,12 +398,14 @@ fn walk(
             earlier: RefCell::new(earlier),
         };
         let gradients = profile::gradient_of(node.op, || rule(&backward))?;
-        let left = backward.earlier.into_inner();
+        let taken: Vec<bool> = (backward.earlier.into_inner().iter().zip(known))
+            .map(|(left, known)| known && left.is_none())
+            .collect();
         for (i, ((edge, gradient), needed)) in
             node.edges.iter().zip(gradients).zip(needs).enumerate()
         {
             if let (Some(edge), Some(gradient), true) = (edge, gradient, needed) {
-                if known[i] && left[i].is_none() {
+                if taken[i] {
                     pending.insert(edge.id, (edge.clone(), gradient));
                 } else {
                     accumulate(&mut pending, edge, gradient)?;
@@ -420,7 +422,7 @@ fn walk(
             }
         }
         // What the operator saved goes before anybody changes a parameter that it saw.
-        drop((node, left));
+        drop(node);
         for leaf in complete {
             if let Some((_, gradient)) = pending.remove(&leaf) {
                 take(leaf, detached(gradient))?;
@@ -454,7 +456,7 @@ fn accumulate(pending: &mut Pending, node: &Arc<Node>, gradient: Tensor) -> Resu
         Some((_, earlier)) if earlier.dtype() != gradient.dtype() => {
             ops::add(&wide(&earlier)?, &wide(&gradient)?)?
         }
-        Some((_, earlier)) => ops::add(&earlier, &gradient)?,
+        Some((_, earlier)) => ops::add_onto(earlier, &gradient)?,
         None => gradient,
     };
     pending.insert(node.id, (node.clone(), sum));
