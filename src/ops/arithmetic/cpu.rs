@@ -54,7 +54,7 @@ pub(super) fn add_onto(a: &mut Tensor, b: &Tensor) -> Result<()> {
         let to = a.dense_mut::<T>("add")?;
         to.par_chunks_mut(GRAIN)
             .zip(from.par_chunks(GRAIN))
-            .for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(a, &b)| *a = *a + b));
+            .for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(a, &b)| *a += b));
         Ok(())
     }
     match a.dtype() {
