@@ -540,7 +540,9 @@ fn betavae_training(batch: usize) -> impl FnMut() -> Result<f64> {
     let biases = model.parameters().into_iter().last();
     let bias = biases.expect("a bias").1;
     let before = host(&bias);
-    let (y, _) = model.losses(&x, &noise, &pass).expect("a reconstruction");
+    // Without its tape, which holds the weights as they are: an update would copy them.
+    let losses = model.losses(&x, &noise, &pass);
+    let y = losses.map(|(y, _)| y.detach()).expect("a reconstruction");
     let (y, plain_x) = (y.to_f64_vec(), x.to_f64_vec());
     let (y, plain_x) = (y.expect("floats"), plain_x.expect("floats"));
     let mut gradient = vec![0.0; config.genes];
@@ -548,7 +550,11 @@ fn betavae_training(batch: usize) -> impl FnMut() -> Result<f64> {
         gradient[i % config.genes] += 2.0 * (y - x) * (1.0 - y * y) / plain_x.len() as f64;
     }
 
-    let mut step = move || training.step(model.losses(&x, &noise, &pass)?.1.total(5e-4)?);
+    let mut step = move || {
+        // On its own line, so that the rest of the tape's ends go before the step.
+        let loss = model.losses(&x, &noise, &pass)?.1.total(5e-4)?;
+        training.step(loss)
+    };
     step().expect("a step");
     assert_close(
         "last bias after a step",

@@ -86,7 +86,8 @@ static SPARE: Mutex<Spare> = Mutex::new(Spare::new());
 
 /// Bytes from which memory is kept: smaller pieces are the allocator's business.
 const KEPT_FROM: usize = 256 << 10;
-/// Bytes that may be kept at any time.
+/// Bytes that may be kept at any time. With half of it steps of the beta-VAE were slower by
+/// what the system takes to hand out pages.
 const KEPT: usize = 256 << 20;
 
 struct Spare {
