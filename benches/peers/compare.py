@@ -5,7 +5,9 @@
 A round times every contestant once: eosin by its bench (criterion, 10 samples), a
 peer by as many calls as fit in the same time. Clock and neighbours drift, so
 contestants are compared within a round and the table has the medians over the
-rounds. Peers need PyTorch and torchvision; onnxruntime, openvino, onnx and
+rounds. Beside them is the most memory that each process ever held, the check of its
+results included: a peer that is checked against PyTorch's eager result may have held
+both. Peers need PyTorch and torchvision; onnxruntime, openvino, onnx and
 onnxscript for their rows. A peer that is not installed is left out, and said so.
 """
 
@@ -37,7 +39,7 @@ class Eosin:
 
     def __init__(self, binary, task, threads):
         bench = task if task in tasks.OPERATORS else f"model/{task}"
-        self.binary, self.bench, self.threads = binary, bench, threads
+        self.binary, self.bench, self.threads, self.peak = binary, bench, threads, 0
         self.home = tempfile.mkdtemp(prefix="eosin-peers-")
 
     def round(self):
@@ -47,7 +49,11 @@ class Eosin:
             "CRITERION_HOME": self.home,
         }
         command = [self.binary, "--bench", "--noplot", "--exact", self.bench]
-        subprocess.run(command, check=True, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL)
+        quiet = subprocess.DEVNULL
+        process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=quiet)
+        self.peak = max(self.peak, peak_of(process))
+        if process.returncode != 0:
+            raise SystemExit(f"{self.bench} failed: see above")
         (found,) = Path(self.home).glob("*/*/new/sample.json")
         sample = json.loads(found.read_text())
         return [t / n * 1e-6 for t, n in zip(sample["times"], sample["iters"])]
@@ -78,7 +84,15 @@ class Peer:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait()
+        self.peak = peak_of(self.process)
+
+
+def peak_of(process):
+    """Waits for a process; the most bytes that it held."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    # macOS counts bytes, Linux blocks of 1,024.
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def bench_binary():
@@ -123,8 +137,8 @@ def header(args, load):
         f"- {args.threads} threads each, f32, {args.rounds} rounds in turns",
         f"- load before the start: {load:.2f}" + (", busy: not to be quoted" if load > 1 else ""),
         "",
-        "| task | by | median ms | fastest to slowest round | theirs / ours |",
-        "|---|---|---|---|---|",
+        "| task | by | median ms | fastest to slowest round | theirs / ours | peak GB | ours / theirs |",
+        "|---|---|---|---|---|---|---|",
     ]
 
 
@@ -140,11 +154,13 @@ def compare(task, args, binary):
     for c in contestants:
         c.close()
     rows = []
+    peaks = {c.name: c.peak for c in contestants}
     for name, times in rounds.items():
         ratio = statistics.median(t / o for t, o in zip(times, rounds["eosin"]))
         rows.append(
             f"| {task} | {name} | {statistics.median(times):.2f} "
-            f"| {min(times):.2f} to {max(times):.2f} | {ratio:.2f} |"
+            f"| {min(times):.2f} to {max(times):.2f} | {ratio:.2f} "
+            f"| {peaks[name] / 1e9:.2f} | {peaks['eosin'] / peaks[name]:.2f} |"
         )
     return rows
 

@@ -277,7 +277,55 @@ fn gradients(
         return Err(Error::op("grad", "one weight per output is needed"));
     }
 
-    let mut pending: BTreeMap<u64, (Arc<Node>, Tensor)> = BTreeMap::new();
+    let pending = roots(outputs, weights)?;
+    let wanted: HashSet<u64> = targets.iter().copied().collect();
+    let mut found: HashMap<u64, Tensor> = HashMap::new();
+    walk(pending, &wanted, create_graph, &mut |id, gradient| {
+        found.insert(id, gradient);
+        Ok(())
+    })?;
+    Ok(targets.iter().map(|id| found.get(id).cloned()).collect())
+}
+
+/// Gradients of `loss`, a tensor with one element, with respect to `leaves`, each given to
+/// `take` with its place among them as soon as it is complete, that is, after the rules of
+/// all operators that the leaf went into. A leaf that the loss does not depend on is not
+/// given.
+///
+/// The tape is taken apart on the way: what an operator saved goes once its rule has run,
+/// unless somebody else holds the tape too. So `take` may change the parameter whose
+/// gradient it is given, and where it keeps no gradient, few live at once.
+///
+/// # Errors
+/// Those of [`grad`], and what `take` returns; some gradients were given by then.
+pub(crate) fn backward(
+    loss: Tensor,
+    leaves: &[Arc<Node>],
+    take: &mut dyn FnMut(usize, Tensor) -> Result<()>,
+) -> Result<()> {
+    let places: HashMap<u64, usize> = leaves.iter().zip(0..).map(|(n, i)| (n.id, i)).collect();
+    if places.len() < leaves.len() {
+        return Err(Error::usage(
+            "a gradient of the same parameter is asked for twice",
+            "name a shared parameter once",
+        ));
+    }
+    let wanted: HashSet<u64> = places.keys().copied().collect();
+    profile::phase(Phase::Backward, || {
+        let pending = roots(&[&loss], None)?;
+        drop(loss);
+        walk(pending, &wanted, false, &mut |id, gradient| {
+            take(places[&id], gradient)
+        })
+    })
+}
+
+/// Gradients that are on their way to nodes.
+type Pending = BTreeMap<u64, (Arc<Node>, Tensor)>;
+
+/// The gradients with which a backward pass begins.
+fn roots(outputs: &[&Tensor], weights: Option<&[&Tensor]>) -> Result<Pending> {
+    let mut pending = Pending::new();
     for (i, output) in outputs.iter().enumerate() {
         let Some(node) = &output.node else {
             return Err(Error::op(
@@ -301,20 +349,34 @@ fn gradients(
         };
         accumulate(&mut pending, node, seed)?;
     }
+    Ok(pending)
+}
 
-    let wanted: HashSet<u64> = targets.iter().copied().collect();
-    let useful = reaching(pending.values().map(|(n, _)| n), &wanted);
-    let mut found: HashMap<u64, Tensor> = HashMap::new();
+/// Runs gradient rules from `pending` back, and gives the gradient of each node in `wanted`
+/// to `take` as soon as nothing can be added to it any more.
+fn walk(
+    mut pending: Pending,
+    wanted: &HashSet<u64>,
+    create_graph: bool,
+    take: &mut dyn FnMut(u64, Tensor) -> Result<()>,
+) -> Result<()> {
+    let detached = |gradient: Tensor| match create_graph {
+        true => gradient,
+        false => gradient.detach(),
+    };
+    let (useful, mut uses) = reaching(pending.values().map(|(n, _)| n), wanted);
     while let Some((id, (node, gradient))) = pending.pop_last() {
-        let gradient = if create_graph {
-            gradient
-        } else {
-            gradient.detach()
+        let gradient = detached(gradient);
+        let Some(rule) = &node.rule else {
+            // A leaf that some operator gave no gradient, although it could have.
+            if wanted.contains(&id) {
+                take(id, gradient)?;
+            }
+            continue;
         };
         if wanted.contains(&id) {
-            found.insert(id, gradient.clone());
+            take(id, gradient.clone())?;
         }
-        let Some(rule) = &node.rule else { continue };
         let needs: Vec<bool> = node
             .edges
             .iter()
@@ -336,20 +398,38 @@ fn gradients(
             earlier: RefCell::new(earlier),
         };
         let gradients = profile::gradient_of(node.op, || rule(&backward))?;
-        let left = backward.earlier.into_inner();
+        let taken: Vec<bool> = (backward.earlier.into_inner().iter().zip(known))
+            .map(|(left, known)| known && left.is_none())
+            .collect();
         for (i, ((edge, gradient), needed)) in
             node.edges.iter().zip(gradients).zip(needs).enumerate()
         {
             if let (Some(edge), Some(gradient), true) = (edge, gradient, needed) {
-                if known[i] && left[i].is_none() {
+                if taken[i] {
                     pending.insert(edge.id, (edge.clone(), gradient));
                 } else {
                     accumulate(&mut pending, edge, gradient)?;
                 }
             }
         }
+        let mut complete = Vec::new();
+        for leaf in node.edges.iter().flatten().map(|e| e.id) {
+            if let Some(left) = uses.get_mut(&leaf) {
+                *left -= 1;
+                if *left == 0 {
+                    complete.push(leaf);
+                }
+            }
+        }
+        // What the operator saved goes before anybody changes a parameter that it saw.
+        drop(node);
+        for leaf in complete {
+            if let Some((_, gradient)) = pending.remove(&leaf) {
+                take(leaf, detached(gradient))?;
+            }
+        }
     }
-    Ok(targets.iter().map(|id| found.get(id).cloned()).collect())
+    Ok(())
 }
 
 /// For each input of `node` that wants a gradient and is given only once, what
@@ -357,7 +437,7 @@ fn gradients(
 fn earlier_of(
     node: &Node,
     needs: &[bool],
-    pending: &BTreeMap<u64, (Arc<Node>, Tensor)>,
+    pending: &Pending,
     create_graph: bool,
 ) -> Vec<Option<Tensor>> {
     let ids = node.edges.iter().map(|e| e.as_ref().map(|n| n.id));
@@ -370,17 +450,13 @@ fn earlier_of(
     ids.iter().zip(needs).map(of).collect()
 }
 
-fn accumulate(
-    pending: &mut BTreeMap<u64, (Arc<Node>, Tensor)>,
-    node: &Arc<Node>,
-    gradient: Tensor,
-) -> Result<()> {
+fn accumulate(pending: &mut Pending, node: &Arc<Node>, gradient: Tensor) -> Result<()> {
     let sum = match pending.remove(&node.id) {
         // What one operator rounded to a cast's dtype, another may have left.
         Some((_, earlier)) if earlier.dtype() != gradient.dtype() => {
             ops::add(&wide(&earlier)?, &wide(&gradient)?)?
         }
-        Some((_, earlier)) => ops::add(&earlier, &gradient)?,
+        Some((_, earlier)) => ops::add_onto(earlier, &gradient)?,
         None => gradient,
     };
     pending.insert(node.id, (node.clone(), sum));
@@ -388,8 +464,12 @@ fn accumulate(
 }
 
 /// The nodes from which one of `wanted` can be reached, so that no gradient is
-/// computed that nobody asked for.
-fn reaching<'a>(roots: impl Iterator<Item = &'a Arc<Node>>, wanted: &HashSet<u64>) -> HashSet<u64> {
+/// computed that nobody asked for; and of each leaf in `wanted` how often it went into
+/// an operator.
+fn reaching<'a>(
+    roots: impl Iterator<Item = &'a Arc<Node>>,
+    wanted: &HashSet<u64>,
+) -> (HashSet<u64>, HashMap<u64, usize>) {
     let mut seen: BTreeMap<u64, &Arc<Node>> = BTreeMap::new();
     let mut stack: Vec<&Arc<Node>> = roots.collect();
     while let Some(node) = stack.pop() {
@@ -398,11 +478,17 @@ fn reaching<'a>(roots: impl Iterator<Item = &'a Arc<Node>>, wanted: &HashSet<u64
         }
     }
     let mut useful = wanted.clone();
+    let mut uses = HashMap::new();
     // Ascending identities: every node comes after the nodes that it came from.
     for (id, node) in seen {
-        if node.edges.iter().flatten().any(|e| useful.contains(&e.id)) {
-            useful.insert(id);
+        for edge in node.edges.iter().flatten() {
+            if useful.contains(&edge.id) {
+                useful.insert(id);
+            }
+            if edge.rule.is_none() && wanted.contains(&edge.id) {
+                *uses.entry(edge.id).or_default() += 1;
+            }
         }
     }
-    useful
+    (useful, uses)
 }

@@ -466,6 +466,7 @@ fn best_genes(page: &mut Report, scores: &Scores, held: &HeldOut) {
         title: String::new(),
         columns: 3,
         panels,
+        same_axes: false,
     };
     page.section("The best genes").figure(
         &grid.draw(),

@@ -94,6 +94,9 @@ pub fn train_rnagan(
             made.collapsed.len()
         );
     }
+    if made.collapsed.contains(&made.kept) {
+        text += "no epoch was good: what is kept draws tiles that are too much alike\n";
+    }
     text += &format!("samples            {}", args.out.join("samples").display());
     console::print_with_skipped(json, &made, text, &made.skipped)
 }
@@ -657,6 +660,7 @@ impl<'a> Making<'a> {
         let chart = |title: &str, [x, y]: [&str; 2], places: [Vec<f64>; 3]| ScatterGrid {
             title: title.into(),
             columns: 3,
+            same_axes: true,
             panels: (parts.iter().zip(places).enumerate())
                 .map(|(colour, ((title, values), places))| Scatter {
                     title: (*title).to_owned(),
@@ -672,13 +676,12 @@ impl<'a> Making<'a> {
                 })
                 .collect(),
         };
-        let own_axes = "Each panel has its own axes: read their numbers before comparing spreads.";
         let of = |i: usize| pca.project(parts[i].1);
         let places = [of(0)?, of(1)?, of(2)?];
         let labels = ["first component", "second component"];
         let components = chart("Principal components of the real profiles", labels, places);
         page.section("Where profiles lie")
-            .figure(&components.draw(), own_axes);
+            .figure(&components.draw(), "All panels have the same axes.");
 
         let thinned = parts.map(|(_, values)| thinned(values, width));
         let all = umap(&thinned.concat(), width, UMAP_SEED)?;
@@ -690,8 +693,8 @@ impl<'a> Making<'a> {
         });
         let neighbours = chart("UMAP of all three together", ["first", "second"], places);
         let note = format!(
-            "{own_axes} Who is near whom counts, not how far groups are apart (15 neighbours, \
-             min-dist 0.1, seed {UMAP_SEED})."
+            "All panels have the same axes. Who is near whom counts, not how far groups are \
+             apart (15 neighbours, min-dist 0.1, seed {UMAP_SEED})."
         );
         page.section("Neighbourhoods")
             .figure(&neighbours.draw(), &note);

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
+use memmap2::MmapMut;
 use rayon::prelude::*;
 
 use crate::dtype::Element;
@@ -24,8 +25,48 @@ struct Line([u8; 64]);
 /// Untyped bytes, aligned to 64.
 pub struct Buffer {
     /// At least `len` bytes; more where the memory served a larger buffer.
-    lines: Vec<Line>,
+    lines: Lines,
     len: usize,
+}
+
+/// Memory of whole cache lines.
+enum Lines {
+    /// The allocator's.
+    Small(Vec<Line>),
+    /// The system's: what is let go then leaves the process, which it need not when an
+    /// allocator has it between other pieces, and it comes as zeros that nobody wrote.
+    Large(MmapMut),
+}
+
+impl Lines {
+    /// Zeros.
+    fn new(count: usize) -> Self {
+        let bytes = count * size_of::<Line>();
+        let mapped = (bytes >= KEPT_FROM).then(|| MmapMut::map_anon(bytes));
+        match mapped {
+            Some(Ok(mapped)) => Self::Large(mapped),
+            // No memory, or no more mappings: the allocator has the last word.
+            _ => Self::Small(vec![Line::zeroed(); count]),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Small(lines) => bytemuck::cast_slice(lines),
+            Self::Large(mapped) => mapped,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Small(lines) => bytemuck::cast_slice_mut(lines),
+            Self::Large(mapped) => mapped,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.bytes().len()
+    }
 }
 
 /// Memory of large buffers that were dropped, oldest first. The system hands
@@ -45,11 +86,12 @@ static SPARE: Mutex<Spare> = Mutex::new(Spare::new());
 
 /// Bytes from which memory is kept: smaller pieces are the allocator's business.
 const KEPT_FROM: usize = 256 << 10;
-/// Bytes that may be kept at any time.
-const KEPT: usize = 512 << 20;
+/// Bytes that may be kept at any time. With half of it steps of the beta-VAE were slower by
+/// what the system takes to hand out pages.
+const KEPT: usize = 256 << 20;
 
 struct Spare {
-    kept: Vec<Vec<Line>>,
+    kept: Vec<Lines>,
     /// Bytes of large buffers that are in use, and the most that were of late.
     used: usize,
     peak: usize,
@@ -83,61 +125,64 @@ impl Spare {
 
     /// The smallest that fits and is not wastefully large; of several, the one that was
     /// dropped last, since more of it is still in the caches.
-    fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
+    fn take(&mut self, bytes: usize) -> Option<Lines> {
         let kept = &self.kept;
         let fits = (0..kept.len())
             .rev()
-            .filter(|&i| (lines..=lines + lines / 2).contains(&kept[i].len()));
+            .filter(|&i| (bytes..=bytes + bytes / 2).contains(&kept[i].len()));
         let best = fits.min_by_key(|&i| kept[i].len())?;
         Some(self.kept.remove(best))
     }
 
     /// Keeps `lines` if they are worth it, and lets go of the oldest beyond
     /// `most` bytes.
-    fn keep(&mut self, lines: Vec<Line>, most: usize) {
-        let bytes = |l: &Vec<Line>| l.len() * size_of::<Line>();
-        if !(KEPT_FROM..=most).contains(&bytes(&lines)) {
+    fn keep(&mut self, lines: Lines, most: usize) {
+        if !(KEPT_FROM..=most).contains(&lines.len()) {
             return;
         }
         self.kept.push(lines);
         self.trim(most);
     }
 
-    /// Lets go of the oldest beyond `most` bytes.
+    /// Lets go of what is beyond `most` bytes and of little more: of the oldest that are no
+    /// larger than that, in the end of the smallest. What is let go costs its size to get
+    /// again, so a few bytes too many must not cost a buffer of hundreds of millions.
     fn trim(&mut self, most: usize) {
-        let bytes = |l: &Vec<Line>| l.len() * size_of::<Line>();
-        let mut total: usize = self.kept.iter().map(bytes).sum();
-        let mut oldest = 0;
-        while total > most {
-            total -= bytes(&self.kept[oldest]);
-            oldest += 1;
+        let mut total: usize = self.kept.iter().map(Lines::len).sum();
+        while let Some(excess) = total.checked_sub(most + 1) {
+            let fits = |l: &Lines| l.len() <= excess + 1;
+            let smallest = || (0..self.kept.len()).min_by_key(|&i| self.kept[i].len());
+            let Some(goes) = self.kept.iter().position(fits).or_else(smallest) else {
+                return;
+            };
+            total -= self.kept.remove(goes).len();
         }
-        self.kept.drain(..oldest);
     }
 }
 
-/// Memory for a buffer, and whether it is known to be zero.
-fn memory(lines: usize) -> (Vec<Line>, bool) {
-    if lines * size_of::<Line>() >= KEPT_FROM {
+/// Memory for a buffer of `len` bytes, and whether it is known to be zero.
+fn memory(len: usize) -> (Lines, bool) {
+    let count = len.div_ceil(size_of::<Line>());
+    let bytes = count * size_of::<Line>();
+    if bytes >= KEPT_FROM {
         let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = spare.take(lines);
-        let lent = found.as_ref().map_or(lines, Vec::len);
-        spare.lend(lent * size_of::<Line>());
+        let found = spare.take(bytes);
+        spare.lend(found.as_ref().map_or(bytes, Lines::len));
         if let Some(found) = found {
             return (found, false);
         }
         let most = spare.most();
         spare.trim(most);
     }
-    (vec![Line::zeroed(); lines], true)
+    (Lines::new(count), true)
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let lines = std::mem::take(&mut self.lines);
-        if lines.len() * size_of::<Line>() >= KEPT_FROM {
+        let lines = std::mem::replace(&mut self.lines, Lines::Small(Vec::new()));
+        if lines.len() >= KEPT_FROM {
             let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
-            spare.used = spare.used.saturating_sub(lines.len() * size_of::<Line>());
+            spare.used = spare.used.saturating_sub(lines.len());
             let most = spare.most();
             spare.keep(lines, most);
         }
@@ -157,10 +202,9 @@ pub fn poison_unwritten() {
 
 impl Buffer {
     pub fn zeroed(len: usize) -> Self {
-        let count = len.div_ceil(64);
-        let (mut lines, zero) = memory(count);
+        let (mut lines, zero) = memory(len);
         if !zero {
-            lines[..count].fill(Line::zeroed());
+            lines.bytes_mut()[..len].fill(0);
         }
         Self { lines, len }
     }
@@ -168,20 +212,19 @@ impl Buffer {
     /// A buffer that is written as a whole before it is read: what it holds
     /// until then is left from another one.
     pub fn unwritten(len: usize) -> Self {
-        let count = len.div_ceil(64);
-        let (mut lines, _) = memory(count);
+        let (mut lines, _) = memory(len);
         if POISON.load(Ordering::Relaxed) {
-            lines.fill(Line([0xff; 64]));
+            lines.bytes_mut().fill(0xff);
         }
         Self { lines, len }
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &self.lines.bytes()[..self.len]
     }
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        &mut self.lines.bytes_mut()[..self.len]
     }
 
     /// The bytes as elements; a trailing part of an element is left out.
@@ -295,25 +338,29 @@ pub fn for_chunk_pairs<A: Element, B: Element>(
 mod tests {
     use super::*;
 
-    fn lines(bytes: usize) -> Vec<Line> {
-        vec![Line::zeroed(); bytes / size_of::<Line>()]
+    fn lines(bytes: usize) -> Lines {
+        Lines::new(bytes / size_of::<Line>())
+    }
+
+    fn at(lines: &Lines) -> *const u8 {
+        lines.bytes().as_ptr()
     }
 
     #[test]
     fn dropped_memory_serves_again() {
         let mut spare = Spare::new();
         let (small, large) = (lines(KEPT_FROM), lines(2 * KEPT_FROM));
-        let (at_small, at_large) = (small.as_ptr(), large.as_ptr());
+        let (at_small, at_large) = (at(&small), at(&large));
         let count = small.len();
         spare.keep(large, KEPT);
         spare.keep(small, KEPT);
         assert!(spare.take(4 * count).is_none(), "none is large enough");
         assert!(spare.take(count / 2).is_none(), "all are wastefully large");
         let small = spare.take(count - 1).unwrap();
-        assert_eq!(small.as_ptr(), at_small);
+        assert_eq!(at(&small), at_small);
         assert!(spare.take(count).is_none(), "the small one is in use");
         let large = spare.take(2 * count).unwrap();
-        assert_eq!(large.as_ptr(), at_large);
+        assert_eq!(at(&large), at_large);
         assert!(spare.kept.is_empty());
     }
 
@@ -325,10 +372,24 @@ mod tests {
         spare.keep(lines(4 * KEPT_FROM), 3 * KEPT_FROM);
         assert!(spare.kept.is_empty(), "larger than all that may be kept");
         let all: Vec<_> = (0..5).map(|_| lines(KEPT_FROM)).collect();
-        let newest: Vec<_> = all[2..].iter().map(|l| l.as_ptr()).collect();
+        let newest: Vec<_> = all[2..].iter().map(at).collect();
         all.into_iter().for_each(|l| spare.keep(l, 3 * KEPT_FROM));
-        let kept: Vec<_> = spare.kept.iter().map(|l| l.as_ptr()).collect();
+        let kept: Vec<_> = spare.kept.iter().map(at).collect();
         assert_eq!(kept, newest);
+    }
+
+    #[test]
+    fn a_few_bytes_too_many_cost_no_large_buffer() {
+        let mut spare = Spare::new();
+        let large = lines(8 * KEPT_FROM);
+        let at_large = at(&large);
+        spare.keep(large, 10 * KEPT_FROM);
+        (0..3).for_each(|_| spare.keep(lines(KEPT_FROM), 10 * KEPT_FROM));
+        let sizes: Vec<usize> = spare.kept.iter().map(Lines::len).collect();
+        assert_eq!(sizes, [8 * KEPT_FROM, KEPT_FROM, KEPT_FROM]);
+        assert_eq!(at(&spare.kept[0]), at_large);
+        spare.trim(7 * KEPT_FROM);
+        assert!(spare.kept.is_empty(), "the small ones are too little");
     }
 
     #[test]

@@ -68,6 +68,13 @@ impl Param {
             .clone()
     }
 
+    /// The place of the present values on the tape, without the values: who holds it keeps
+    /// nothing from being updated in place.
+    pub(crate) fn place(&self) -> Arc<Node> {
+        let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);
+        self.leaf(&held)
+    }
+
     /// The present values on the tape, to compute and to ask gradients with.
     pub fn recorded(&self) -> Tensor {
         let held = self.0.held.read().unwrap_or_else(PoisonError::into_inner);

@@ -50,6 +50,7 @@ mod softmax;
 mod sort;
 mod topk;
 
+pub(crate) use arithmetic::add_onto;
 pub use arithmetic::{Comparison, add, affine, compare, div, maximum, minimum, mul, select, sub};
 pub use attention::{attention, attention_packed, attention_with_weights};
 pub use batch_norm::{

@@ -284,8 +284,16 @@ pub(super) fn step(
         address
     } else {
         state.write_numbers(kind, steps.iter().copied())?;
-        match &state.table {
-            Some((held, there)) if *held == bytes => there.address(),
+        // Over the last one, so that it does not wander about and with it everything that is
+        // allocated after it.
+        match &mut state.table {
+            Some((held, there)) if held.len() == bytes.len() => {
+                if *held != bytes {
+                    device.write(there, 0, &bytes)?;
+                    *held = bytes;
+                }
+                there.address()
+            }
             _ => {
                 let there = device.upload(&bytes)?;
                 let address = there.address();

@@ -1,8 +1,9 @@
 //! Optimisers, clipping and schedules, with the semantics of `torch.optim`.
 //!
 //! One step is one pass over all parameters, cut into fixed chunks that threads
-//! share. Every element is computed on its own, so neither chunks nor threads
-//! change a bit. A parameter's bf16 shadow ([`Param::keep_shadow`]) is written
+//! share, or with [`Optimizer::minimize`] on the CPU one pass over each as soon as its
+//! gradient is complete, which saves the memory of the others' gradients. Every element
+//! is computed on its own, so neither order, chunks nor threads change a bit. A parameter's bf16 shadow ([`Param::keep_shadow`]) is written
 //! with it, on CUDA by the same kernel. State is kept by parameter name, and saving
 //! and loading it continues a run bit for bit.
 
@@ -17,6 +18,7 @@ pub use schedule::{Goal, PlateauState, ReduceOnPlateau, Schedule};
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::autograd;
 use crate::device::Device;
 use crate::device::cuda::Address;
 use crate::dtype::DType;
@@ -270,6 +272,43 @@ impl Optimizer {
         profile::phase(Phase::Update, || self.update(gradients))
     }
 
+    /// One step down `loss`, a tensor with one element: the backward pass and the update,
+    /// with the bits of [`crate::autograd::grad`] and [`Optimizer::step`]. The tape goes
+    /// with it.
+    ///
+    /// On the CPU a parameter is updated as soon as its gradient is complete, and the
+    /// gradient goes, so few gradients live at once. A CUDA device updates all of them in
+    /// one launch at the end. So does the CPU with `max_norm`, to which the norm of all
+    /// gradients together is clipped, see [`clip_grad_norm`].
+    ///
+    /// # Errors
+    /// A loss that was not recorded or has several elements; a parameter that was updated
+    /// since the forward pass; an operator without a gradient. Some parameters may have
+    /// been updated by then.
+    pub fn minimize(&mut self, loss: Tensor, max_norm: Option<f64>) -> Result<()> {
+        let leaves: Vec<_> = self.slots.iter().map(|slot| slot.param.place()).collect();
+        let at_once = max_norm.is_none() && !self.slots.iter().any(Slot::is_on_cuda);
+        let mut gradients = vec![None; leaves.len()];
+        autograd::backward(loss, &leaves, &mut |place, gradient| {
+            if !at_once {
+                gradients[place] = Some(gradient);
+                return Ok(());
+            }
+            profile::phase(Phase::Update, || {
+                let slot = &mut self.slots[place];
+                let gradient = slot.fitted(&gradient)?;
+                update_on_cpu(self.kind, vec![(slot, gradient)])
+            })
+        })?;
+        if at_once {
+            return Ok(());
+        }
+        if let Some(max_norm) = max_norm {
+            clip_grad_norm_on_device(&mut gradients, max_norm)?;
+        }
+        self.step(&gradients)
+    }
+
     fn update(&mut self, gradients: &[Option<Tensor>]) -> Result<()> {
         if gradients.len() != self.slots.len() {
             let (given, needed) = (gradients.len(), self.slots.len());
@@ -282,31 +321,25 @@ impl Optimizer {
         let (mut active, mut places) = (Vec::new(), Vec::new());
         for (place, (slot, gradient)) in self.slots.iter_mut().zip(gradients).enumerate() {
             let Some(gradient) = gradient else { continue };
-            let value = slot.param.value();
-            if gradient.shape() != value.shape() {
-                let shapes = [gradient.shape(), value.shape()];
-                let expected = format!("gradient and parameter {} differ", slot.name);
-                return Err(Error::shape("step", &shapes, expected));
-            }
-            let gradient = crate::ops::cast(&gradient.detach(), value.dtype())?;
-            active.push((slot, gradient.to_format(Format::Contiguous)?));
+            let gradient = slot.fitted(gradient)?;
+            active.push((slot, gradient));
             places.push(place);
         }
-        let params: Vec<Param> = active.iter().map(|(slot, _)| slot.param.clone()).collect();
-        let on_cuda = |p: &Param| matches!(p.value().device(), Device::Cuda(_));
         let kind = self.kind;
-        let operands = || operands(kind, &params);
-        if params.iter().any(on_cuda) {
-            let state = &mut self.cuda;
-            return profile::call_in_place("step", operands, || {
+        if !active.iter().any(|(slot, _)| slot.is_on_cuda()) {
+            return update_on_cpu(kind, active);
+        }
+        let params = params(&active);
+        let state = &mut self.cuda;
+        profile::call_in_place(
+            "step",
+            || operands(kind, &params),
+            || {
                 Param::update_all(&params, |values| {
                     cuda::step(kind, active, values, &places, total, state)
                 })
-            });
-        }
-        profile::call_in_place("step", operands, || {
-            Param::update_all(&params, |values| update::step(kind, active, values))
-        })
+            },
+        )
     }
 
     /// What replays of the step need that was just captured.
@@ -433,6 +466,38 @@ impl Optimizer {
         self.cuda = None;
         Ok(())
     }
+}
+
+impl Slot {
+    fn is_on_cuda(&self) -> bool {
+        matches!(self.param.value().device(), Device::Cuda(_))
+    }
+
+    /// A gradient in the dtype of the parameter, contiguous.
+    fn fitted(&self, gradient: &Tensor) -> Result<Tensor> {
+        let value = self.param.value();
+        if gradient.shape() != value.shape() {
+            let shapes = [gradient.shape(), value.shape()];
+            let expected = format!("gradient and parameter {} differ", self.name);
+            return Err(Error::shape("step", &shapes, expected));
+        }
+        let gradient = crate::ops::cast(&gradient.detach(), value.dtype())?;
+        gradient.to_format(Format::Contiguous)
+    }
+}
+
+fn params(active: &[(&mut Slot, Tensor)]) -> Vec<Param> {
+    active.iter().map(|(slot, _)| slot.param.clone()).collect()
+}
+
+/// Updates slots on the CPU with gradients that fit.
+fn update_on_cpu(kind: Kind, active: Vec<(&mut Slot, Tensor)>) -> Result<()> {
+    let params = params(&active);
+    profile::call_in_place(
+        "step",
+        || operands(kind, &params),
+        || Param::update_all(&params, |values| update::step(kind, active, values)),
+    )
 }
 
 /// What an update reads (parameters, moments, gradients) and what it writes.

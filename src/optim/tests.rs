@@ -2,6 +2,8 @@ use super::*;
 use crate::autograd::grad;
 use crate::ops;
 use crate::random::Philox;
+use crate::storage::Storage;
+use std::sync::Arc;
 
 // import torch
 // torch.set_default_dtype(torch.float64)
@@ -500,4 +502,134 @@ fn the_plateau_is_that_of_pytorch() {
     ];
     equal(&run(impatient, -1.0), &want);
     assert!(ReduceOnPlateau::new(Goal::Lower, 1.0, 2).is_err());
+}
+
+/// A loss in which a weight goes into two layers, once turned by a view of its values, one
+/// layer reads a weight off the tape, and gradients come in another order than parameters.
+fn entangled(params: &[(String, Param)], x: &Tensor) -> Tensor {
+    let [shared, scale, last] = [0, 1, 2].map(|i| &params[i].1);
+    let first = ops::matmul(x, &shared.recorded()).unwrap();
+    let first = ops::mul(&first, &scale.recorded()).unwrap();
+    let turned = ops::transpose(&shared.recorded(), 0, 1).unwrap();
+    let second = ops::tanh(&ops::matmul(&first, &turned).unwrap()).unwrap();
+    // Of the second layer's own weight, which changes before this product goes back.
+    let seen = ops::mul(&second, &last.value()).unwrap();
+    let third = ops::matmul(&seen, &last.recorded()).unwrap();
+    let third = ops::add(&third, &ops::mul(x, &shared.recorded()).unwrap()).unwrap();
+    let third = ops::matmul(&third, &last.recorded()).unwrap();
+    ops::sum_all(&ops::mul(&third, &third).unwrap()).unwrap()
+}
+
+fn entangled_parameters() -> Vec<(String, Param)> {
+    let mut random = Philox::new(5);
+    let shapes: [(&str, &[usize]); 4] = [
+        ("shared", &[6, 6]),
+        ("scale", &[6]),
+        ("last", &[6, 6]),
+        ("unused", &[3]),
+    ];
+    let param = |(name, shape): (&str, &[usize])| {
+        let mut values = vec![0.0; shape.iter().product()];
+        random.fill_normal(&mut values, 0.0, 0.5);
+        let value = Tensor::from_slice(&values, shape).unwrap();
+        (name.to_owned(), Param::new(name, value))
+    };
+    shapes.map(param).into()
+}
+
+#[test]
+fn steps_down_a_loss_have_the_bits_of_gradients_and_update() {
+    let kinds = cases().into_iter().map(|(kind, _)| kind);
+    for (kind, max_norm) in kinds.flat_map(|k| [(k, None), (k, Some(0.5))]) {
+        let x = Tensor::from_slice(&[0.3f32; 36], &[6, 6]).unwrap();
+        let (a, b) = (entangled_parameters(), entangled_parameters());
+        let mut whole = Optimizer::new(kind, a.clone()).unwrap();
+        let mut single = Optimizer::new(kind, b.clone()).unwrap();
+        for step in 0..4 {
+            let loss = entangled(&a, &x);
+            let recorded: Vec<Tensor> = a.iter().map(|(_, p)| p.recorded()).collect();
+            let inputs: Vec<&Tensor> = recorded.iter().collect();
+            let mut gradients = grad(&[&loss], None, &inputs, false).unwrap();
+            drop((loss, recorded));
+            if let Some(max_norm) = max_norm {
+                clip_grad_norm(&mut gradients, max_norm).unwrap();
+            }
+            whole.step(&gradients).unwrap();
+            single.minimize(entangled(&b, &x), max_norm).unwrap();
+            assert_eq!(values(&a), values(&b), "{kind:?}, step {step}");
+        }
+        assert!(values(&a) != values(&entangled_parameters()));
+        let states = [whole.state().unwrap(), single.state().unwrap()];
+        let [of_whole, of_single] = states.map(|state| {
+            let values = state.iter().map(|(_, v)| v.to_f64_vec().unwrap());
+            values.collect::<Vec<_>>()
+        });
+        assert_eq!(of_whole, of_single);
+    }
+}
+
+/// Where the values of each parameter lie.
+fn addresses(params: &[(String, Param)]) -> Vec<usize> {
+    let of = |(_, p): &(String, Param)| {
+        let value = p.value();
+        value.dense_slice::<f32>("test").unwrap().as_ptr() as usize
+    };
+    params.iter().map(of).collect()
+}
+
+/// Whether something holds the values besides a parameter and who asks.
+fn is_held(value: &Tensor) -> bool {
+    match value.storage() {
+        Storage::Cpu(buffer) => Arc::strong_count(buffer) > 2,
+        Storage::Cuda(..) => false,
+    }
+}
+
+#[test]
+fn a_gradient_comes_when_it_is_complete_and_its_parameter_changes_in_place() {
+    const LAYERS: usize = 4;
+    let params: Vec<(String, Param)> = (0..LAYERS)
+        .map(|i| {
+            let weight = Tensor::full(0.1 + i as f64, &[8, 8], DType::F32).unwrap();
+            (format!("{i}"), Param::new(format!("{i}"), weight))
+        })
+        .collect();
+    // Older places on the tape than those of any layer, which would come last.
+    let leaves: Vec<_> = params.iter().map(|(_, p)| p.place()).collect();
+    let x = Tensor::full(0.5, &[2, 8], DType::F32).unwrap();
+    let through = |layers: usize| {
+        let mut y = x.detach();
+        for (_, p) in params.iter().take(layers) {
+            y = ops::matmul(&y, &p.recorded()).unwrap();
+        }
+        y
+    };
+    let loss = ops::sum_all(&through(LAYERS)).unwrap();
+    let mut order = Vec::new();
+    let recorded = through(1);
+    autograd::backward(loss, &leaves, &mut |place, _| {
+        // Values of layers that had their turn are held by nothing but the parameter; those
+        // of layer 0 by another tape too.
+        let held: Vec<bool> = params.iter().map(|(_, p)| is_held(&p.value())).collect();
+        let expected: Vec<bool> = (0..LAYERS).map(|i| i < place || i == 0).collect();
+        assert_eq!(held, expected, "at layer {place}");
+        order.push(place);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(order, [3, 2, 1, 0]);
+    drop(recorded);
+
+    let before = addresses(&params);
+    let mut optimizer = Optimizer::new(Adam::default(), params.clone()).unwrap();
+    let loss = ops::sum_all(&through(LAYERS)).unwrap();
+    optimizer.minimize(loss, None).unwrap();
+    assert_eq!(addresses(&params), before);
+    assert!(params.iter().all(|(_, p)| p.version() == 1));
+
+    let twice = vec![params[0].clone(), ("other".into(), params[0].1.clone())];
+    let mut shared = Optimizer::new(Sgd::default(), twice).unwrap();
+    let loss = ops::sum_all(&through(1)).unwrap();
+    let error = shared.minimize(loss, None).unwrap_err().to_string();
+    assert!(error.contains("twice"), "{error}");
 }

@@ -239,7 +239,7 @@ impl Scatter {
         plot.describe(self.description());
         let area = plot.area(58.0, 20.0, 44.0);
         let area = plot.note(area, &self.note);
-        self.draw_in(&mut plot, &area, 5);
+        self.draw_in(&mut plot, &area, 5, &self.points);
         plot.finish()
     }
 
@@ -253,11 +253,9 @@ impl Scatter {
         )
     }
 
-    fn draw_in(&self, plot: &mut Plot, area: &Area, ticks: usize) {
-        let (xs, ys) = (
-            || self.points.iter().map(|p| p.0),
-            || self.points.iter().map(|p| p.1),
-        );
+    /// On axes that hold `all` points.
+    fn draw_in(&self, plot: &mut Plot, area: &Area, ticks: usize, all: &[(f64, f64)]) {
+        let (xs, ys) = (|| all.iter().map(|p| p.0), || all.iter().map(|p| p.1));
         let (x, y) = if self.guide == Guide::Identity {
             let both = Scale::linear(xs().chain(ys()), ticks);
             (both.clone(), both)
@@ -339,12 +337,14 @@ fn clip(
     ))
 }
 
-/// Small multiples: scatter plots side by side, each with its own axes.
+/// Small multiples: scatter plots side by side.
 #[derive(Clone, Debug, Default)]
 pub struct ScatterGrid {
     pub title: String,
     pub columns: usize,
     pub panels: Vec<Scatter>,
+    /// All panels have the same axes, so that places compare; else each has its own.
+    pub same_axes: bool,
 }
 
 impl ScatterGrid {
@@ -361,6 +361,10 @@ impl ScatterGrid {
             names.len(),
             names.join(", ")
         ));
+        let all: Vec<(f64, f64)> = match self.same_axes {
+            true => self.panels.iter().flat_map(|p| p.points.clone()).collect(),
+            false => Vec::new(),
+        };
         for (i, panel) in self.panels.iter().enumerate() {
             let left = 10.0 + (i % columns) as f64 * cell;
             let top = head + (i / columns) as f64 * cell;
@@ -385,7 +389,8 @@ impl ScatterGrid {
                 width: cell - 64.0,
                 height: cell - 42.0 - 46.0,
             };
-            panel.draw_in(&mut plot, &area, 3);
+            let held = if self.same_axes { &all } else { &panel.points };
+            panel.draw_in(&mut plot, &area, 3, held);
         }
         plot.finish()
     }

@@ -93,7 +93,7 @@ pub fn train(
     let published = published.transpose()?;
     // Only now: a mistake found so far leaves no folder that is in the way
     // when it is mended.
-    claim(&config.to_toml()?, run, resume, device)?;
+    let _claim = claim(&config.to_toml()?, run, resume, device)?;
     let encoder = match published {
         Some(encoder) => encoder,
         None => random_encoder(
@@ -158,7 +158,7 @@ pub fn train_on_features(
         ));
     }
     let (folds, _) = folds(&config.common(), cohort, &BTreeSet::new())?;
-    claim(&config.to_toml()?, run, resume, device)?;
+    let _claim = claim(&config.to_toml()?, run, resume, device)?;
     learn(
         config,
         run,

@@ -108,18 +108,50 @@ pub struct OfSlide {
     pub classes: Vec<f32>,
 }
 
+/// A folder that a run just made its own. A run that fails before it has made anything leaves
+/// it as it was found, so that the same command, put right, can be given again.
+#[must_use = "the claim is given up when it is dropped"]
+pub struct Claim {
+    /// `None`: somebody else's, who began the run.
+    fresh: Option<PathBuf>,
+    /// The folder was not there before.
+    made: bool,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Some(run) = &self.fresh else { return };
+        let Ok(found) = std::fs::read_dir(run) else {
+            return;
+        };
+        let ours = |name: &std::ffi::OsStr| name == CONFIG || name == DEVICE;
+        let untouched = (found.into_iter()).all(|e| e.is_ok_and(|e| ours(&e.file_name())));
+        if untouched {
+            // If it fails, the folder is that of a run, as it is after a crash.
+            let _ = std::fs::remove_file(run.join(CONFIG));
+            let _ = std::fs::remove_file(run.join(DEVICE));
+            if self.made {
+                let _ = std::fs::remove_dir(run);
+            }
+        }
+    }
+}
+
 /// Makes the run's folder this configuration's, or says why it cannot be.
 ///
 /// # Errors
 /// It holds another run, or this one and `resume` is not set, or it was begun on
 /// another kind of device.
-pub fn claim(text: &str, run: &Path, resume: bool, device: &Device) -> Result<()> {
-    let path = run.join("config.toml");
+pub fn claim(text: &str, run: &Path, resume: bool, device: &Device) -> Result<Claim> {
+    let path = run.join(CONFIG);
     match std::fs::read_to_string(&path) {
         Ok(there) if resume && there == text => {
             same_device(run, device)?;
             remove_leftovers(run);
-            Ok(())
+            Ok(Claim {
+                fresh: None,
+                made: false,
+            })
         }
         Ok(_) if resume => Err(Error::file(
             &path,
@@ -134,14 +166,22 @@ pub fn claim(text: &str, run: &Path, resume: bool, device: &Device) -> Result<()
             "continue it with --resume, or choose another --out",
         )),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let made = !run.exists();
             create_dir_all(run)?;
+            let claim = Claim {
+                fresh: Some(run.to_owned()),
+                made,
+            };
             write_bytes(run.join(DEVICE), format!("{device}\n").as_bytes())?;
-            write_bytes(&path, text.as_bytes())
+            write_bytes(&path, text.as_bytes())?;
+            Ok(claim)
         }
         Err(e) => Err(Error::io("read", &path, e)),
     }
 }
 
+/// What a run was asked to do.
+const CONFIG: &str = "config.toml";
 /// Names the kind of device that a run began on.
 const DEVICE: &str = "device.txt";
 

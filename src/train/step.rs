@@ -19,14 +19,13 @@
 //! beyond [`GRAPHS`] shapes further ones stay eager, since each graph keeps
 //! its memory. An eager step and a replay give the same bits.
 
-use crate::autograd;
 use crate::device::Device;
 use crate::device::cuda::{self, Address, CudaDevice, Graph};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::nn::{Param, Pass, Slot, State};
 use crate::ops;
-use crate::optim::{CapturedUpdate, Optimizer, clip_grad_norm_on_device};
+use crate::optim::{CapturedUpdate, Optimizer};
 use crate::profile::{self, Phase};
 use crate::random::Philox;
 use crate::shape::{Layout, Shape};
@@ -150,7 +149,8 @@ impl<'a> TrainingStep<'a> {
     /// which the next step may overwrite.
     ///
     /// # Errors
-    /// What the loss returns; a loss that cannot be captured, since it asks
+    /// What the loss returns; an operator without a gradient, when some parameters may have
+    /// been updated; a loss that cannot be captured, since it asks
     /// for a value or copies from the host, in the second step of a shape.
     pub fn take(&mut self, inputs: &[Tensor], random: Philox) -> Result<Tensor> {
         let Device::Cuda(device) = self.device() else {
@@ -205,21 +205,12 @@ impl<'a> TrainingStep<'a> {
         Ok(())
     }
 
-    /// Forward pass, backward pass, clipping and update.
+    /// Forward pass, backward pass, clipping and update, see [`Optimizer::minimize`].
     fn work(&mut self, inputs: &[Tensor], random: Philox) -> Result<Tensor> {
-        let (mut gradients, value) = {
-            let forward = || (self.loss)(inputs, &Pass::train(random));
-            let loss = profile::phase(Phase::Forward, forward)?;
-            let params: Vec<Tensor> = self.params.iter().map(Param::recorded).collect();
-            let of: Vec<&Tensor> = params.iter().collect();
-            let gradients = autograd::grad(&[&loss], None, &of, false)?;
-            (gradients, loss.detach())
-            // The tape goes, so that parameters can change in place.
-        };
-        if let Some(max_norm) = self.max_norm {
-            clip_grad_norm_on_device(&mut gradients, max_norm)?;
-        }
-        self.optimizer.step(&gradients)?;
+        let forward = || (self.loss)(inputs, &Pass::train(random));
+        let loss = profile::phase(Phase::Forward, forward)?;
+        let value = loss.detach();
+        self.optimizer.minimize(loss, self.max_norm)?;
         Ok(value)
     }
 

@@ -10,6 +10,48 @@ use eosin::random::Philox;
 use crate::support::{cohort, fails, json, scratch, succeeds, text};
 
 #[test]
+fn a_run_that_never_began_leaves_its_folder_as_it_was() {
+    let folder = scratch();
+    let at = |name: &str| folder.path().join(name);
+    let table = cohort().join("expression.csv");
+    let vae = |table: &std::path::Path| {
+        format!(
+            "[profiles]\ntable = {table:?}\n[model]\nencoder = [8]\nlatent = 4\ndecoder = [8]\n\
+             [training]\nepochs = 1\nbatch = 6\n"
+        )
+    };
+    let (file, out) = (at("vae.toml"), at("vae"));
+    let train = |what: &'static str, file: &std::path::Path| {
+        let [config, run] = [text(file), text(&out)].map(str::to_owned);
+        ["train", what, "--config", &config, "--out", &run].map(str::to_owned)
+    };
+    fs::write(&file, vae(&at("none.csv"))).expect("a run file");
+    fails(train("betavae", &file), &["none.csv"]);
+    assert!(!out.exists(), "a run that never began left its folder");
+    // One that was there stays, without what the run put into it.
+    fs::create_dir(&out).expect("a folder");
+    fails(train("betavae", &file), &["none.csv"]);
+    assert_eq!(fs::read_dir(&out).expect("a folder").count(), 0);
+    let gan = at("gan.toml");
+    fs::write(
+        &gan,
+        format!(
+            "input.start = \"normal\"\n[data]\nlayout = \"tiles\"\npath = {:?}\n\
+             [model]\nimage = 16\nstep = 4\n[training]\nhold_out = [\"nobody\"]\n",
+            cohort().join("tiles")
+        ),
+    )
+    .expect("a run file");
+    fails(train("rnagan", &gan), &["nobody"]);
+    assert_eq!(fs::read_dir(&out).expect("a folder").count(), 0);
+    // Put right, the same command works.
+    fs::write(&file, vae(&table)).expect("a run file");
+    succeeds(train("betavae", &file));
+    assert!(out.join("model.safetensors").exists());
+    fails(train("betavae", &file), &["holds a run already"]);
+}
+
+#[test]
 fn from_profiles_to_a_quiz() {
     let folder = scratch();
     let at = |name: &str| folder.path().join(name);
@@ -129,6 +171,7 @@ fn from_profiles_to_a_quiz() {
     let plot = fs::read_to_string(&page).expect("a page");
     assert!(plot.contains("reconstructed") && plot.contains("<svg"));
     assert!(plot.contains("Principal components") && plot.contains("UMAP"));
+    assert!(plot.contains("All panels have the same axes"));
     vae_command(
         "interpolate",
         &profiles,

@@ -81,6 +81,7 @@ fn charts(name: &str) -> Vec<Svg> {
         ScatterGrid {
             title: "Best genes".into(),
             columns: 3,
+            same_axes: false,
             panels: (0..6)
                 .map(|i| Scatter {
                     colour: i,
@@ -356,4 +357,23 @@ fn a_line_breaks_where_a_value_is_missing() {
         ..Default::default()
     };
     assert_eq!(chart.draw().as_str().matches("<polyline").count(), 2);
+}
+
+#[test]
+fn panels_that_share_axes_have_the_same_ticks() {
+    let panel = |end: f64| Scatter {
+        points: vec![(0.0, 0.0), (end, end)],
+        ..Scatter::default()
+    };
+    let tens = |same_axes| {
+        let grid = ScatterGrid {
+            columns: 2,
+            panels: vec![panel(1.0), panel(10.0)],
+            same_axes,
+            ..ScatterGrid::default()
+        };
+        grid.draw().as_str().matches(">10<").count()
+    };
+    assert_eq!(tens(false), 2, "of the second panel alone");
+    assert_eq!(tens(true), 4, "of both, on both axes");
 }

@@ -1,4 +1,7 @@
+use rayon::prelude::*;
+
 use super::{Binary, Comparison};
+use crate::device::cpu::GRAIN;
 use crate::dtype::{DType, Element, Float};
 use crate::error::{Error, Result};
 use crate::ops::half::{is_half, widened};
@@ -41,6 +44,22 @@ fn arithmetic<T: Float>(kind: Binary, a: &Tensor, b: &Tensor) -> Result<Tensor> 
             b,
             |a: T, b: T| if a < b || a.is_nan() { a } else { b },
         ),
+    }
+}
+
+/// a += b for f32 or f64 in one dense order.
+pub(super) fn add_onto(a: &mut Tensor, b: &Tensor) -> Result<()> {
+    fn run<T: Float>(a: &mut Tensor, b: &Tensor) -> Result<()> {
+        let from = b.dense_slice::<T>("add")?;
+        let to = a.dense_mut::<T>("add")?;
+        to.par_chunks_mut(GRAIN)
+            .zip(from.par_chunks(GRAIN))
+            .for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(a, &b)| *a += b));
+        Ok(())
+    }
+    match a.dtype() {
+        DType::F64 => run::<f64>(a, b),
+        _ => run::<f32>(a, b),
     }
 }
 

@@ -105,7 +105,7 @@ pub fn train(
     // Before the folder is claimed: a mistake found so far leaves none that is in the way.
     let known = config.data.read(false)?;
     classes(&known, config.data.layout, config.classes.as_deref())?;
-    claim(&config.to_toml()?, run, resume, device)?;
+    let _claim = claim(&config.to_toml()?, run, resume, device)?;
     let px = config.model.px;
     let mut tiles = Tiles::read(&config.data, px, &run.join("tiles.bin"), control)?;
     if let Some(path) = &config.split.patients {

@@ -113,7 +113,7 @@ pub fn train(
     control: Control,
 ) -> Result<Outcome> {
     config.validate()?;
-    claim(&config.to_toml()?, run, resume, device)?;
+    let _claim = claim(&config.to_toml()?, run, resume, device)?;
     let px = config.model.px;
     let tiles = Tiles::read(&config.data, px, &run.join("tiles.bin"), control)?;
     let mut order: Vec<usize> = (0..tiles.items.len()).collect();

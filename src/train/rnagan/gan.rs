@@ -98,7 +98,7 @@ pub fn train(
     control: Control,
 ) -> Result<Outcome> {
     config.validate()?;
-    claim(&config.to_toml()?, run, resume, device)?;
+    let _claim = claim(&config.to_toml()?, run, resume, device)?;
     let summary = run.join(SUMMARY);
     if let Ok(text) = std::fs::read_to_string(&summary) {
         return serde_json::from_str(&text).map_err(|e| {

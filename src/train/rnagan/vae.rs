@@ -61,7 +61,7 @@ pub fn train(
     control: Control,
 ) -> Result<Outcome> {
     config.validate()?;
-    claim(&config.to_toml()?, run, resume, device)?;
+    let _claim = claim(&config.to_toml()?, run, resume, device)?;
     let mut profiles = config.profiles.read()?;
     if config.expression.shuffle {
         profiles.table = shuffled(&profiles.table, config.seed)?;

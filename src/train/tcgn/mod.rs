@@ -135,7 +135,7 @@ pub fn train_on(
     }
     // Only now: a mistake found so far leaves no folder that is in the way
     // when it is mended.
-    claim(&config.to_toml()?, run, resume, device)?;
+    let _claim = claim(&config.to_toml()?, run, resume, device)?;
     let seen = Seen::of(&cohort, image, config.stain);
     seen.begin(run, control)?;
     let pixels = tiles.sha256();
