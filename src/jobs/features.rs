@@ -44,7 +44,8 @@ use crate::train::features::{Encoder, EncoderSource};
 use crate::train::progress::Control;
 
 /// Memory that the program takes beside the tiles that wait: weights, a batch in
-/// the network, the masks and tile caches of two slides, the features of one.
+/// the network, the masks of two slides, the features of one, and the decoded tiles
+/// (128 MiB) that one slide keeps while it is read.
 pub const BASE_MEMORY: u64 = 1 << 30;
 /// Slides that a process has claimed at once: the one it computes, and the next,
 /// which it reads ahead. More would keep other processes from them.
