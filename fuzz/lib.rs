@@ -11,11 +11,17 @@ const MOST: usize = 512;
 
 thread_local! {
     /// In memory where the system has such a folder: slides are mapped, not read.
-    static FILE: RefCell<PathBuf> = RefCell::new({
-        let memory = PathBuf::from("/dev/shm");
-        let folder = if memory.is_dir() { memory } else { std::env::temp_dir() };
-        folder.join(format!("eosin-fuzz-{}.tif", std::process::id()))
-    });
+    static FILE: RefCell<PathBuf> =
+        RefCell::new(memory().join(format!("eosin-fuzz-{}.tif", std::process::id())));
+}
+
+/// A folder in memory where the system has one, else of temporary files.
+pub fn memory() -> PathBuf {
+    let memory = PathBuf::from("/dev/shm");
+    match memory.is_dir() {
+        true => memory,
+        false => std::env::temp_dir(),
+    }
 }
 
 /// Opens the bytes as a slide; reads from every level, at its corner and across its

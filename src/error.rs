@@ -81,6 +81,9 @@ fn remedy_of(source: &std::io::Error) -> &'static str {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             "free some space, or choose another disk"
         }
+        ErrorKind::FileTooLarge => {
+            "raise the limit on the size of files (`ulimit -f`), or choose another disk"
+        }
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             "get the right to it, or choose another folder"
         }

@@ -3,8 +3,12 @@
 use rayon::prelude::*;
 
 use super::{Cohort, Colours, SourceImage, TileRef, name};
+use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::ops::{self, StainMap};
 use crate::slides::{Rgb8, tile};
+use crate::tensor::Tensor;
 
 /// Images are decoded together, in parallel, until they hold this many pixels
 /// (3 bytes each); a larger one is decoded alone.
@@ -73,10 +77,82 @@ pub fn for_each_batch_in(
     cohort: &Cohort,
     spec: &TileSpec,
     colours: &Colours,
-    mut take: impl FnMut(&[f32], &[usize]) -> Result<()>,
+    take: impl FnMut(&[f32], &[usize]) -> Result<()>,
+) -> Result<Vec<UnusedTile>> {
+    let write = |job: &Job, out: &mut [f32]| {
+        let mut tile = resized(job, spec)?;
+        if let Some(normaliser) = colours.of(job.tile.image) {
+            normaliser.apply(&mut tile);
+        }
+        tile::normalise(&tile, spec.mean, spec.std, out)
+    };
+    batches(cohort, spec, write, take)
+}
+
+/// As [`for_each_batch_in`], with batches as the tensor (tiles, 3, out_px, out_px) that a
+/// network takes on `device`. To CUDA tiles go as bytes, a quarter as many, and are
+/// stained and scaled there ([`ops::normalise_tiles`]). Their size, which differs from
+/// tile to tile, is changed on the CPU, and so are the colours of Reinhard's method,
+/// which is no map of densities.
+///
+/// # Errors
+/// As [`for_each_batch`].
+pub fn for_each_input(
+    cohort: &Cohort,
+    spec: &TileSpec,
+    colours: &Colours,
+    device: &Device,
+    mut take: impl FnMut(Tensor, &[usize]) -> Result<()>,
+) -> Result<Vec<UnusedTile>> {
+    let px = spec.out_px;
+    if matches!(device, Device::Cpu) {
+        return for_each_batch_in(cohort, spec, colours, |values, tiles| {
+            take(tile::images(values, tiles.len(), px)?, tiles)
+        });
+    }
+    let map = |image: usize| colours.of(image).and_then(|n| n.stain_map());
+    let write = |job: &Job, out: &mut [u8]| {
+        let mut tile = resized(job, spec)?;
+        if let Some(normaliser) = colours.of(job.tile.image)
+            && normaliser.stain_map().is_none()
+        {
+            normaliser.apply(&mut tile);
+        }
+        out.copy_from_slice(&tile.data);
+        Ok(())
+    };
+    batches(cohort, spec, write, |levels: &[u8], tiles| {
+        let maps: Vec<Option<StainMap>> = (tiles.iter())
+            .map(|&t| map(cohort.tiles[t].image))
+            .collect();
+        let mut parts = Vec::new();
+        let mut rest = levels;
+        // Tiles of a slide come one after the other and have one map.
+        for run in maps.chunk_by(|a, b| a == b) {
+            let (part, later) = rest.split_at(run.len() * px * px * 3);
+            rest = later;
+            let x = Tensor::from_slice(part, &[run.len(), px, px, 3])?.to(device)?;
+            let (size, stain) = ([px, px], run[0].as_ref());
+            let y = ops::normalise_tiles(&x, size, stain, spec.mean, spec.std, DType::F32)?;
+            parts.push(y);
+        }
+        let x = match &parts[..] {
+            [x] => x.clone(),
+            parts => ops::cat(&parts.iter().collect::<Vec<_>>(), 0)?,
+        };
+        take(x, tiles)
+    })
+}
+
+/// Batches of tiles, each written by `write`.
+fn batches<T: Copy + Default + Send>(
+    cohort: &Cohort,
+    spec: &TileSpec,
+    write: impl Fn(&Job, &mut [T]) -> Result<()> + Sync,
+    mut take: impl FnMut(&[T], &[usize]) -> Result<()>,
 ) -> Result<Vec<UnusedTile>> {
     let sources = by_image(cohort)?;
-    let mut batch = Batch::new(spec, colours, sources.iter().map(|s| s.tiles.len()).sum())?;
+    let mut batch = Batch::new(spec, &write, sources.iter().map(|s| s.tiles.len()).sum())?;
     let mut uncut = Vec::new();
     let mut unused = for_each_wave(&sources, |mut jobs| {
         while !jobs.is_empty() {
@@ -242,19 +318,22 @@ fn describe(source: &SourceImage, tile: &TileRef) -> String {
     }
 }
 
-struct Batch<'a> {
-    spec: &'a TileSpec,
-    colours: &'a Colours,
+struct Batch<'a, T, W> {
+    write: &'a W,
     /// Values in a tile.
     len: usize,
     /// (capacity, out_px, out_px, 3).
-    values: Vec<f32>,
+    values: Vec<T>,
     tiles: Vec<usize>,
     capacity: usize,
 }
 
-impl<'a> Batch<'a> {
-    fn new(spec: &'a TileSpec, colours: &'a Colours, tiles: usize) -> Result<Self> {
+impl<'a, T, W> Batch<'a, T, W>
+where
+    T: Copy + Default + Send,
+    W: Fn(&Job, &mut [T]) -> Result<()> + Sync,
+{
+    fn new(spec: &TileSpec, write: &'a W, tiles: usize) -> Result<Self> {
         let capacity = spec.batch.min(tiles.max(1));
         let len = spec
             .out_px
@@ -263,10 +342,9 @@ impl<'a> Batch<'a> {
         let values = len.and_then(|n| n.checked_mul(capacity));
         match (len, values) {
             (Some(len), Some(values)) if values > 0 && values <= MAX_BATCH => Ok(Self {
-                spec,
-                colours,
+                write,
                 len,
-                values: vec![0.0; values],
+                values: vec![T::default(); values],
                 tiles: Vec::with_capacity(capacity),
                 capacity,
             }),
@@ -290,7 +368,7 @@ impl<'a> Batch<'a> {
         let outcomes: Vec<Result<()>> = self.values[start * self.len..]
             .par_chunks_exact_mut(self.len)
             .zip(jobs)
-            .map(|(slot, job)| write_tile(job, self.spec, self.colours, slot))
+            .map(|(slot, job)| (self.write)(job, slot))
             .collect();
         for (i, (outcome, job)) in outcomes.into_iter().zip(jobs).enumerate() {
             match outcome {
@@ -308,7 +386,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn hand_over(&mut self, take: &mut impl FnMut(&[f32], &[usize]) -> Result<()>) -> Result<()> {
+    fn hand_over(&mut self, take: &mut impl FnMut(&[T], &[usize]) -> Result<()>) -> Result<()> {
         if !self.tiles.is_empty() {
             take(&self.values[..self.tiles.len() * self.len], &self.tiles)?;
             self.tiles.clear();
@@ -324,13 +402,10 @@ fn cut(job: &Job) -> Result<Rgb8> {
     }
 }
 
-fn write_tile(job: &Job, spec: &TileSpec, colours: &Colours, out: &mut [f32]) -> Result<()> {
-    let mut resized = match job.tile.centre {
-        Some(_) => tile::resize(&cut(job)?, spec.out_px, spec.out_px)?,
-        None => tile::resize(job.pixels, spec.out_px, spec.out_px)?,
-    };
-    if let Some(normaliser) = colours.of(job.tile.image) {
-        normaliser.apply(&mut resized);
+/// The tile as the network is to see it, in the colours of its image.
+fn resized(job: &Job, spec: &TileSpec) -> Result<Rgb8> {
+    match job.tile.centre {
+        Some(_) => tile::resize(&cut(job)?, spec.out_px, spec.out_px),
+        None => tile::resize(job.pixels, spec.out_px, spec.out_px),
     }
-    tile::normalise(&resized, spec.mean, spec.std, out)
 }

@@ -37,7 +37,9 @@ use std::path::{Path, PathBuf};
 
 pub use crate::expression::source::Skipped;
 pub use colours::Colours;
-pub use extract::{TileSpec, UnusedTile, cut_tiles, for_each_batch, for_each_batch_in};
+pub use extract::{
+    TileSpec, UnusedTile, cut_tiles, for_each_batch, for_each_batch_in, for_each_input,
+};
 pub use lmdb::TileFile;
 
 use crate::error::{Error, Result};

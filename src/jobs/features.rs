@@ -4,6 +4,12 @@
 //! pool of its own, ahead of the network by as many batches as the memory budget
 //! allows, across the end of one slide into the next. The caller's thread
 //! computes, and writes each slide when its last batch is done.
+//!
+//! Tiles wait as bytes at the scale that was asked for, since what they show decides there
+//! whether they are used. What makes them a network's input is done by its device: the
+//! colours of Macenko's and Vahadane's methods, another size, mean and deviation are one
+//! kernel on CUDA. Reinhard's colours, and those of tiles that are also kept themselves,
+//! are made by the reading thread's pool, as all are for the CPU.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -22,22 +28,24 @@ use crate::error::{Error, Result};
 use crate::formats::atomic::{create_dir_all, remove_leftovers, write_bytes};
 use crate::formats::hash::sha256_bytes;
 use crate::models::backbone::Architecture;
+use crate::ops::StainMap;
 use crate::slides::icc::corrected;
 use crate::slides::reader::Facts;
 use crate::slides::scale::{self, Sampling, Scale};
 use crate::slides::stain::{Method, Normaliser, STAIN_TILES, Stains};
-use crate::slides::tile::{IMAGENET_MEAN, IMAGENET_STD, normalise, resize};
+use crate::slides::tile::network_input;
 use crate::slides::tissue::grid::{GridRule, squares};
 use crate::slides::tissue::quality::QualityRule;
 use crate::slides::tissue::{self, Mask, TissueRule};
 use crate::slides::{self as wsi, Rgb8, Slide};
 use crate::tensor::Tensor;
 use crate::train::config::Precision;
-use crate::train::features::{Encoder, EncoderSource, images};
+use crate::train::features::{Encoder, EncoderSource};
 use crate::train::progress::Control;
 
 /// Memory that the program takes beside the tiles that wait: weights, a batch in
-/// the network, the masks and tile caches of two slides, the features of one.
+/// the network, the masks of two slides, the features of one, and the decoded tiles
+/// (128 MiB) that one slide keeps while it is read.
 pub const BASE_MEMORY: u64 = 1 << 30;
 /// Slides that a process has claimed at once: the one it computes, and the next,
 /// which it reads ahead. More would keep other processes from them.
@@ -255,6 +263,8 @@ struct Prepared {
     sampling: Sampling,
     mask: Mask,
     view: Rgb8,
+    /// What the network's device does to the colours of tiles; they come as they are.
+    stain: Option<StainMap>,
 }
 
 /// What is known of a slide before its tiles are read.
@@ -330,6 +340,7 @@ pub fn run(config: &Config, encoder: &dyn TileNetwork, control: Control) -> Resu
         config,
         encoder_name: name(&config.encoder),
         settings,
+        on_device: matches!(encoder.device(), Device::Cuda(_)),
         control,
     };
     control.progress.begin("extracting features", entries.len());
@@ -412,6 +423,8 @@ struct Job<'a> {
     config: &'a Config,
     encoder_name: String,
     settings: String,
+    /// Whether tiles go to the network's device as bytes, to be stained there.
+    on_device: bool,
     control: Control<'a>,
 }
 
@@ -569,6 +582,14 @@ impl Job<'_> {
             normaliser = (status.stains.as_ref())
                 .and_then(|from| Normaliser::new(from, &Stains::reference(method)));
         }
+        // Tiles that are kept themselves are kept in their new colours.
+        let mut stain = None;
+        if self.on_device
+            && !self.config.outputs.lmdb
+            && let Some(map) = normaliser.as_ref().and_then(Normaliser::stain_map)
+        {
+            (stain, normaliser) = (Some(map), None);
+        }
         status.scale = Some(scale.clone());
         let message = Message::Slide(Box::new(Prepared {
             _claim: claim,
@@ -578,6 +599,7 @@ impl Job<'_> {
             sampling,
             mask,
             view,
+            stain,
         }));
         let mut spent = began.elapsed();
         if send.send(message).is_err() {
@@ -808,13 +830,8 @@ impl Job<'_> {
         if good.is_empty() || encoder.columns() == 0 {
             return Ok(good.len());
         }
-        let size = px * px * 3;
-        let mut pixels = vec![0f32; good.len() * size];
-        for (tile, out) in good.iter().zip(pixels.chunks_exact_mut(size)) {
-            let tile = resize(tile, px, px)?;
-            normalise(&tile, IMAGENET_MEAN, IMAGENET_STD, out)?;
-        }
-        let x = images(&pixels, good.len(), px)?.to(&encoder.device())?;
+        let stain = current.prepared.stain.as_ref();
+        let x = network_input(&good, px, stain, &encoder.device())?;
         current.values.extend(encoder.rows(&x)?);
         Ok(good.len())
     }

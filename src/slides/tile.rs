@@ -1,8 +1,13 @@
 //! Square tiles cut from an image, resized and normalised for a network.
 
 use super::Rgb8;
+use crate::device::Device;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::ops::vector::{Vectors, widest};
+use crate::ops::{self, StainMap};
+use crate::shape::Format;
+use crate::tensor::Tensor;
 
 /// Mean of R, G, B over ImageNet, as torchvision's weights expect.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -238,4 +243,53 @@ pub fn normalise(tile: &Rgb8, mean: [f32; 3], std: [f32; 3], out: &mut [f32]) ->
         }
     }
     Ok(())
+}
+
+/// NHWC pixels as the (N, 3, H, W) channels-last tensor that networks take.
+///
+/// # Errors
+/// Other than three values for each of N x `px` x `px` pixels.
+pub fn images(pixels: &[f32], n: usize, px: usize) -> Result<Tensor> {
+    let nhwc = Tensor::from_slice(pixels, &[n, px, px, 3])?;
+    ops::permute(&nhwc, &[0, 3, 1, 2])?.to_format(Format::ChannelsLast)
+}
+
+/// Tiles of one size at `px` pixels a side as the (N, 3, px, px) tensor that a network
+/// trained on ImageNet takes, on `device`.
+///
+/// On the CPU that is [`resize`] and [`normalise`]. On CUDA it is one kernel
+/// ([`ops::normalise_tiles`]): a quarter of the bytes is uploaded, and tiles that change
+/// their size are not rounded to whole levels in between. The kernel also turns the
+/// colours of `stain`; so that none is left out, a CPU asked for them takes the operator
+/// too.
+///
+/// # Errors
+/// Tiles of several sizes or none, whose data do not fit their size; as [`resize`].
+pub fn network_input(
+    tiles: &[Rgb8],
+    px: usize,
+    stain: Option<&StainMap>,
+    device: &Device,
+) -> Result<Tensor> {
+    if matches!(device, Device::Cpu) && stain.is_none() {
+        let size = px * px * 3;
+        let mut pixels = vec![0f32; tiles.len() * size];
+        for (tile, out) in tiles.iter().zip(pixels.chunks_exact_mut(size.max(1))) {
+            normalise(&resize(tile, px, px)?, IMAGENET_MEAN, IMAGENET_STD, out)?;
+        }
+        return images(&pixels, tiles.len(), px);
+    }
+    let (height, width) = tiles.first().map_or((0, 0), |t| (t.height, t.width));
+    let mut levels = Vec::with_capacity(tiles.len() * height * width * 3);
+    for tile in tiles {
+        tile.check("network_input")?;
+        if (tile.height, tile.width) != (height, width) {
+            let sizes: [&[usize]; 2] = [&[height, width, 3], &[tile.height, tile.width, 3]];
+            return Err(Error::shape("network_input", &sizes, "tiles of one size"));
+        }
+        levels.extend_from_slice(&tile.data);
+    }
+    let levels = Tensor::from_slice(&levels, &[tiles.len(), height, width, 3])?.to(device)?;
+    let (mean, std) = (IMAGENET_MEAN, IMAGENET_STD);
+    ops::normalise_tiles(&levels, [px, px], stain, mean, std, DType::F32)
 }

@@ -1,7 +1,8 @@
 //! Features of a cohort's tiles, one file per slide, so that an
 //! interrupted extraction goes on with the next slide and several runs can
-//! share one folder. Images are decoded on the CPU; the network computes on any
-//! device. Since devices round differently, what was made on one is not taken
+//! share one folder. Images are decoded, and brought to the network's size, on the CPU;
+//! the network computes on any device, and on CUDA stains and scales there what it sees
+//! ([`for_each_input`]). Since devices round differently, what was made on one is not taken
 //! for what another makes, so a run that is resumed is all of one device.
 
 use std::collections::HashSet;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cohort::{Cohort, Colours, TileSpec, UnusedTile, for_each_batch_in};
+use crate::cohort::{Cohort, Colours, TileSpec, UnusedTile, for_each_input};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::formats::atomic::create_dir_all;
@@ -17,10 +18,9 @@ use crate::formats::hash::{sha256_bytes, sha256_file};
 use crate::formats::{Array, Weights, read_weights, safetensors};
 use crate::models::backbone::{Architecture, Backbone, Extract, RESIDUAL_SCALE};
 use crate::nn;
-use crate::ops;
 use crate::random::Philox;
-use crate::shape::Format;
 use crate::slides::stain::Method;
+pub use crate::slides::tile::images;
 use crate::tensor::Tensor;
 use crate::train::config::{FeatureConfig, Precision};
 use crate::train::progress::Control;
@@ -212,18 +212,14 @@ fn calibrate(
     let mut done = 0;
     let colours = Colours::fit(&only_slides(cohort, &part), config.stain, config.tile_px)?;
     model.reset_statistics()?;
-    for_each_batch_in(
-        &part,
-        &TileSpec::imagenet(config.tile_px, config.batch),
-        &colours,
-        |pixels, of| {
-            control.check("run the same command with --resume to go on")?;
-            model.observe(&images(pixels, of.len(), config.tile_px)?.to(device)?)?;
-            done += of.len();
-            control.progress.at(done, "");
-            Ok(())
-        },
-    )?;
+    let spec = TileSpec::imagenet(config.tile_px, config.batch);
+    for_each_input(&part, &spec, &colours, device, |x, of| {
+        control.check("run the same command with --resume to go on")?;
+        model.observe(&x)?;
+        done += of.len();
+        control.progress.at(done, "");
+        Ok(())
+    })?;
     control.progress.end();
     if done == 0 {
         return Err(Error::usage(
@@ -252,12 +248,6 @@ fn only_slides(cohort: &Cohort, part: &Cohort) -> Cohort {
     all.table = None;
     all.samples.retain(|s| slides.contains(s.slide.as_str()));
     all
-}
-
-/// NHWC pixels as the (N, 3, H, W) channels-last tensor that networks take.
-pub fn images(pixels: &[f32], n: usize, px: usize) -> Result<Tensor> {
-    let nhwc = Tensor::from_slice(pixels, &[n, px, px, 3])?;
-    ops::permute(&nhwc, &[0, 3, 1, 2])?.to_format(Format::ChannelsLast)
 }
 
 /// What a tile's pixels depend on.
@@ -395,8 +385,7 @@ fn slide_features(
     let (mut rows, mut tiles) = (Vec::new(), Vec::new());
     let spec = TileSpec::imagenet(config.tile_px, config.batch);
     let colours = Colours::fit(part, config.stain, px)?;
-    let unused = for_each_batch_in(part, &spec, &colours, |pixels, of| {
-        let x = images(pixels, of.len(), config.tile_px)?.to(&device)?;
+    let unused = for_each_input(part, &spec, &colours, &device, |x, of| {
         rows.extend(encoder.network.features(&x)?.to_f32_vec()?);
         tiles.extend_from_slice(of);
         progress(of.len())

@@ -13,7 +13,8 @@ use eosin::slides::Rgb8;
 
 use crate::icc;
 use crate::support::{
-    cohort, eosin, fails, files, finished, json, program, run_file, scratch, succeeds, text, train,
+    Ended, cohort, eosin, fails, files, finished, json, program, run_file, scratch, succeeds, text,
+    train,
 };
 use crate::tiff::{CLASSIC, Packing, Page, tiff};
 
@@ -298,6 +299,124 @@ fn processes_share_a_job_and_one_may_be_killed_at_any_moment() {
         assert_eq!(json(args)["slides"], 3);
     }
     same("in shards", &results(&parts), &expected);
+}
+
+/// A program and its arguments, run by a shell script that gets them as `$@`.
+fn under(script: &str, before: &[&str], args: &[&str]) -> std::process::Command {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", script, "sh"]).args(before);
+    command.arg(env!("CARGO_BIN_EXE_eosin")).args(args);
+    command.stdin(std::process::Stdio::null());
+    command
+}
+
+/// What a job leaves in `folder` that nothing disturbs; it is then removed, so that another
+/// can have its name, which is in some files.
+fn undisturbed(args: &[&str], folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    json(args);
+    let whole = files(folder);
+    fs::remove_dir_all(folder).expect("a folder");
+    whole
+}
+
+/// Asserts that a job that ran out of space said of which file, and left nothing that it
+/// would not have left with space enough.
+fn stopped_whole(how: &str, ended: &Ended, job: &Path, whole: &BTreeMap<PathBuf, Vec<u8>>) {
+    assert_eq!(ended.code, Some(1), "{how}: {ended:?}");
+    let last = ended.stderr.lines().last().unwrap_or_default();
+    assert!(last.contains("cannot write "), "{how}: {last}");
+    for (path, bytes) in files(job) {
+        let want = whole.get(&path);
+        let same = want.is_some_and(|want| *want == bytes);
+        assert!(same, "{how}: {} is left", path.display());
+    }
+}
+
+/// No file may grow past a limit, which is raised from run to run in one job: each output
+/// is the one that fails in some run.
+#[cfg(unix)]
+#[test]
+fn a_job_whose_files_cannot_be_written_names_one_and_goes_on_later() {
+    let folder = scratch();
+    let slides = folder.path().join("slides");
+    fs::create_dir(&slides).expect("a folder");
+    put_slide(&slides.join("a.svs"), 1, true, TWO);
+    put_slide(&slides.join("b.svs"), 2, true, TWO);
+    let out = folder.path().join("job");
+    let more = ["--mpp", "2.0", "--outputs", "trident,clam,lmdb"];
+    let args = job(&slides, &out, &more);
+    let whole = undisturbed(&args, &out);
+
+    // The signal that would end the process is ignored, so that writing fails.
+    let script = "trap '' XFSZ; ulimit -f $1; shift; exec \"$@\"";
+    let mut named = Vec::new();
+    // Blocks of 512 bytes.
+    for blocks in ["0", "4", "10", "20", "40", "80"] {
+        let ran = under(script, &[blocks], &args).output().expect("a shell");
+        let ended = Ended::of(ran);
+        if ended.code == Some(0) {
+            continue;
+        }
+        stopped_whole(&format!("{blocks} blocks"), &ended, &out, &whole);
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        assert!(last.contains("too large"), "{last}");
+        let name = last.split("cannot write ").nth(1).unwrap_or_default();
+        named.push(name.split(':').next().unwrap_or_default().to_owned());
+    }
+    named.dedup();
+    assert!(named.len() >= 3, "{named:?} were all that failed");
+    json(&args);
+    assert!(
+        files(&out) == whole,
+        "the job that went on left other files"
+    );
+}
+
+/// The job's folder on a file system of a few pages, where the system lets a user mount one.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_job_on_a_full_disk_names_a_file_and_goes_on_with_more_space() {
+    let folder = scratch();
+    let slides = folder.path().join("slides");
+    fs::create_dir(&slides).expect("a folder");
+    put_slide(&slides.join("a.svs"), 1, true, TWO);
+    put_slide(&slides.join("b.svs"), 2, true, TWO);
+    let full = folder.path().join("full");
+    let args = job(&slides, &full, &["--mpp", "2.0"]);
+    let whole = undisturbed(&args, &full);
+
+    let left = folder.path().join("left");
+    // What is left is copied out, since the file system ends with its namespace.
+    let script = "unshare -rm sh -c 'mount -t tmpfs -o size=$1 none \"$2\" || exit 77; \
+                  full=$2; left=$3; shift 3; \"$@\"; code=$?; \
+                  cp -R \"$full\" \"$left\"; exit $code' sh \"$@\" || exit $?";
+    for size in ["4k", "20k", "60k", "100k"] {
+        fs::create_dir(&full).expect("a folder");
+        let before = [size, text(&full), text(&left)];
+        let ran = under(script, &before, &args).output().expect("a shell");
+        let ended = Ended::of(ran);
+        if !left.exists() {
+            eprintln!(
+                "skipped: no file system can be mounted here: {}",
+                ended.stderr
+            );
+            return;
+        }
+        stopped_whole(size, &ended, &left, &whole);
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        for part in ["No space left", "free some space", text(&full)] {
+            assert!(last.contains(part), "{size}: {last}");
+        }
+        // Where it was, with more space.
+        fs::remove_dir(&full).expect("nothing is there");
+        fs::rename(&left, &full).expect("a folder");
+        json(&args);
+        assert!(
+            files(&full) == whole,
+            "{size}: the job that went on left other files"
+        );
+        fs::remove_dir_all(&full).expect("a folder");
+    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ mod sessions;
 mod tcgn;
 #[cfg(feature = "slides")]
 mod tcgn_run;
+#[cfg(feature = "slides")]
+mod tiles;
 mod training;
 #[cfg(feature = "slides")]
 mod trnasformer_run;
@@ -52,7 +54,8 @@ fn main() {
     trials.extend(
         rnagan_run::trials()
             .into_iter()
-            .chain(classifier_run::trials()),
+            .chain(classifier_run::trials())
+            .chain(tiles::trials()),
     );
     trials.extend(passes::trials());
     trials.extend(registry::trials());

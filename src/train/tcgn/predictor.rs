@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::FoldRecord;
 use super::config::{TcgnConfig, per_ten_thousand};
-use crate::cohort::{Cohort, Colours, TileSpec, for_each_batch_in};
+use crate::cohort::{Cohort, Colours, TileSpec, for_each_input};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::expression::genes::read_list;
@@ -19,7 +19,6 @@ use crate::random::Philox;
 use crate::slides::stain::Method;
 use crate::tensor::Tensor;
 use crate::train::config::{Precision, RunFile};
-use crate::train::features::images;
 use crate::train::progress::Control;
 use crate::train::run::{OfSlide, common_genes, fold_records, on_scale, places};
 use crate::train::seen::Seen;
@@ -204,9 +203,8 @@ impl Predictor {
         control.progress.begin("predicting", cohort.tiles.len());
         let mut done = 0;
         let spec = TileSpec::imagenet(px, batch);
-        let unused = for_each_batch_in(cohort, &spec, &colours, |pixels, tiles| {
+        let unused = for_each_input(cohort, &spec, &colours, &self.device, |x, tiles| {
             control.check("nothing was written")?;
-            let x = images(pixels, tiles.len(), px)?.to(&self.device)?;
             let rows = self.tiles(&x)?;
             for (&tile, row) in tiles.iter().zip(rows.chunks(width.max(1))) {
                 of_tile[tile * width..(tile + 1) * width].copy_from_slice(row);
