@@ -304,16 +304,20 @@ fn normalised<T: Float>(
         x.layout().packed(),
         |out: &mut [T]| {
             sizes.for_parts(out, &|first, start, out| {
+                let mut activated = Vec::new();
                 for (i, out) in out.chunks_mut(block).enumerate() {
                     let at = start + i * block;
-                    out.copy_from_slice(&xs[at..at + out.len()]);
+                    let mut x = &xs[at..at + out.len()];
                     if let Some(f) = around.activation.function() {
-                        scalar::apply_in_place(f, out);
+                        activated.clear();
+                        activated.extend_from_slice(x);
+                        scalar::apply_in_place(f, &mut activated);
+                        x = &activated;
                     }
                     if sizes.inner == 1 {
-                        normalise_rows(out, &mean, &scale, &bias);
+                        normalise_rows(x, &mean, &scale, &bias, out);
                     } else {
-                        normalise_plane(out, mean[first], scale[first], bias[first]);
+                        normalise_plane(x, mean[first], scale[first], bias[first], out);
                     }
                     if let Some(residual) = residual {
                         add_to(out, &residual[at..at + out.len()]);
@@ -325,20 +329,21 @@ fn normalised<T: Float>(
 }
 
 vectorised! {
-    fn normalise_rows<T: Float>(values: &mut [T], mean: &[T], scale: &[T], bias: &[T]) {
-        for row in values.chunks_exact_mut(mean.len()) {
+    fn normalise_rows<T: Float>(x: &[T], mean: &[T], scale: &[T], bias: &[T], out: &mut [T]) {
+        let channels = mean.len();
+        for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
             let channel = mean.iter().zip(scale).zip(bias);
-            for (v, ((&mean, &scale), &bias)) in row.iter_mut().zip(channel) {
-                *v = (*v - mean) * scale + bias;
+            for ((o, &x), ((&mean, &scale), &bias)) in out.iter_mut().zip(x).zip(channel) {
+                *o = (x - mean) * scale + bias;
             }
         }
     }
 }
 
 vectorised! {
-    fn normalise_plane<T: Float>(values: &mut [T], mean: T, scale: T, bias: T) {
-        for v in values.iter_mut() {
-            *v = (*v - mean) * scale + bias;
+    fn normalise_plane<T: Float>(x: &[T], mean: T, scale: T, bias: T, out: &mut [T]) {
+        for (o, &x) in out.iter_mut().zip(x) {
+            *o = (x - mean) * scale + bias;
         }
     }
 }
