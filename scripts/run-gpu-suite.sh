@@ -87,6 +87,8 @@ kernels() {
 
 models() {
     about >"$results/about.txt" 2>&1
+    check dry-run "$here/bin/eosin" profile trnasformer --mode train --device null
+    has_gpu || without_gpu models
     python3 "$here/peers/gpu.py" models --eosin "$here/bin/eosin" --only "$filter" --write "$results/models"
 }
 
