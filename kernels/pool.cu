@@ -46,6 +46,16 @@ struct Geometry {
     unsigned channels, elements;  // elements of the result
 };
 
+// Where element `i` of images of `rows` by `columns` lies.
+struct Element {
+    unsigned channel, across, down, image;
+
+    __device__ Element(unsigned i, unsigned channels, unsigned rows, unsigned columns) {
+        const unsigned pixel = i / channels, rest = pixel / columns;
+        channel = i % channels, across = pixel % columns, down = rest % rows, image = rest / rows;
+    }
+};
+
 struct PoolMax {
     void* out;
     const void* x;
@@ -91,17 +101,15 @@ template <class T>
 __device__ void mean(const PoolMean& p) {
     const Geometry& g = p.geometry;
     each_element(g.elements, [&](unsigned i) {
-        const unsigned channel = i % g.channels, pixel = i / g.channels;
-        const unsigned across = pixel % g.columns.outputs, rest = pixel / g.columns.outputs;
-        const unsigned down = rest % g.rows.outputs, image = rest / g.rows.outputs;
-        const unsigned top = g.rows.begin(down), bottom = g.rows.end(down);
-        const unsigned left = g.columns.begin(across), right = g.columns.end(across);
-        const float scale = p.scale[channel], shift = p.shift[channel];
+        const Element at(i, g.channels, g.rows.outputs, g.columns.outputs);
+        const unsigned top = g.rows.begin(at.down), bottom = g.rows.end(at.down);
+        const unsigned left = g.columns.begin(at.across), right = g.columns.end(at.across);
+        const float scale = p.scale[at.channel], shift = p.shift[at.channel];
         float sum = 0.0f;
         for (unsigned row = top; row < bottom; ++row) {
-            const u64 line = (u64(image) * g.rows.inputs + row) * g.columns.inputs;
+            const u64 line = (u64(at.image) * g.rows.inputs + row) * g.columns.inputs;
             for (unsigned column = left; column < right; ++column)
-                sum += eosin::activated(widened(static_cast<const T*>(p.x)[(line + column) * g.channels + channel]), scale, shift);
+                sum += eosin::activated(widened(static_cast<const T*>(p.x)[(line + column) * g.channels + at.channel]), scale, shift);
         }
         const float v = sum / float((bottom - top) * (right - left));
         if (p.wide) static_cast<float*>(p.out)[i] = v;
@@ -117,12 +125,10 @@ struct Best {
 // The first maximum of the window of output element `i`.
 template <class T>
 __device__ Best first_maximum(const void* images, const Geometry& p, unsigned i) {
-    const unsigned channel = i % p.channels, pixel = i / p.channels;
-    const unsigned across = pixel % p.columns.outputs, rest = pixel / p.columns.outputs;
-    const unsigned down = rest % p.rows.outputs, image = rest / p.rows.outputs;
-    const unsigned top = p.rows.begin(down), bottom = p.rows.end(down);
-    const unsigned left = p.columns.begin(across), right = p.columns.end(across);
-    const T* x = static_cast<const T*>(images) + u64(image) * p.rows.inputs * p.columns.inputs * p.channels + channel;
+    const Element at(i, p.channels, p.rows.outputs, p.columns.outputs);
+    const unsigned top = p.rows.begin(at.down), bottom = p.rows.end(at.down);
+    const unsigned left = p.columns.begin(at.across), right = p.columns.end(at.across);
+    const T* x = static_cast<const T*>(images) + u64(at.image) * p.rows.inputs * p.columns.inputs * p.channels + at.channel;
 
     // The window's own first place, for when nothing in it is above minus infinity.
     Best best{-INFINITY, int(top * p.columns.inputs + left)};
@@ -161,16 +167,14 @@ template <class T>
 __device__ void put(const PoolPut& p) {
     const Geometry& g = p.geometry;
     each_element(g.elements, [&](unsigned i) {
-        const unsigned channel = i % g.channels, pixel = i / g.channels;
-        const unsigned across = pixel % g.columns.inputs, rest = pixel / g.columns.inputs;
-        const unsigned down = rest % g.rows.inputs, image = rest / g.rows.inputs;
-        const int here = int(down * g.columns.inputs + across);
-        const unsigned bottom = g.rows.last(down), right = g.columns.last(across);
+        const Element own(i, g.channels, g.rows.inputs, g.columns.inputs);
+        const int here = int(own.down * g.columns.inputs + own.across);
+        const unsigned bottom = g.rows.last(own.down), right = g.columns.last(own.across);
         float sum = 0.0f;
-        for (unsigned row = g.rows.first(down); row < bottom; ++row) {
-            for (unsigned column = g.columns.first(across); column < right; ++column) {
-                const u64 window = (u64(image) * g.rows.outputs + row) * g.columns.outputs + column;
-                const u64 at = window * g.channels + channel;
+        for (unsigned row = g.rows.first(own.down); row < bottom; ++row) {
+            for (unsigned column = g.columns.first(own.across); column < right; ++column) {
+                const u64 window = (u64(own.image) * g.rows.outputs + row) * g.columns.outputs + column;
+                const u64 at = window * g.channels + own.channel;
                 if (p.places[at] == here) sum += widened(static_cast<const T*>(p.y)[at]);
             }
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use eosin::formats::hdf5;
 use eosin::random::Philox;
 use eosin::slides::Rgb8;
+use tempfile::TempDir;
 
 use crate::icc;
 use crate::support::{
@@ -38,6 +39,13 @@ fn picture(seed: u64, tissue: bool) -> Rgb8 {
         height,
         data: data.collect(),
     }
+}
+
+/// A folder for slides in a test's folder.
+fn slides_in(folder: &TempDir) -> PathBuf {
+    let slides = folder.path().join("slides");
+    fs::create_dir(&slides).expect("a folder");
+    slides
 }
 
 pub fn put_slide(path: &Path, seed: u64, tissue: bool, description: &str) {
@@ -96,8 +104,7 @@ fn job<'a>(slides: &'a Path, folder: &'a Path, more: &[&'a str]) -> Vec<&'a str>
 #[test]
 fn a_job_writes_what_clam_and_trident_read_and_names_bad_slides() {
     let folder = scratch();
-    let slides = folder.path().join("slides");
-    fs::create_dir(&slides).expect("a folder");
+    let slides = slides_in(&folder);
     put_slide(&slides.join("a.svs"), 1, true, TWO);
     put_slide(&slides.join("empty.svs"), 2, false, TWO);
     put_slide(&slides.join("unscaled.tif"), 3, true, "");
@@ -249,8 +256,7 @@ fn same(how: &str, got: &Results, want: &Results) {
 #[test]
 fn processes_share_a_job_and_one_may_be_killed_at_any_moment() {
     let folder = scratch();
-    let slides = folder.path().join("slides");
-    fs::create_dir(&slides).expect("a folder");
+    let slides = slides_in(&folder);
     for i in 0..6 {
         put_slide(&slides.join(format!("s{i}.svs")), i, true, TWO);
     }
@@ -338,8 +344,7 @@ fn stopped_whole(how: &str, ended: &Ended, job: &Path, whole: &BTreeMap<PathBuf,
 #[test]
 fn a_job_whose_files_cannot_be_written_names_one_and_goes_on_later() {
     let folder = scratch();
-    let slides = folder.path().join("slides");
-    fs::create_dir(&slides).expect("a folder");
+    let slides = slides_in(&folder);
     put_slide(&slides.join("a.svs"), 1, true, TWO);
     put_slide(&slides.join("b.svs"), 2, true, TWO);
     let out = folder.path().join("job");
@@ -377,8 +382,7 @@ fn a_job_whose_files_cannot_be_written_names_one_and_goes_on_later() {
 #[test]
 fn a_job_on_a_full_disk_names_a_file_and_goes_on_with_more_space() {
     let folder = scratch();
-    let slides = folder.path().join("slides");
-    fs::create_dir(&slides).expect("a folder");
+    let slides = slides_in(&folder);
     put_slide(&slides.join("a.svs"), 1, true, TWO);
     put_slide(&slides.join("b.svs"), 2, true, TWO);
     let full = folder.path().join("full");
@@ -460,8 +464,7 @@ fn run<'a>(slides: &'a Path, model: &'a Path, out: &'a Path, more: &[&'a str]) -
 #[test]
 fn a_run_predicts_slides_draws_them_and_names_bad_ones() {
     let folder = scratch();
-    let slides = folder.path().join("slides");
-    fs::create_dir(&slides).expect("a folder");
+    let slides = slides_in(&folder);
     put_slide(&slides.join("a.svs"), 1, true, TWO);
     put_slide(&slides.join("b.svs"), 2, true, TWO);
     put_slide(&slides.join("empty.svs"), 3, false, TWO);
@@ -667,8 +670,7 @@ fn a_run_keeps_its_scale_and_its_stain() {
     succeeds(with(&["--mpp", "2.05"]));
     assert!(eosin(with(&[])).stderr.contains("not checked"));
 
-    let slides = folder.path().join("slides");
-    fs::create_dir(&slides).expect("a folder");
+    let slides = slides_in(&folder);
     put_slide(&slides.join("a.svs"), 1, true, TWO);
     let predicted = folder.path().join("predicted");
     fails(
@@ -741,8 +743,7 @@ fn spots_and_random_places_are_tiles_too() {
 #[test]
 fn tiles_go_to_lmdb_in_srgb() {
     let folder = scratch();
-    let slides = folder.path().join("slides");
-    fs::create_dir(&slides).expect("a folder");
+    let slides = slides_in(&folder);
     put_slide(&slides.join("plain.svs"), 1, true, TWO);
     let image = picture(1, true);
     let mut page = Page::new(&image, (64, 64), Packing::Deflate);

@@ -207,8 +207,8 @@ impl PreparedConv {
     /// `activation(conv(relu(scale x + shift)) + bias)`: with a batch norm and its
     /// ReLU in front of the convolution, as DenseNet has them. x (N, C, H, W) may be
     /// the first channels of a wider image; scale and shift (C), of x's dtype, or of
-    /// f32 for an x of bf16 or f16. A 1 x 1 convolution does it while it reads, but for bf16 and f16 on the CPU;
-    /// elsewhere it is an operator of its own.
+    /// f32 for an x of bf16 or f16. A 1 x 1 convolution does it while it reads, but for
+    /// bf16 and f16 on the CPU; elsewhere it is an operator of its own.
     ///
     /// # Errors
     /// As [`Self::apply`].
